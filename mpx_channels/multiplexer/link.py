@@ -1,0 +1,188 @@
+"""One connection's life: connect, watch, lose, back off, connect again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from redis.backoff import FullJitterBackoff
+
+from .exceptions import ConnectionLost
+from .topology import Node
+from .wire import Wire, WireHandler
+
+__all__ = ["Link", "LinkHandler", "LinkOptions"]
+
+logger = logging.getLogger("mpx_channels.multiplexer")
+
+# A server that stays away is mentioned again this often (seconds), not at every attempt.
+REMIND_EVERY = 30.0
+# A connection that lived this long (seconds) was a good one: the next backoff starts afresh.
+GOOD_LIFE = 1.0
+# Beyond this many failures in a row the backoff is at its cap anyway; 2**n must stay a float.
+MOST_FAILURES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How to keep a connection; all in seconds.
+
+    - ``ping_interval``: after this much silence ask for a sign of life; two PINGs without an
+      answer and the connection is dead.
+    - ``min_backoff``, ``max_backoff``: the waits between attempts grow from one to the other and
+      are drawn at random from zero up ("full jitter": https://aws.amazon.com/blogs/architecture/
+      exponential-backoff-and-jitter/), so that a thousand processes do not return in step.
+    - ``connect_timeout``: for connecting and the handshake together.
+    """
+
+    ping_interval: float = 30.0
+    min_backoff: float = 0.008
+    max_backoff: float = 0.512
+    connect_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("ping_interval", "min_backoff", "max_backoff", "connect_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+                raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+        if self.min_backoff > self.max_backoff:
+            raise ValueError(
+                f"min_backoff ({self.min_backoff}) must not be above "
+                f"max_backoff ({self.max_backoff})"
+            )
+
+
+class LinkHandler(WireHandler, Protocol):
+    """Whoever works over a link."""
+
+    def link_up(self, wire: Wire, /) -> None:
+        """A new connection stands; whatever was sent on earlier ones is forgotten by Redis."""
+
+    def link_down(self, error: Exception, /) -> None:
+        """The connection is gone, and everything that came over it was handled."""
+
+    def send_ping(self, wire: Wire, /) -> None:
+        """Write a PING, and expect its answer."""
+
+
+class Link:
+    """Keeps one connection to one node, for as long as its task runs."""
+
+    def __init__(self, node: Node, handler: LinkHandler, options: LinkOptions, label: str) -> None:
+        self.node = node
+        self.label = label
+        self.wire: Wire | None = None
+        self.connected_at: float | None = None  # Unix time
+        self.connections = 0
+        self.last_error: Exception | None = None
+        self._handler = handler
+        self._options = options
+        self._backoff = FullJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
+        self._task: asyncio.Task[None] | None = None
+        self._reminded = float("-inf")
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin to connect, in a task of the running loop; returns at once."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mpx-{self.label}")
+
+    async def stop(self) -> None:
+        """Close the connection and make no other."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            wire = await self._connect()
+            if wire is not None:
+                started = time.monotonic()
+                await self._live(wire)
+                if time.monotonic() - started >= GOOD_LIFE:
+                    failures = 0
+            failures = min(failures + 1, MOST_FAILURES)
+            await asyncio.sleep(self._backoff.compute(failures))
+
+    async def _connect(self) -> Wire | None:
+        try:
+            async with asyncio.timeout(self._options.connect_timeout):
+                wire = await Wire.open(self.node.connection(), self._handler)
+        except TimeoutError:
+            error: Exception = TimeoutError(f"no answer in {self._options.connect_timeout} s")
+        except Exception as caught:
+            # Also what redis-py does not wrap, such as a credential provider that fails: whatever
+            # it is, this attempt failed and the next may not.
+            error = caught
+        else:
+            if self.connections:
+                logger.info("Reconnected to %s (%s)", self.node, self.label)
+            self._reminded = float("-inf")
+            return wire
+        self.last_error = error
+        now = time.monotonic()
+        if now - self._reminded >= REMIND_EVERY:
+            self._reminded = now
+            logger.warning(
+                "Cannot connect to %s (%s), trying on: %s", self.node, self.label, describe(error)
+            )
+        return None
+
+    async def _live(self, wire: Wire) -> None:
+        """See one connection through, from its first use to its end."""
+        self.wire = wire
+        self.connected_at = time.time()
+        self.connections += 1
+        self.last_error = None
+        error: Exception = ConnectionLost("the connection was closed by us")
+        try:
+            self._handler.link_up(wire)
+            error = await self._watch(wire)
+            logger.warning(
+                "Lost the connection to %s (%s), reconnecting: %s",
+                self.node,
+                self.label,
+                describe(error),
+            )
+        finally:
+            self.wire = None
+            self.connected_at = None
+            self.last_error = error
+            # A cancelled task gets here, too: when a loop is torn down under us, nothing is left.
+            await wire.close()
+            self._handler.link_down(error)
+
+    async def _watch(self, wire: Wire) -> Exception:
+        """Wait for the connection's end; when it falls silent, ask whether it still lives."""
+        unanswered = 0
+        heard = wire.bytes_in
+        while True:
+            done, _ = await asyncio.wait([wire.closed], timeout=self._options.ping_interval)
+            if done:
+                return wire.closed.result()
+            if wire.bytes_in != heard:
+                heard = wire.bytes_in
+                unanswered = 0
+            elif unanswered == 2:
+                error = ConnectionLost(
+                    f"two PINGs went unanswered for {self._options.ping_interval} s each"
+                )
+                wire.abort(error)
+                return error
+            else:
+                unanswered += 1
+                self._handler.send_ping(wire)
+
+
+def describe(error: BaseException) -> str:
+    """An error in a line: its text, or its class where it has none."""
+    return str(error) or type(error).__name__

@@ -1,0 +1,240 @@
+"""The commanding side of one node: pipelined PUBLISH and other commands over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+from .exceptions import (
+    BacklogFull,
+    CommandRefused,
+    ConnectionLost,
+    MultiplexerStopped,
+    NotConnected,
+)
+from .link import Link, LinkOptions, describe
+from .stats import Counters
+from .topology import Node
+from .wire import Frame, Wire
+
+__all__ = ["Publisher"]
+
+logger = logging.getLogger("mpx_channels.multiplexer")
+
+# A write of this many bytes goes out before the end of the turn: joining more gains nothing.
+WRITE_AT_ONCE = 256 * 1024
+# How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
+LAST_ANSWERS = 0.5
+
+
+class Publisher:
+    """Sends commands of any number of tasks over one connection, and hands out their replies.
+
+    What is submitted in one turn of the loop leaves in one write, in order; replies come in the
+    same order. A command that was written when the link breaks fails with `ConnectionLost`: it
+    may have run, so it is never sent twice. One that was not written waits for the next
+    connection, for at most ``backlog_timeout`` seconds and behind at most ``max_backlog`` others.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        options: LinkOptions,
+        counters: Counters,
+        *,
+        max_backlog: int,
+        backlog_timeout: float,
+    ) -> None:
+        self.link = Link(node, self, options, "publishing")
+        self._counters = counters
+        self._max_backlog = max_backlog
+        self._backlog_timeout = backlog_timeout
+        self._reply_timeout = options.connect_timeout
+        self._wire: Wire | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Not written yet: the words, who waits, and when it must have been written.
+        self._backlog: deque[tuple[tuple[bytes, ...], asyncio.Future[Frame], float]] = deque()
+        self._backlog_timer: asyncio.TimerHandle | None = None
+        # Packed in this turn, to be written at its end.
+        self._batch: list[bytes] = []
+        self._batch_size = 0
+        # Written, in order; None stands for a PING of ours.
+        self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
+        self._answered = 0
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._loop = asyncio.get_running_loop()
+        self.link.start()
+
+    async def stop(self) -> None:
+        """Let out what was submitted, wait shortly for the answers, and close."""
+        if self._wire is not None and self._loop is not None:
+            self._write_batch()
+            waiting = [future for future in self._unanswered if future is not None]
+            if waiting:
+                await asyncio.wait(waiting, timeout=LAST_ANSWERS)
+        await self.link.stop()
+        for timer in (self._backlog_timer, self._watchdog):
+            if timer is not None:
+                timer.cancel()
+        self._backlog_timer = self._watchdog = None
+        self._loop = None
+        while self._backlog:
+            _, future, _ = self._backlog.popleft()
+            _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
+
+    def submit(self, *words: bytes) -> asyncio.Future[Frame]:
+        """Send a command; the future gets its reply, as Redis sent it.
+
+        It fails with `CommandRefused`, `ConnectionLost`, `NotConnected`, `BacklogFull`, or
+        `MultiplexerStopped`. Cancelling it takes back a command that was not written yet.
+        """
+        loop = self._loop
+        if loop is None:
+            raise MultiplexerStopped("the multiplexer is not running: await start() first")
+        future: asyncio.Future[Frame] = loop.create_future()
+        wire = self._wire
+        if wire is None or wire.paused:
+            self._wait_for_link(loop, words, future)
+        else:
+            self._send(wire, loop, words, future)
+        return future
+
+    def _send(
+        self,
+        wire: Wire,
+        loop: asyncio.AbstractEventLoop,
+        words: tuple[bytes, ...],
+        future: asyncio.Future[Frame],
+    ) -> None:
+        packed = wire.pack(*words)
+        if not self._batch:
+            loop.call_soon(self._write_batch)
+        self._batch.append(packed)
+        self._batch_size += len(packed)
+        self._unanswered.append(future)
+        self._counters.commands_out += 1
+        if self._watchdog is None:
+            self._watchdog = loop.call_later(self._reply_timeout, self._watch, self._answered)
+        if self._batch_size > WRITE_AT_ONCE:
+            self._write_batch()
+
+    def _write_batch(self) -> None:
+        if self._batch and self._wire is not None:
+            self._wire.write(b"".join(self._batch))
+        self._batch.clear()
+        self._batch_size = 0
+
+    def _wait_for_link(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        words: tuple[bytes, ...],
+        future: asyncio.Future[Frame],
+    ) -> None:
+        if len(self._backlog) >= self._max_backlog:
+            self._counters.dropped_backlog_full += 1
+            raise BacklogFull(
+                f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"
+            )
+        self._backlog.append((words, future, loop.time() + self._backlog_timeout))
+        if self._backlog_timer is None:
+            self._backlog_timer = loop.call_later(self._backlog_timeout, self._expire_backlog)
+
+    def _expire_backlog(self) -> None:
+        self._backlog_timer = None
+        loop = self._loop
+        if loop is None:
+            return
+        now = loop.time()
+        while self._backlog and self._backlog[0][2] <= now:
+            _, future, _ = self._backlog.popleft()
+            if not future.done():
+                self._counters.dropped_backlog_timeout += 1
+                _fail(
+                    future,
+                    NotConnected(
+                        f"no connection to {self.link.node} in {self._backlog_timeout} s"
+                        f"{self._cause()}"
+                    ),
+                )
+        if self._backlog:
+            self._backlog_timer = loop.call_at(self._backlog[0][2], self._expire_backlog)
+
+    def _cause(self) -> str:
+        error = self.link.last_error
+        return f": {describe(error)}" if error is not None else ""
+
+    def _watch(self, answered: int) -> None:
+        """A server that answers nothing for the reply timeout is taken for dead."""
+        self._watchdog = None
+        if not self._unanswered or self._loop is None or self._wire is None:
+            return
+        if answered == self._answered:
+            self._wire.abort(ConnectionLost(f"no reply in {self._reply_timeout} s"))
+        else:
+            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
+
+    # -- LinkHandler --------------------------------------------------------------------------
+
+    def link_up(self, wire: Wire) -> None:
+        self._wire = wire
+        self.writable()
+
+    def link_down(self, error: Exception) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            self._counters.bytes_in += wire.bytes_in
+            self._counters.bytes_out += wire.bytes_out
+        self._batch.clear()
+        self._batch_size = 0
+        lost, self._unanswered = self._unanswered, deque()
+        for future in lost:
+            if future is not None:
+                _fail(
+                    future,
+                    ConnectionLost(
+                        f"the connection to {self.link.node} broke before the answer came, "
+                        f"the command may have run: {describe(error)}"
+                    ),
+                )
+
+    def writable(self) -> None:
+        while self._backlog:
+            wire, loop = self._wire, self._loop
+            if wire is None or loop is None or wire.paused:
+                return
+            words, future, _ = self._backlog.popleft()
+            if not future.done():
+                self._send(wire, loop, words, future)
+
+    def send_ping(self, wire: Wire) -> None:
+        self._unanswered.append(None)
+        self._counters.commands_out += 1
+        wire.write(wire.pack(b"PING"))
+
+    def frames_received(self, frames: Sequence[Frame]) -> None:
+        unanswered = self._unanswered
+        self._answered += len(frames)
+        for frame in frames:
+            if not unanswered:
+                self._counters.dropped_unreadable += 1
+                logger.warning("%s answered unasked: %.100r", self.link.node, frame)
+                continue
+            future = unanswered.popleft()
+            if future is None or future.done():
+                continue
+            if isinstance(frame, Exception):
+                refusal = CommandRefused(f"{self.link.node} refused the command: {frame}")
+                refusal.__cause__ = frame
+                future.set_exception(refusal)
+            else:
+                future.set_result(frame)
+
+
+def _fail(future: asyncio.Future[Frame], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

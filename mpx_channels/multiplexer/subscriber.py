@@ -1,0 +1,189 @@
+"""The subscribing side of one node: the registry at work over a link."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from .link import Link, LinkOptions
+from .registry import Entry, Listener, Registry
+from .stats import Counters
+from .topology import Node
+from .wire import Frame, Wire
+
+__all__ = ["Subscriber", "Subscription"]
+
+logger = logging.getLogger("mpx_channels.multiplexer")
+
+
+class Subscription(Listener, Protocol):
+    """A listener that wants to know of the link, too."""
+
+    def disconnected(self, error: Exception, /) -> None:
+        """The link broke; all that came over it was delivered."""
+
+
+class Subscriber:
+    """Carries every subscription of a process to one node, over one connection."""
+
+    def __init__(
+        self, node: Node, options: LinkOptions, counters: Counters, *, linger: float
+    ) -> None:
+        self.registry = Registry(linger)
+        self.link = Link(node, self, options, "subscribing")
+        self.subscriptions: set[Subscription] = set()
+        self.up = asyncio.Event()
+        self.counters = counters
+        self._wire: Wire | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flush_soon: asyncio.Handle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._loop = asyncio.get_running_loop()
+        self.up = asyncio.Event()
+        self.link.start()
+
+    async def stop(self) -> None:
+        """Close the connection; what is wanted stays wanted."""
+        await self.link.stop()
+        for handle in (self._flush_soon, self._linger_timer):
+            if handle is not None:
+                handle.cancel()
+        self._flush_soon = self._linger_timer = None
+        self._loop = None
+        self.up.set()  # whoever waits for a connection looks again, and sees the stop
+
+    def now(self) -> float:
+        """The loop's clock, in seconds; before the start there is nothing to time."""
+        return self._loop.time() if self._loop is not None else 0.0
+
+    def changed(self) -> None:
+        """The registry has changed: look at it once in this turn of the loop."""
+        if self._flush_soon is None and self._loop is not None:
+            self._flush_soon = self._loop.call_soon(self._flush)
+
+    def tell_late_joiners(self) -> None:
+        """Tell those who joined an active name of its activation."""
+        for entry, listener in self.registry.late_joiners():
+            listener.activated(entry)
+
+    def _flush(self) -> None:
+        self._flush_soon = None
+        self.tell_late_joiners()
+        wire = self._wire
+        if wire is None or wire.paused:
+            return
+        commands = self.registry.commands(self.now())
+        if commands:
+            wire.write(b"".join([wire.pack(*command.words) for command in commands]))
+            self.counters.commands_out += len(commands)
+        due = self.registry.next_due()
+        if due is not None and self._linger_timer is None and self._loop is not None:
+            self._linger_timer = self._loop.call_at(due, self._linger_over)
+
+    def _linger_over(self) -> None:
+        self._linger_timer = None
+        self.changed()
+
+    # -- LinkHandler --------------------------------------------------------------------------
+
+    def link_up(self, wire: Wire) -> None:
+        self._wire = wire
+        self.up.set()
+        self._flush()
+
+    def link_down(self, error: Exception) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            self.counters.bytes_in += wire.bytes_in
+            self.counters.bytes_out += wire.bytes_out
+        self.up.clear()
+        self.registry.disconnect()
+        for subscription in tuple(self.subscriptions):
+            subscription.disconnected(error)
+
+    def writable(self) -> None:
+        self.changed()
+
+    def send_ping(self, wire: Wire) -> None:
+        self.registry.ping()
+        self.counters.commands_out += 1
+        wire.write(wire.pack(b"PING"))
+
+    def frames_received(self, frames: Sequence[Frame]) -> None:
+        channels = self.registry.channels
+        messages = deliveries = 0
+        for frame in frames:
+            # RESP2 pushes are lists, RESP3 ones a subclass of list.
+            if not isinstance(frame, list):
+                self._reply(frame)
+                continue
+            kind = frame[0]
+            if kind == b"message":
+                entry = channels.get(frame[1])
+                data = frame[2]
+                name = entry.text if entry is not None else ""
+            elif kind == b"pmessage":
+                entry = self.registry.patterns.get(frame[1])
+                name = frame[2].decode("utf-8", "surrogateescape")
+                data = frame[3]
+            else:
+                self._control(frame)
+                continue
+            messages += 1
+            ears = entry.snapshot or entry.ears() if entry is not None else ()
+            if entry is None or not ears:
+                self.counters.dropped_no_listener += 1
+                continue
+            for listener in ears:
+                # A callback of this very message may have removed the next listener.
+                if listener in entry.listeners:
+                    try:
+                        listener.deliver(name, data)
+                    except Exception:
+                        self._callback_raised("on_message", name)
+                    deliveries += 1
+        self.counters.messages_in += messages
+        self.counters.deliveries += deliveries
+
+    def _control(self, frame: list[Frame]) -> None:
+        """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""
+        if frame[0] == b"pong":
+            self.registry.pong()
+        elif len(frame) == 3 and isinstance(frame[1], bytes):
+            entry = self.registry.confirm(frame[0], frame[1])
+            if entry is not None:
+                self._tell_activation(entry)
+            elif self.registry.dirty:
+                self.changed()
+        else:
+            self._unreadable(frame)
+
+    def _tell_activation(self, entry: Entry) -> None:
+        for listener in entry.untold():
+            listener.activated(entry)
+
+    def _reply(self, frame: Frame) -> None:
+        """Take what is no push: the PONG of an idle or RESP3 connection, or an error."""
+        if isinstance(frame, Exception):
+            for entry in self.registry.refuse(frame):
+                logger.error("%s refused to subscribe to %r: %s", self.link.node, entry.text, frame)
+                for listener in entry.ears():
+                    listener.refused(entry)
+            self.changed()
+        elif frame == b"PONG":
+            self.registry.pong()
+        else:
+            self._unreadable(frame)
+
+    def _unreadable(self, frame: Frame) -> None:
+        self.counters.dropped_unreadable += 1
+        logger.warning("%s sent what we cannot read: %.100r", self.link.node, frame)
+
+    def _callback_raised(self, which: str, name: str) -> None:
+        self.counters.callback_errors += 1
+        logger.exception("An %s callback raised on %r", which, name)
