@@ -88,6 +88,11 @@ class Multiplexer:
         """Whether it was started and not stopped."""
         return self._subscriber.link.running
 
+    @property
+    def last_error(self) -> Exception | None:
+        """Why there is no connection; None while there is one, and before the first attempt."""
+        return self._subscriber.link.last_error
+
     async def start(self) -> None:
         """Begin to connect and return at once, also when the server is down."""
         if self.running:

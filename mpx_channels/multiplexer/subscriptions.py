@@ -193,6 +193,11 @@ class ChannelSubscription(BaseSubscription):
         """The names that were added, confirmed or not."""
         return frozenset(entry.text for entry in self._entries.values())
 
+    def is_active(self, name: str | bytes) -> bool:
+        """Whether Redis has confirmed `name` on the connection that stands now."""
+        entry = self._entries.get(encode_name(name))
+        return entry is not None and entry.active
+
     async def wait_for_activation(self, name: str | bytes) -> None:
         """Return once Redis has confirmed `name`: what is published from then on arrives.
 

@@ -1,0 +1,49 @@
+"""What a layer counts, and the snapshot it hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mpx_channels.multiplexer import MultiplexerStats
+
+__all__ = ["Counters", "LayerStats"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Running totals of a layer in one event loop."""
+
+    messages_out: int = 0
+    messages_in: int = 0
+    deliveries: int = 0
+    dropped_full: int = 0
+    dropped_expired: int = 0
+    dropped_unroutable: int = 0
+    dropped_unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStats:
+    """A layer in one event loop, at one moment.
+
+    - ``channels``: mailboxes of this process; ``groups``: groups with members here;
+      ``memberships``: pairs of a group and a channel.
+    - ``messages_out``: messages sent to channels and groups; ``messages_in``: messages that came
+      from Redis; ``deliveries``: messages put into mailboxes.
+    - ``unread``: messages in mailboxes now.
+    - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity;
+      ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
+      any more; ``unreadable``: not a message of a layer like ours.
+    - ``multiplexer``: the engine's own `MultiplexerStats`.
+    """
+
+    channels: int
+    groups: int
+    memberships: int
+    messages_out: int
+    messages_in: int
+    deliveries: int
+    unread: int
+    drops: Mapping[str, int]
+    multiplexer: MultiplexerStats
