@@ -1,4 +1,4 @@
-"""The Django app: add "mpx_channels" to INSTALLED_APPS to have CHANNEL_LAYERS checked at start-up."""
+"""The Django app: in INSTALLED_APPS it has CHANNEL_LAYERS checked at start-up."""
 
 from django.apps import AppConfig
 from django.core.checks import register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from asyncio import get_running_loop
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ class MpxChannelLayer(BaseChannelLayer):
         hub = await self._hub()
         channel = f"{prefix}{hub.process_id}!{hub.new_local_name()}"
         self.require_valid_channel_name(channel)
-        await hub.ready()
+        if not hub.live:
+            await hub.ready()
         hub.open(channel, self.get_capacity(channel))
         return channel
 
@@ -93,9 +95,11 @@ class MpxChannelLayer(BaseChannelLayer):
         """
         inbox = self._inbox_name(channel)
         data = address(channel, self._encode(message))
-        hub = await self._hub()
+        hub = self._hubs.get(get_running_loop())
+        if hub is None:
+            hub = await self._hub()
         hub.counters.messages_out += 1
-        if not await hub.multiplexer.publish(inbox, data):
+        if not await hub.multiplexer.publish_soon(inbox, data):
             hub.counters.dropped_unroutable += 1
 
     async def receive(self, channel: str) -> Message:
@@ -103,7 +107,7 @@ class MpxChannelLayer(BaseChannelLayer):
 
         A cancelled reader that does not come back within ``expiry`` seconds gives the channel up.
         """
-        hub = self._hubs.get(asyncio.get_running_loop())
+        hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
             hub, mailbox = await self._own_mailbox(channel)
@@ -124,14 +128,14 @@ class MpxChannelLayer(BaseChannelLayer):
         ``connect_timeout`` seconds; the channel is no member then.
         """
         name = self._group_name(group)
-        hub = self._hubs.get(asyncio.get_running_loop())
+        hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
             hub, mailbox = await self._own_mailbox(channel)
         if hub.join(name, mailbox).live:
             return
         try:
-            await hub.live(name)
+            await hub.group_live(name)
         except BaseException:
             hub.leave(name, channel)
             raise
@@ -140,7 +144,7 @@ class MpxChannelLayer(BaseChannelLayer):
         """Remove a channel from a group; does nothing if it is not in it."""
         name = self._group_name(group)
         self.require_valid_channel_name(channel)
-        hub = self._hubs.get(asyncio.get_running_loop())
+        hub = self._hubs.get(get_running_loop())
         if hub is not None:
             hub.leave(name, channel)
 
@@ -151,36 +155,38 @@ class MpxChannelLayer(BaseChannelLayer):
         """
         name = self._group_name(group)
         data = seal(self._encode(message))
-        hub = self._hubs.get(asyncio.get_running_loop())
-        if hub is None or not hub.running:
+        hub = self._hubs.get(get_running_loop())
+        if hub is None:
+            hub = self._hubs.get(get_running_loop())
+        if hub is None:
             hub = await self._hub()
         hub.counters.messages_out += 1
-        await hub.multiplexer.publish(name, data)
+        await hub.multiplexer.publish_soon(name, data)
 
     # -- the whole ----------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Forget every group membership and unread message of this process."""
-        hub = self._hubs.get(asyncio.get_running_loop())
+        hub = self._hubs.get(get_running_loop())
         if hub is not None:
             hub.clear()
 
     async def close(self) -> None:
         """Let publishes out and close this event loop's connections; the next use opens others."""
-        hub = self._hubs.pop(asyncio.get_running_loop(), None)
+        hub = self._hubs.pop(get_running_loop(), None)
         if hub is not None:
             await hub.stop()
 
     def stats(self) -> LayerStats | None:
         """What the layer holds and has counted on the running event loop; None before its use."""
-        hub = self._hubs.get(asyncio.get_running_loop())
+        hub = self._hubs.get(get_running_loop())
         return hub.stats() if hub is not None else None
 
     # -- inside -------------------------------------------------------------------------------
 
     async def _hub(self) -> Hub:
         """The running loop's hub, connected or about to be."""
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         hub = self._hubs.get(loop)
         if hub is None:
             for closed in [other for other in self._hubs if other.is_closed()]:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import msgspec
 
@@ -36,6 +36,16 @@ class Group:
         # Whether Redis delivers the group's messages here now.
         self.live = False
 
+    def add(self, name: str, mailbox: Mailbox) -> None:
+        """Make a channel a member of this group, which has this name in Redis."""
+        members, channel = self.members, mailbox.channel
+        if channel not in members:
+            members[channel] = mailbox
+            if mailbox.groups is None:
+                mailbox.groups = [name]
+            else:
+                mailbox.groups.append(name)
+
 
 class Hub:
     """One layer on one event loop: it lives and dies with the loop.
@@ -62,9 +72,16 @@ class Hub:
         )
         self._abandoned: OrderedDict[Mailbox, float] = OrderedDict()
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._waits: deque[tuple[float, asyncio.Future[None], str]] = deque()
+        self._wait_timer: asyncio.TimerHandle | None = None
         self._complained_at = float("-inf")
 
     # -- life ---------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> bool:
+        """Whether what is sent to our channels arrives now."""
+        return self._channels.is_active(self.inbox)
 
     @property
     def running(self) -> bool:
@@ -78,9 +95,10 @@ class Hub:
 
     async def stop(self) -> None:
         """Let publishes out and close the connections."""
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-            self._sweep_timer = None
+        for timer in (self._sweep_timer, self._wait_timer):
+            if timer is not None:
+                timer.cancel()
+        self._sweep_timer = self._wait_timer = None
         await self.multiplexer.stop()
 
     def clear(self) -> None:
@@ -94,8 +112,9 @@ class Hub:
     # -- channels -----------------------------------------------------------------------------
 
     async def ready(self) -> None:
-        """Return once what is sent to our channels arrives; without a wait after the first time."""
-        await self._confirmed(self._channels, self.inbox)
+        """Return once what is sent to our channels arrives."""
+        if not self.live:
+            await self._confirmed(self._channels, self.inbox)
 
     def new_local_name(self) -> str:
         """The local part of a channel name that this hub has not given out yet."""
@@ -120,7 +139,8 @@ class Hub:
     def close(self, mailbox: Mailbox) -> None:
         """Take a channel down, with its messages and its memberships."""
         self.mailboxes.pop(mailbox.channel, None)
-        for name in tuple(mailbox.groups or ()):
+        groups, mailbox.groups = mailbox.groups, None
+        for name in groups or ():
             self.leave(name, mailbox.channel)
         mailbox.clear()
 
@@ -145,11 +165,7 @@ class Hub:
             group = self.groups[name] = Group()
             self._groups.add(name)
             group.live = self._groups.is_active(name)
-        group.members[mailbox.channel] = mailbox
-        if mailbox.groups is None:
-            mailbox.groups = {name}
-        else:
-            mailbox.groups.add(name)
+        group.add(name, mailbox)
         return group
 
     def leave(self, name: str, channel: str) -> None:
@@ -159,12 +175,12 @@ class Hub:
             return
         mailbox = group.members.pop(channel, None)
         if mailbox is not None and mailbox.groups is not None:
-            mailbox.groups.discard(name)
+            mailbox.groups.remove(name)
         if not group.members:
             del self.groups[name]
             self._groups.remove(name)
 
-    async def live(self, name: str) -> None:
+    async def group_live(self, name: str) -> None:
         """Return once what is sent to the group arrives."""
         await self._confirmed(self._groups, name)
 
@@ -234,17 +250,37 @@ class Hub:
             logger.warning("Dropped an unreadable message on %s: %s", name, error)
 
     async def _confirmed(self, subscription: ChannelSubscription, name: str) -> None:
-        if subscription.is_active(name):
-            return
+        activation = subscription.activation(name)
+        self._waits.append((self.loop.time() + self._wait, activation, name))
+        if self._wait_timer is None:
+            self._wait_timer = self.loop.call_later(self._wait, self._end_waits)
         try:
-            async with asyncio.timeout(self._wait):
-                await subscription.wait_for_activation(name)
-        except TimeoutError:
-            cause = self.multiplexer.last_error
-            raise NotConnected(
-                f"{self.multiplexer.node} did not confirm {name!r} in {self._wait} s"
-                + (f": {cause}" if cause is not None else "")
-            ) from cause
+            await activation
+        except BaseException:
+            subscription.forget(name, activation)
+            raise
+
+    def _end_waits(self) -> None:
+        """Fail what Redis has not confirmed in time: one timer for all, as joins come in storms."""
+        self._wait_timer = None
+        now = self.loop.time()
+        while self._waits:
+            due, activation, name = self._waits[0]
+            if not activation.done():
+                if due > now:
+                    self._wait_timer = self.loop.call_at(due, self._end_waits)
+                    return
+                activation.set_exception(self._not_confirmed(name))
+            self._waits.popleft()
+
+    def _not_confirmed(self, name: str) -> NotConnected:
+        cause = self.multiplexer.last_error
+        error = NotConnected(
+            f"{self.multiplexer.node} did not confirm {name!r} in {self._wait} s"
+            + (f": {cause}" if cause is not None else "")
+        )
+        error.__cause__ = cause
+        return error
 
     # -- look ---------------------------------------------------------------------------------
 

@@ -63,16 +63,23 @@ class Mailbox:
         self.capacity = capacity
         self.counters = counters
         # Names of the groups this channel is in, for leaving them all at once.
-        self.groups: set[str] | None = None
+        self.groups: list[str] | None = None
         # When it was last logged to be full, by the loop's clock.
         self.complained_at = float("-inf")
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
         self._unread: deque[Delivery] | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[Delivery]] = []
 
     def put(self, delivery: Delivery) -> bool:
         """Add a message for the next reader; False if the mailbox is full."""
+        # A reader that waits has seen an empty mailbox: hand it over, past the queue.
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.pop(0)
+            if not waiter.done():
+                waiter.set_result(delivery)
+                return True
         unread = self._unread
         if unread is None:
             self._unread = deque((delivery,))
@@ -80,28 +87,25 @@ class Mailbox:
             unread.append(delivery)
         else:
             return False
-        if self._waiters:
-            self._wake()
         return True
 
     async def get(self) -> Message:
         """Take the oldest message that has not expired; cancelling loses none."""
-        while True:
-            if self._unread is not None:
-                message = self._take()
-                if message is not None:
-                    return message
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-                elif not waiter.cancelled() and self._unread is not None:
-                    # Woken, then cancelled: the message is for the next in line.
-                    self._wake()
-                raise
+        if self._unread is not None:
+            message = self._take()
+            if message is not None:
+                return message
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            delivery: Delivery = await waiter
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif not waiter.cancelled():
+                self._give_back(waiter.result())
+            raise
+        return delivery.take()
 
     def clear(self) -> None:
         """Forget what is unread."""
@@ -129,9 +133,9 @@ class Mailbox:
         self._unread = None
         return None
 
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.pop(0)
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+    def _give_back(self, delivery: Delivery) -> None:
+        """A reader was handed a message and cancelled at once: the next in line gets it."""
+        if self._unread is not None:
+            self._unread.appendleft(delivery)
+        else:
+            self.put(delivery)

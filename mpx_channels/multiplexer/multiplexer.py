@@ -15,6 +15,7 @@ from .stats import Counters, MultiplexerStats
 from .subscriber import Subscriber
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node
+from .wire import pack_publish
 
 __all__ = ["Multiplexer"]
 
@@ -143,10 +144,15 @@ class Multiplexer:
         connection came up in time, `BacklogFull`, and `ConnectionLost` when the link broke before
         the answer came (the message may have gone out).
         """
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise TypeError(f"data must be bytes, not {type(data).__name__}: encode it first")
-        receivers: int = await self._publisher.submit(b"PUBLISH", encode_name(name), bytes(data))
-        return receivers
+        return await self.publish_soon(name, data)
+
+    def publish_soon(self, name: str | bytes, data: bytes) -> asyncio.Future[int]:
+        """As `publish`, as a future: it leaves with this turn of the loop, awaited or not."""
+        if type(data) is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data must be bytes, not {type(data).__name__}: encode it first")
+            data = bytes(data)
+        return self._publisher.submit(pack_publish(encode_name(name), data))
 
     def new_channel_subscription(
         self,

@@ -17,14 +17,14 @@ from .exceptions import (
 from .link import Link, LinkOptions, describe
 from .stats import Counters
 from .topology import Node
-from .wire import Frame, Wire
+from .wire import Frame, Wire, pack
 
 __all__ = ["Publisher"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
-# A write of this many bytes goes out before the end of the turn: joining more gains nothing.
-WRITE_AT_ONCE = 256 * 1024
+# So many commands go out before the end of the turn: the server works while we pack the rest.
+WRITE_AT_ONCE = 64
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
 
@@ -54,12 +54,11 @@ class Publisher:
         self._reply_timeout = options.connect_timeout
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Not written yet: the words, who waits, and when it must have been written.
-        self._backlog: deque[tuple[tuple[bytes, ...], asyncio.Future[Frame], float]] = deque()
+        # Not written yet: the command, who waits, and when it must have been written.
+        self._backlog: deque[tuple[bytes, asyncio.Future[Frame], float]] = deque()
         self._backlog_timer: asyncio.TimerHandle | None = None
-        # Packed in this turn, to be written at its end.
+        # To be written at the end of this turn.
         self._batch: list[bytes] = []
-        self._batch_size = 0
         # Written, in order; None stands for a PING of ours.
         self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
         self._answered = 0
@@ -87,60 +86,49 @@ class Publisher:
             _, future, _ = self._backlog.popleft()
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
 
-    def submit(self, *words: bytes) -> asyncio.Future[Frame]:
-        """Send a command; the future gets its reply, as Redis sent it.
+    def submit(self, command: bytes) -> asyncio.Future[Frame]:
+        """Send a packed command; the future gets its reply, as Redis sent it.
 
-        It fails with `CommandRefused`, `ConnectionLost`, `NotConnected`, `BacklogFull`, or
-        `MultiplexerStopped`. Cancelling it takes back a command that was not written yet.
+        It fails with `CommandRefused`, `ConnectionLost`, `NotConnected` or `MultiplexerStopped`;
+        raises `BacklogFull`, and `MultiplexerStopped` when not running. Cancelling the future
+        takes back a command that was not written yet.
         """
         loop = self._loop
         if loop is None:
             raise MultiplexerStopped("the multiplexer is not running: await start() first")
         future: asyncio.Future[Frame] = loop.create_future()
         wire = self._wire
-        if wire is None or wire.paused:
-            self._wait_for_link(loop, words, future)
+        if wire is not None and not wire.paused:
+            batch = self._batch
+            if not batch:
+                loop.call_soon(self._write_batch)
+            batch.append(command)
+            self._unanswered.append(future)
+            if len(batch) >= WRITE_AT_ONCE:
+                self._write_batch()
         else:
-            self._send(wire, loop, words, future)
+            self._wait_for_link(loop, command, future)
         return future
 
-    def _send(
-        self,
-        wire: Wire,
-        loop: asyncio.AbstractEventLoop,
-        words: tuple[bytes, ...],
-        future: asyncio.Future[Frame],
-    ) -> None:
-        packed = wire.pack(*words)
-        if not self._batch:
-            loop.call_soon(self._write_batch)
-        self._batch.append(packed)
-        self._batch_size += len(packed)
-        self._unanswered.append(future)
-        self._counters.commands_out += 1
-        if self._watchdog is None:
-            self._watchdog = loop.call_later(self._reply_timeout, self._watch, self._answered)
-        if self._batch_size > WRITE_AT_ONCE:
-            self._write_batch()
-
     def _write_batch(self) -> None:
-        if self._batch and self._wire is not None:
-            self._wire.write(b"".join(self._batch))
-        self._batch.clear()
-        self._batch_size = 0
+        wire, batch = self._wire, self._batch
+        if not batch or wire is None:
+            return
+        wire.write(b"".join(batch))
+        self._counters.commands_out += len(batch)
+        batch.clear()
+        if self._watchdog is None and self._loop is not None:
+            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
 
     def _wait_for_link(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        words: tuple[bytes, ...],
-        future: asyncio.Future[Frame],
+        self, loop: asyncio.AbstractEventLoop, command: bytes, future: asyncio.Future[Frame]
     ) -> None:
         if len(self._backlog) >= self._max_backlog:
             self._counters.dropped_backlog_full += 1
             raise BacklogFull(
                 f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"
             )
-        self._backlog.append((words, future, loop.time() + self._backlog_timeout))
+        self._backlog.append((command, future, loop.time() + self._backlog_timeout))
         if self._backlog_timer is None:
             self._backlog_timer = loop.call_later(self._backlog_timeout, self._expire_backlog)
 
@@ -190,7 +178,6 @@ class Publisher:
             self._counters.bytes_in += wire.bytes_in
             self._counters.bytes_out += wire.bytes_out
         self._batch.clear()
-        self._batch_size = 0
         lost, self._unanswered = self._unanswered, deque()
         for future in lost:
             if future is not None:
@@ -203,18 +190,19 @@ class Publisher:
                 )
 
     def writable(self) -> None:
-        while self._backlog:
-            wire, loop = self._wire, self._loop
-            if wire is None or loop is None or wire.paused:
-                return
-            words, future, _ = self._backlog.popleft()
+        while self._backlog and self._wire is not None and not self._wire.paused:
+            command, future, _ = self._backlog.popleft()
             if not future.done():
-                self._send(wire, loop, words, future)
+                self._batch.append(command)
+                self._unanswered.append(future)
+                if len(self._batch) >= WRITE_AT_ONCE:
+                    self._write_batch()
+        self._write_batch()
 
     def send_ping(self, wire: Wire) -> None:
         self._unanswered.append(None)
         self._counters.commands_out += 1
-        wire.write(wire.pack(b"PING"))
+        wire.write(pack(b"PING"))
 
     def frames_received(self, frames: Sequence[Frame]) -> None:
         unanswered = self._unanswered

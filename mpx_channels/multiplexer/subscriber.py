@@ -11,7 +11,7 @@ from .link import Link, LinkOptions
 from .registry import Entry, Listener, Registry
 from .stats import Counters
 from .topology import Node
-from .wire import Frame, Wire
+from .wire import Frame, Wire, pack
 
 __all__ = ["Subscriber", "Subscription"]
 
@@ -79,7 +79,7 @@ class Subscriber:
             return
         commands = self.registry.commands(self.now())
         if commands:
-            wire.write(b"".join([wire.pack(*command.words) for command in commands]))
+            wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
         due = self.registry.next_due()
         if due is not None and self._linger_timer is None and self._loop is not None:
@@ -112,7 +112,7 @@ class Subscriber:
     def send_ping(self, wire: Wire) -> None:
         self.registry.ping()
         self.counters.commands_out += 1
-        wire.write(wire.pack(b"PING"))
+        wire.write(pack(b"PING"))
 
     def frames_received(self, frames: Sequence[Frame]) -> None:
         channels = self.registry.channels

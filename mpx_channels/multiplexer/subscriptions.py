@@ -135,25 +135,35 @@ class BaseSubscription:
                 self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
         self._subscriber.changed()
 
-    async def _wait_for(self, name: bytes) -> None:
+    def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()
         entry = self._entries.get(name)
         if entry is None:
             raise InactiveSubscription(f"{name.decode()!r} is not in this subscription: add() it")
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if entry.active:
             if entry.listeners[self] is False:
                 self._subscriber.tell_late_joiners()
-            return
-        if entry.refusal is not None:
+            waiter.set_result(None)
+        elif entry.refusal is not None:
             raise _refusal(entry)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(entry, [])
-        waiters.append(waiter)
+        else:
+            self._waiters.setdefault(entry, []).append(waiter)
+        return waiter
+
+    async def _wait_for(self, name: bytes) -> None:
+        waiter = self._activation(name)
         try:
             await waiter
-        finally:
-            if waiter.cancelled():
-                waiters.remove(waiter)
+        except asyncio.CancelledError:
+            self._forget(name, waiter)
+            raise
+
+    def _forget(self, name: bytes, waiter: asyncio.Future[None]) -> None:
+        entry = self._entries.get(name)
+        waiters = self._waiters.get(entry) if entry is not None else None
+        if waiters is not None and waiter in waiters:
+            waiters.remove(waiter)
 
     def _fail_waiters(self, entry: Entry, error: Exception) -> None:
         for waiter in self._waiters.pop(entry, ()):
@@ -206,6 +216,17 @@ class ChannelSubscription(BaseSubscription):
         `SubscriptionClosed` if it is removed, or the subscription closed, meanwhile.
         """
         await self._wait_for(encode_name(name))
+
+    def activation(self, name: str | bytes) -> asyncio.Future[None]:
+        """As `wait_for_activation`, as a future: for many waits at once, without a task each.
+
+        Whoever stops waiting for it hands it to `forget`.
+        """
+        return self._activation(encode_name(name))
+
+    def forget(self, name: str | bytes, activation: asyncio.Future[None]) -> None:
+        """Nobody waits for this future of `activation` any more."""
+        self._forget(encode_name(name), activation)
 
 
 class PatternSubscription(BaseSubscription):

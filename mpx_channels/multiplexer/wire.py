@@ -30,7 +30,7 @@ try:
 except ImportError:
     hiredis = None
 
-__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler"]
+__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler", "pack", "pack_publish"]
 
 HAS_HIREDIS: bool = hiredis is not None
 
@@ -42,6 +42,19 @@ Frame = Any
 FRAMES_PER_TURN = 1000
 
 _NOTHING_YET = object()
+
+
+def pack(*words: bytes) -> bytes:
+    """A command in Redis' protocol (https://redis.io/docs/latest/develop/reference/protocol-spec/).
+
+    Ours, as it is one line: hiredis' takes twice as long for the usual command.
+    """
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(w), w) for w in words])
+
+
+def pack_publish(name: bytes, data: bytes) -> bytes:
+    """A PUBLISH in Redis' protocol: the one command hot enough to be worth a template."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(data), data)
 
 
 class WireHandler(Protocol):
@@ -105,12 +118,6 @@ class Wire(asyncio.Protocol):
             raise
 
     # -- out ----------------------------------------------------------------------------------
-
-    def pack(self, *words: bytes) -> bytes:
-        """A command in Redis' protocol."""
-        if hiredis is not None:
-            return cast("bytes", hiredis.pack_command(words))
-        return b"".join(self._connection.pack_command(*words))
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket; asyncio keeps what it does not take at once."""
