@@ -133,8 +133,9 @@ def _parse_host(entry: object) -> Host:
         options = dict(entry)
         address = options.pop("address", None)
         if address is not None:
-            url = _parse_host(address).url
-        elif "path" in options:
+            host = _parse_host(address)
+            return Host(host.url, {**host.options, **options})
+        if "path" in options:
             url = f"unix://{options.pop('path')}"
         elif "master_name" in options or "sentinels" in options:
             raise InvalidConfig(f"Sentinel is not supported yet: {sorted(options)}")

@@ -157,8 +157,6 @@ class MpxChannelLayer(BaseChannelLayer):
         data = seal(self._encode(message))
         hub = self._hubs.get(get_running_loop())
         if hub is None:
-            hub = self._hubs.get(get_running_loop())
-        if hub is None:
             hub = await self._hub()
         hub.counters.messages_out += 1
         await hub.multiplexer.publish_soon(name, data)

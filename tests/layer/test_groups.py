@@ -1,0 +1,247 @@
+"""Groups: group_add, group_discard, group_send, flush."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mpx_channels.layer import ForeignChannel, MpxChannelLayer
+from mpx_channels.multiplexer import CommandRefused, NotConnected, SubscriptionRefused
+from tests.conftest import RestartableServer, eventually
+from tests.proxy import Proxy
+
+from .conftest import MakeLayer
+from .test_channels import receives_nothing
+
+
+async def members(layer: MpxChannelLayer, group: str, count: int) -> list[str]:
+    """New channels, all in the group."""
+    channels = [await layer.new_channel() for _ in range(count)]
+    for channel in channels:
+        await layer.group_add(group, channel)
+    return channels
+
+
+async def test_every_member_gets_the_message(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer
+) -> None:
+    here, there = await members(layer, "room", 3), await members(other_layer, "room", 2)
+    await layer.group_send("room", {"type": "hello", "n": [1]})
+    for owner, channels in ((layer, here), (other_layer, there)):
+        for channel in channels:
+            assert await owner.receive(channel) == {"type": "hello", "n": [1]}
+
+
+async def test_members_cannot_change_each_others_message(layer: MpxChannelLayer) -> None:
+    channels = await members(layer, "room", 3)
+    for message in ({"type": "flat", "n": 1}, {"type": "deep", "list": [1], "dict": {"a": [1]}}):
+        await layer.group_send("room", message)
+        for channel in channels:
+            got = await layer.receive(channel)
+            assert got == message
+            got["mine"] = channel
+            if "list" in got:
+                got["list"].append(2)
+                got["dict"]["a"].clear()
+
+
+async def test_what_is_sent_after_group_add_arrives(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer
+) -> None:
+    for number in range(100):
+        channel = await layer.new_channel()
+        await layer.group_add(f"room-{number}", channel)
+        await other_layer.group_send(f"room-{number}", {"type": "x", "n": number})
+        assert await layer.receive(channel) == {"type": "x", "n": number}
+
+
+async def test_discarded_members_hear_no_more(layer: MpxChannelLayer) -> None:
+    stays, goes = await members(layer, "room", 2)
+    await layer.group_discard("room", goes)
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(stays) == {"type": "x"}
+    assert await receives_nothing(layer, goes)
+
+
+async def test_discarding_what_is_not_there_does_nothing(layer: MpxChannelLayer) -> None:
+    channel = await layer.new_channel()
+    await layer.group_discard("room", channel)
+    await layer.group_add("room", channel)
+    await layer.group_discard("room", channel)
+    await layer.group_discard("room", channel)
+    await layer.group_discard("room", "specific.0123456789abcdef!1")
+
+
+async def test_joining_twice_is_joining_once(layer: MpxChannelLayer) -> None:
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+    assert await receives_nothing(layer, channel)
+    await layer.group_discard("room", channel)
+    assert layer.stats().memberships == 0
+
+
+async def test_leaving_and_coming_back_in_one_breath(layer: MpxChannelLayer) -> None:
+    (channel,) = await members(layer, "room", 1)
+    await layer.group_discard("room", channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+
+
+async def test_the_last_member_takes_the_subscription_along(
+    make_layer: MakeLayer, client: Any, prefix: str
+) -> None:
+    layer = make_layer(unsubscribe_delay=0.05)
+    one, two = await members(layer, "room", 2)
+    name = f"{prefix}:g:room".encode()
+    assert client.pubsub_numsub(name) == [(name, 1)]
+    await layer.group_discard("room", one)
+    await layer.group_discard("room", two)
+    await eventually(lambda: client.pubsub_numsub(name) == [(name, 0)])
+
+
+async def test_a_group_without_members_is_silent(layer: MpxChannelLayer) -> None:
+    await layer.group_send("nobody", {"type": "x"})
+
+
+async def test_prefixes_keep_layers_apart(make_layer: MakeLayer, prefix: str) -> None:
+    layers = [make_layer(prefix=name) for name in (prefix, f"{prefix}:g", f"{prefix}:g:room")]
+    channels = [(await members(layer, "room", 1))[0] for layer in layers]
+    for number, layer in enumerate(layers):
+        await layer.group_send("room", {"type": "x", "n": number})
+    for number, (layer, channel) in enumerate(zip(layers, channels, strict=True)):
+        assert await layer.receive(channel) == {"type": "x", "n": number}
+        assert await receives_nothing(layer, channel)
+
+
+async def test_one_process_holds_two_connections(
+    make_layer: MakeLayer, redis_url: str, client: Any
+) -> None:
+    name = "two-connections"
+    layer = make_layer(hosts=[{"address": redis_url, "client_name": name}])
+    channels = [await layer.new_channel() for _ in range(100)]
+    await asyncio.gather(*[layer.group_add(f"g{n}", c) for n, c in enumerate(channels)])
+    readers = [asyncio.create_task(layer.receive(channel)) for channel in channels]
+    await asyncio.gather(*[layer.group_send(f"g{n}", {"type": "x"}) for n in range(100)])
+    await asyncio.gather(*readers)
+    assert [entry["name"] for entry in client.client_list()].count(name) == 2
+
+
+async def test_a_group_of_another_process_channel_is_refused(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer
+) -> None:
+    with pytest.raises(ForeignChannel, match=r"self\.channel_name"):
+        await layer.group_add("room", await other_layer.new_channel())
+
+
+@pytest.mark.parametrize("name", ["", "ä", "two words", "a!b", "a:b", "x" * 100, 17, None])
+async def test_invalid_group_names(layer: MpxChannelLayer, name: Any) -> None:
+    channel = await layer.new_channel()
+    for call in (
+        layer.group_add(name, channel),
+        layer.group_discard(name, channel),
+        layer.group_send(name, {"type": "x"}),
+    ):
+        with pytest.raises(TypeError, match="Group name must be a valid unicode string"):
+            await call
+
+
+async def test_invalid_channel_in_group_calls(layer: MpxChannelLayer) -> None:
+    for call in (layer.group_add("room", "no spaces"), layer.group_discard("room", "no spaces")):
+        with pytest.raises(TypeError, match="Channel name"):
+            await call
+
+
+async def test_flush_forgets_groups_and_messages(layer: MpxChannelLayer) -> None:
+    (channel,) = await members(layer, "room", 1)
+    await layer.group_send("room", {"type": "x"})
+    await eventually(lambda: layer.stats().unread == 1)
+    await layer.flush()
+    await layer.group_send("room", {"type": "x"})
+    assert await receives_nothing(layer, channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "after"})
+    assert await layer.receive(channel) == {"type": "after"}
+
+
+async def test_close_leaves_no_connection_and_can_be_used_again(
+    make_layer: MakeLayer, redis_url: str, client: Any
+) -> None:
+    layer = make_layer(hosts=[{"address": redis_url, "client_name": "close-me"}])
+
+    def connections() -> int:
+        return [entry["name"] for entry in client.client_list()].count("close-me")
+
+    await members(layer, "room", 2)
+    await layer.close()
+    await eventually(lambda: connections() == 0)
+    (channel,) = await members(layer, "room", 1)
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+
+
+async def test_groups_survive_a_broken_link(make_layer: MakeLayer, proxy: Proxy) -> None:
+    layer = make_layer(hosts=[proxy.url])
+    one, two = await members(layer, "room", 2)
+    for number in range(3):
+        before = layer.stats().multiplexer.reconnects
+        proxy.cut()
+        await eventually(lambda before=before: layer.stats().multiplexer.reconnects > before)
+        # Joining a group that is being subscribed to again waits for that, too.
+        await layer.group_add("room", one)
+        await layer.group_send("room", {"type": "x", "n": number})
+        for channel in (one, two):
+            assert await layer.receive(channel) == {"type": "x", "n": number}
+
+
+async def test_a_join_that_is_not_confirmed_is_no_join(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.3)
+    (channel,) = await members(layer, "before", 1)
+    restartable_server.kill()
+    await eventually(lambda: not layer.stats().multiplexer.connected)
+    with pytest.raises(NotConnected, match="did not confirm"):
+        await layer.group_add("room", channel)
+    assert layer.stats().groups == 1
+    restartable_server.start()
+    await layer.group_add("room", channel)
+    await layer.group_send("before", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+
+
+async def test_a_cancelled_join_is_no_join(make_layer: MakeLayer, proxy: Proxy) -> None:
+    layer = make_layer(hosts=[proxy.url])
+    channel = await layer.new_channel()
+    proxy.freeze()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(layer.group_add("room", channel), 0.05)
+    proxy.thaw()
+    assert layer.stats().groups == 0
+
+
+async def test_what_an_acl_forbids_is_said(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    with restartable_server.client() as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", "app", "on", ">secret", "resetchannels", "&allowed:p:*",
+            "&allowed:g:room", "+@all",
+        )  # fmt: skip
+    address = restartable_server.url.replace("redis://", "redis://app:secret@")
+    layer = make_layer(hosts=[address], prefix="allowed")
+    (channel,) = await members(layer, "room", 1)
+    with pytest.raises(SubscriptionRefused, match="allowed:g:other"):
+        await layer.group_add("other", channel)
+    with pytest.raises(CommandRefused, match="permission"):
+        await layer.group_send("other", {"type": "x"})
+    assert layer.stats().groups == 1
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}

@@ -1,0 +1,112 @@
+"""Two real processes talk; sync callers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+from typing import Any
+
+from asgiref.sync import async_to_sync
+
+from mpx_channels.layer import MpxChannelLayer
+from tests.conftest import eventually
+
+from .conftest import MakeLayer
+
+ECHO = """
+import asyncio, sys
+from django.conf import settings
+settings.configure()
+from mpx_channels.layer import MpxChannelLayer
+
+async def main(url, prefix):
+    layer = MpxChannelLayer(hosts=[url], prefix=prefix)
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    print(channel, flush=True)
+    while True:
+        message = await layer.receive(channel)
+        if message["type"] == "stop":
+            break
+        await layer.group_send("answers", {"type": "answer", "to": message})
+    await layer.close()
+
+asyncio.run(main(*sys.argv[1:]), debug=True)
+"""
+
+
+async def test_two_processes_talk(layer: MpxChannelLayer, redis_url: str, prefix: str) -> None:
+    mine = await layer.new_channel()
+    await layer.group_add("answers", mine)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", ECHO, redis_url, prefix,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    theirs = (await process.stdout.readline()).decode().strip()
+    await layer.group_send("room", {"type": "to.group"})
+    assert await layer.receive(mine) == {"type": "answer", "to": {"type": "to.group"}}
+    await layer.send(theirs, {"type": "to.channel"})
+    assert await layer.receive(mine) == {"type": "answer", "to": {"type": "to.channel"}}
+    await layer.send(theirs, {"type": "stop"})
+    _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    # The process is gone, and its membership with it.
+    await layer.send(theirs, {"type": "nobody.there"})
+    assert layer.stats().drops["unroutable"] == 1
+
+
+async def test_sync_code_sends_and_leaves_nothing_behind(
+    make_layer: MakeLayer, layer: MpxChannelLayer, redis_url: str, client: Any
+) -> None:
+    mine = await layer.new_channel()
+    await layer.group_add("room", mine)
+    sender = make_layer(hosts=[{"address": redis_url, "client_name": "sync-sender"}])
+
+    def send() -> None:
+        for number in range(5):
+            async_to_sync(sender.group_send)("room", {"type": "x", "n": number})
+
+    await asyncio.to_thread(send)
+    assert [(await layer.receive(mine))["n"] for _ in range(5)] == list(range(5))
+    gc.collect()
+    await eventually(lambda: "sync-sender" not in [entry["name"] for entry in client.client_list()])
+
+
+async def test_event_loops_in_other_threads(layer: MpxChannelLayer) -> None:
+    """Each loop has a hub of its own, and all hear each other."""
+    mine = await layer.new_channel()
+    await layer.group_add("answers", mine)
+    ready = threading.Event()
+
+    async def echo() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        ready.set()
+        message = await layer.receive(channel)
+        await layer.group_send("answers", {"type": "answer", "to": message})
+
+    thread = threading.Thread(target=lambda: asyncio.run(echo()))
+    thread.start()
+    await asyncio.to_thread(ready.wait, 10)
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(mine) == {"type": "answer", "to": {"type": "x"}}
+    await asyncio.to_thread(thread.join)
+
+
+def test_a_loop_per_call_leaves_no_warning(redis_url: str) -> None:
+    """A layer made at import time, used by one `asyncio.run` after the other, never closed."""
+    layer = MpxChannelLayer(hosts=[redis_url])
+
+    async def use() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_send("room", {"type": "x"})
+        assert await layer.receive(channel) == {"type": "x"}
+
+    for _ in range(3):
+        asyncio.run(use(), debug=True)
+        gc.collect()
+    assert len(layer._hubs) == 1
