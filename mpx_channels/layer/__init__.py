@@ -1,14 +1,30 @@
 """The channel layer: Channels' specification on top of the multiplexer."""
 
+from .answers import PromiseRejected, RequestFailed, RequestTimeout
+from .asking import REPLY_TO, LayerPromise
+from .base import ForeignChannel
 from .codec import UnserializableMessage
 from .config import InvalidConfig
-from .core import ForeignChannel, MpxChannelLayer
+from .core import BROADCAST, MpxChannelLayer
+from .listening import Subscription
+from .mailbox import Event, Failure, Hooks, Mailbox
 from .stats import LayerStats
 
 __all__ = [
+    "BROADCAST",
+    "REPLY_TO",
+    "Event",
+    "Failure",
     "ForeignChannel",
+    "Hooks",
     "InvalidConfig",
+    "LayerPromise",
     "LayerStats",
+    "Mailbox",
     "MpxChannelLayer",
+    "PromiseRejected",
+    "RequestFailed",
+    "RequestTimeout",
+    "Subscription",
     "UnserializableMessage",
 ]

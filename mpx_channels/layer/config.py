@@ -44,6 +44,9 @@ class LayerConfig:
       capacities, the first match counts.
     - ``group_expiry`` (seconds, 86400): accepted for the specification's sake. Membership lives
       in the process and ends with it, so nothing is left to expire.
+    - ``on_disconnect``, ``on_reconnect``: types of events for every channel of the process when
+      the link to Redis breaks, and when it stands again with all subscriptions live; None for
+      no events. A consumer needs a handler for them.
     - ``ping_interval``, ``min_backoff``, ``max_backoff``, ``connect_timeout``,
       ``unsubscribe_delay``, ``max_backlog``, ``backlog_timeout``: see `Multiplexer`.
     """
@@ -54,6 +57,8 @@ class LayerConfig:
     group_expiry: float = 86400
     capacity: int = 100
     channel_capacity: Mapping[Any, int] | None = None
+    on_disconnect: str | None = None
+    on_reconnect: str | None = None
     ping_interval: float = 30.0
     min_backoff: float = 0.008
     max_backoff: float = 0.512
@@ -78,6 +83,10 @@ class LayerConfig:
             value = getattr(self, key)
             if not _is_number(value) or value <= 0:
                 raise InvalidConfig(f"{key} must be a number of seconds above 0, not {value!r}")
+        for key in ("on_disconnect", "on_reconnect"):
+            value = getattr(self, key)
+            if value is not None and not (isinstance(value, str) and value):
+                raise InvalidConfig(f"{key} must be the type of an event (a str), not {value!r}")
         _require_capacity("capacity", self.capacity)
         if not isinstance(self.channel_capacity, Mapping | None):
             raise InvalidConfig(

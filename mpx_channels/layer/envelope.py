@@ -1,24 +1,30 @@
 """The envelope that every message of the layer travels in, with room for metadata.
 
-2 bytes   0xC1, then the version. 0xC1 begins no MessagePack value and no text, so foreign
-          bytes on our names are told at the first byte.
-2 bytes   length of the header, big-endian
-header    a MessagePack map, or nothing: "to" is the name of the channel
-body      the message
+    2 bytes   0xC1, then the version. 0xC1 begins no MessagePack value and no text, so foreign
+              bytes on our names are told at the first byte.
+    2 bytes   length of the header, big-endian
+    header    a MessagePack map, or nothing
+    body      the message
+
+Keys of the header: ``to``, the channel that a message in an inbox is for; ``not``, the channels
+that a message to a group is not for; ``re``, the number of the question that this answers;
+``by`` and ``id``, whose question this is and its number there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from mpx_channels.multiplexer import MpxError
 
-__all__ = ["UnreadableEnvelope", "address", "seal", "unseal"]
+__all__ = ["UnreadableEnvelope", "seal", "unseal"]
 
 _MARK = b"\xc1\x01"
 _BARE = _MARK + b"\x00\x00"
+_LONGEST_HEADER = 0xFFFF
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _NO_HEADER: dict[str, Any] = {}
@@ -28,15 +34,14 @@ class UnreadableEnvelope(MpxError, ValueError):
     """These bytes are no message of a channel layer like ours."""
 
 
-def seal(body: bytes) -> bytes:
-    """A message to a group."""
-    return _BARE + body
-
-
-def address(channel: str, body: bytes) -> bytes:
-    """A message to one channel of the process whose inbox it goes to."""
-    header = _encode({"to": channel})
-    return b"".join((_MARK, len(header).to_bytes(2, "big"), header, body))
+def seal(body: bytes, header: Mapping[str, Any] | None = None) -> bytes:
+    """A message ready for Redis; raises `ValueError` if the header takes more than 64 KiB."""
+    if not header:
+        return _BARE + body
+    packed = _encode(header)
+    if len(packed) > _LONGEST_HEADER:
+        raise ValueError(f"the names to exclude take {len(packed)} bytes, over {_LONGEST_HEADER}")
+    return b"".join((_MARK, len(packed).to_bytes(2, "big"), packed, body))
 
 
 def unseal(data: bytes) -> tuple[dict[str, Any], memoryview]:

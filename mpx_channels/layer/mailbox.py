@@ -1,41 +1,108 @@
-"""A channel's mailbox: messages on their way from the reader of the socket to `receive`."""
+"""A channel's mailbox: messages on their way from the reader of the socket to their consumer."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
 from .codec import Message, decode, is_flat
 from .stats import Counters
 
-__all__ = ["Delivery", "Mailbox"]
+if TYPE_CHECKING:
+    from .topics import Topics
+
+__all__ = ["Delivery", "Event", "Failure", "Hooks", "Item", "Mailbox"]
+
+
+class Item(Protocol):
+    """What a mailbox holds: something that becomes a message when it is taken."""
+
+    expires: float
+
+    def take(self) -> Message:
+        """The message, for one reader; or raises what its reader is to meet."""
 
 
 class Delivery:
     """One message as a process got it, shared by the mailboxes it went to.
 
     It is decoded once. Handlers may change their event, so each gets its own: a flat message is
-    copied, a nested one decoded again for everybody but the first.
+    copied, a nested one decoded again for everybody but the first. ``extra`` is added to each.
     """
 
-    __slots__ = ("_body", "_flat", "_message", "expires")
+    __slots__ = ("_body", "_extra", "_flat", "_message", "expires")
 
-    def __init__(self, body: bytes | memoryview, expires: float) -> None:
+    def __init__(
+        self, body: bytes | memoryview, expires: float, extra: Message | None = None
+    ) -> None:
         message = decode(body)
+        if extra is not None:
+            message.update(extra)
         self.expires = expires
+        self._extra = extra
         self._flat = is_flat(message)
         self._message: Message | None = message
         self._body = body
 
     def take(self) -> Message:
-        """The message, for one reader."""
         message = self._message
         if message is None:
-            return decode(self._body)
+            message = decode(self._body)
+            if self._extra is not None:
+                message.update(self._extra)
+            return message
         if self._flat:
             return message.copy()
         self._message = None
         return message
+
+
+class Event:
+    """A flat message that was made here; everybody gets a copy."""
+
+    __slots__ = ("expires", "message")
+
+    def __init__(self, message: Message, expires: float = float("inf")) -> None:
+        self.message = message
+        self.expires = expires
+
+    def take(self) -> Message:
+        return self.message.copy()
+
+
+class Failure:
+    """An exception on its way to the reader of a mailbox."""
+
+    __slots__ = ("error", "expires")
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.expires = float("inf")
+
+    def take(self) -> Message:
+        raise self.error
+
+
+class Hooks:
+    """The types of the events that a channel gets about its link; empty for none.
+
+    ``activation``: a name's subscription is live; ``disconnect``: the link broke; ``reconnect``:
+    it stands again, and all that the channel subscribed to is live again.
+    """
+
+    __slots__ = ("activation", "disconnect", "reconnect")
+
+    def __init__(
+        self,
+        activation: tuple[str, ...] = (),
+        disconnect: tuple[str, ...] = (),
+        reconnect: tuple[str, ...] = (),
+    ) -> None:
+        self.activation = activation
+        self.disconnect = disconnect
+        self.reconnect = reconnect
 
 
 class Mailbox:
@@ -49,7 +116,10 @@ class Mailbox:
         "channel",
         "complained_at",
         "counters",
-        "groups",
+        "cut_off",
+        "hooks",
+        "memberships",
+        "wildcards",
     )
 
     def __init__(
@@ -62,50 +132,70 @@ class Mailbox:
         self.channel = channel
         self.capacity = capacity
         self.counters = counters
-        # Names of the groups this channel is in, for leaving them all at once.
-        self.groups: list[str] | None = None
+        # What this channel subscribed to, for leaving all of it at once.
+        self.memberships: list[tuple[Topics, str]] | None = None
+        # How many of these are wildcard groups.
+        self.wildcards = 0
+        self.hooks: Hooks | None = None
+        # Between the end of a link and the return of all that the channel subscribed to.
+        self.cut_off = False
         # When it was last logged to be full, by the loop's clock.
         self.complained_at = float("-inf")
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
-        self._unread: deque[Delivery] | None = None
-        self._waiters: list[asyncio.Future[Delivery]] = []
+        self._unread: deque[Item] | None = None
+        self._waiters: list[asyncio.Future[Item]] = []
 
-    def put(self, delivery: Delivery) -> bool:
+    @classmethod
+    def unbounded(cls) -> Mailbox:
+        """A mailbox on the running loop that belongs to no layer's channel."""
+        return cls("", sys.maxsize, asyncio.get_running_loop(), Counters())
+
+    def put(self, item: Item) -> bool:
         """Add a message for the next reader; False if the mailbox is full."""
         # A reader that waits has seen an empty mailbox: hand it over, past the queue.
         waiters = self._waiters
         while waiters:
             waiter = waiters.pop(0)
             if not waiter.done():
-                waiter.set_result(delivery)
+                waiter.set_result(item)
                 return True
         unread = self._unread
         if unread is None:
-            self._unread = deque((delivery,))
+            self._unread = deque((item,))
         elif len(unread) < self.capacity:
-            unread.append(delivery)
+            unread.append(item)
         else:
             return False
         return True
 
+    def put_always(self, item: Item, *, first: bool = False) -> None:
+        """Add what may not be dropped, past the capacity: its maker makes few of them."""
+        if self._waiters or self._unread is None:
+            self.put(item)
+        elif first:
+            self._unread.appendleft(item)
+        else:
+            self._unread.append(item)
+
     async def get(self) -> Message:
         """Take the oldest message that has not expired; cancelling loses none."""
         if self._unread is not None:
-            message = self._take()
-            if message is not None:
-                return message
+            item = self._take()
+            if item is not None:
+                return item.take()
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         try:
-            delivery: Delivery = await waiter
+            handed: Item = await waiter
         except asyncio.CancelledError:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             elif not waiter.cancelled():
-                self._give_back(waiter.result())
+                # Handed over and cancelled at once: the next in line gets it.
+                self.put_always(waiter.result(), first=True)
             raise
-        return delivery.take()
+        return handed.take()
 
     def clear(self) -> None:
         """Forget what is unread."""
@@ -119,23 +209,16 @@ class Mailbox:
     def __len__(self) -> int:
         return len(self._unread) if self._unread is not None else 0
 
-    def _take(self) -> Message | None:
+    def _take(self) -> Item | None:
         unread = self._unread
         assert unread is not None
         now = self._loop.time()
         while unread:
-            delivery = unread.popleft()
-            if delivery.expires > now:
+            item = unread.popleft()
+            if item.expires > now:
                 if not unread:
                     self._unread = None
-                return delivery.take()
+                return item
             self.counters.dropped_expired += 1
         self._unread = None
         return None
-
-    def _give_back(self, delivery: Delivery) -> None:
-        """A reader was handed a message and cancelled at once: the next in line gets it."""
-        if self._unread is not None:
-            self._unread.appendleft(delivery)
-        else:
-            self.put(delivery)

@@ -29,6 +29,8 @@ class LayerStats:
 
     - ``channels``: mailboxes of this process; ``groups``: groups with members here;
       ``memberships``: pairs of a group and a channel.
+    - ``raw_channels``, ``patterns``: Redis channels and patterns that consumers subscribed to,
+      wildcard groups among the latter; ``promises``: answers that are waited for.
     - ``messages_out``: messages sent to channels and groups; ``messages_in``: messages that came
       from Redis; ``deliveries``: messages put into mailboxes.
     - ``unread``: messages in mailboxes now.
@@ -41,6 +43,9 @@ class LayerStats:
     channels: int
     groups: int
     memberships: int
+    raw_channels: int
+    patterns: int
+    promises: int
     messages_out: int
     messages_in: int
     deliveries: int

@@ -16,7 +16,7 @@ from .exceptions import (
     SubscriptionRefused,
 )
 from .multiplexer import Multiplexer
-from .promises import Promise, PromiseSubscription
+from .promises import Promise, PromiseSubscription, escape_glob
 from .stats import MultiplexerStats
 from .subscriptions import ChannelSubscription, PatternSubscription
 
@@ -37,4 +37,5 @@ __all__ = [
     "PromiseSubscription",
     "SubscriptionClosed",
     "SubscriptionRefused",
+    "escape_glob",
 ]

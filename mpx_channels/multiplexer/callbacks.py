@@ -11,7 +11,14 @@ from typing import Any
 
 from .stats import Counters
 
-__all__ = ["Callbacks", "MessageStream", "OnActivation", "OnDisconnect", "OnMessage"]
+__all__ = [
+    "CALLBACK_ERRORS",
+    "Callbacks",
+    "MessageStream",
+    "OnActivation",
+    "OnDisconnect",
+    "OnMessage",
+]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
@@ -19,6 +26,9 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 OnMessage = Callable[[str, bytes], object]
 OnDisconnect = Callable[[Exception], object]
 OnActivation = Callable[[str], object]
+
+# A CancelledError, too: it comes out of a callback that looks at a cancelled future.
+CALLBACK_ERRORS = (Exception, asyncio.CancelledError)
 
 
 def is_async(callback: object) -> bool:
@@ -80,7 +90,7 @@ class Callbacks:
             return
         try:
             callback(argument)
-        except Exception:
+        except CALLBACK_ERRORS:
             self._raised(callback)
 
     def _enqueue_message(self, name: str, data: bytes) -> None:
@@ -104,7 +114,10 @@ class Callbacks:
                     result = callback(*arguments)
                     if inspect.isawaitable(result):
                         await result
-                except Exception:
+                except CALLBACK_ERRORS as error:
+                    task = asyncio.current_task()
+                    if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                        raise  # meant for us, not something cancelled that the callback awaited
                     self._raised(callback)
         finally:
             self._worker = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -97,9 +96,11 @@ class Link:
         """Close the connection and make no other."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # Not `await`: that would take a cancellation of our caller for the task's own.
+            await asyncio.wait([self._task])
             self._task = None
+            # The transport ends in the next turn; after that the loop may be closed.
+            await asyncio.sleep(0)
 
     async def _run(self) -> None:
         failures = 0

@@ -62,10 +62,12 @@ class Multiplexer:
         **redis_options: Any,
     ) -> None:
         options = LinkOptions(ping_interval, min_backoff, max_backoff, connect_timeout)
-        if not unsubscribe_delay >= 0:
-            raise ValueError(
-                f"unsubscribe_delay must be 0 or more seconds, not {unsubscribe_delay!r}"
-            )
+        for name, seconds in (
+            ("unsubscribe_delay", unsubscribe_delay),
+            ("backlog_timeout", backlog_timeout),
+        ):
+            if not seconds >= 0:
+                raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
         for name, value in (("max_queue", max_queue), ("max_backlog", max_backlog)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value!r}")

@@ -67,6 +67,9 @@ class Publisher:
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
+        # What a loop that ended without a stop() has left.
+        self._backlog_timer = self._watchdog = None
+        self._backlog.clear()
         self.link.start()
 
     async def stop(self) -> None:
@@ -112,13 +115,25 @@ class Publisher:
 
     def _write_batch(self) -> None:
         wire, batch = self._wire, self._batch
-        if not batch or wire is None:
+        if not batch or wire is None or wire.closed.done():
             return
         wire.write(b"".join(batch))
         self._counters.commands_out += len(batch)
         batch.clear()
         if self._watchdog is None and self._loop is not None:
             self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
+
+    def _take_back_batch(self) -> None:
+        """What was not written before the link broke has its chance with the next one."""
+        if self._batch and self._loop is not None:
+            due = self._loop.time() + self._backlog_timeout
+            for command in reversed(self._batch):
+                future = self._unanswered.pop()
+                if future is not None and not future.done():
+                    self._backlog.appendleft((command, future, due))
+            if self._backlog and self._backlog_timer is None:
+                self._backlog_timer = self._loop.call_at(due, self._expire_backlog)
+        self._batch.clear()
 
     def _wait_for_link(
         self, loop: asyncio.AbstractEventLoop, command: bytes, future: asyncio.Future[Frame]
@@ -177,7 +192,10 @@ class Publisher:
         if wire is not None:
             self._counters.bytes_in += wire.bytes_in
             self._counters.bytes_out += wire.bytes_out
-        self._batch.clear()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        self._take_back_batch()
         lost, self._unanswered = self._unanswered, deque()
         for future in lost:
             if future is not None:
@@ -200,6 +218,7 @@ class Publisher:
         self._write_batch()
 
     def send_ping(self, wire: Wire) -> None:
+        self._write_batch()  # these count as unanswered already, so they must go first
         self._unanswered.append(None)
         self._counters.commands_out += 1
         wire.write(pack(b"PING"))

@@ -91,13 +91,21 @@ class Entry:
             snapshot = self.snapshot = tuple(self.listeners)
         return snapshot
 
-    def untold(self) -> list[Listener]:
-        """Mark everybody as told of the activation; return those who were not."""
-        listeners = self.listeners
-        fresh = [listener for listener, told in listeners.items() if not told]
-        for listener in fresh:
-            listeners[listener] = True
-        return fresh
+    def untold(self) -> Iterator[Listener]:
+        """Those who were not told of the activation; each counts as told once it is yielded.
+
+        Lazy, as telling one may remove the next, or make it leave and come back.
+        """
+        for listener in self.ears():
+            if self.tell(listener):
+                yield listener
+
+    def tell(self, listener: Listener) -> bool:
+        """Whether `listener` is to be told now; counts it as told."""
+        if not self.active or self.listeners.get(listener) is not False:
+            return False
+        self.listeners[listener] = True
+        return True
 
 
 @dataclass(slots=True)
@@ -165,11 +173,17 @@ class Registry:
         if entry.listeners.pop(listener, None) is None:
             return
         entry.snapshot = None
-        if not entry.listeners:
-            if entry.sent and self.linger > 0:
-                self._lingering[entry] = now + self.linger
-            else:
-                self._dirty[entry] = None
+        if entry.listeners:
+            return
+        if not entry.sent:
+            # Not left to the next commands(): while the server is away nobody asks for them, and
+            # all who came and went meanwhile would pile up.
+            self._dirty.pop(entry, None)
+            self._forget(entry)
+        elif self.linger > 0:
+            self._lingering[entry] = now + self.linger
+        else:
+            self._dirty[entry] = None
 
     # -- what goes to Redis -------------------------------------------------------------------
 
@@ -227,7 +241,9 @@ class Registry:
 
     def _forget(self, entry: Entry) -> None:
         if entry.inflight == 0 and not entry.listeners and not entry.sent:
-            self.table(entry.kind).pop(entry.name, None)
+            table = self.table(entry.kind)
+            if table.get(entry.name) is entry:  # and not a successor
+                del table[entry.name]
 
     # -- what comes from Redis ----------------------------------------------------------------
 
@@ -313,15 +329,12 @@ class Registry:
                     entry.listeners[listener] = False
                 self._dirty[entry] = None
 
-    def late_joiners(self) -> list[tuple[Entry, Listener]]:
-        """Listeners that joined an active name and have not been told yet; they count as told."""
+    def late_joiners(self) -> Iterator[tuple[Entry, Listener]]:
+        """Listeners that joined an active name; each counts as told once it is yielded."""
         late, self._late = self._late, []
-        told = []
         for entry, listener in late:
-            if entry.active and entry.listeners.get(listener) is False:
-                entry.listeners[listener] = True
-                told.append((entry, listener))
-        return told
+            if entry.tell(listener):
+                yield entry, listener
 
     # -- counts -------------------------------------------------------------------------------
 

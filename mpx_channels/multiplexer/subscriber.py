@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+from .callbacks import CALLBACK_ERRORS
 from .link import Link, LinkOptions
 from .registry import Entry, Listener, Registry
 from .stats import Counters
@@ -44,6 +45,8 @@ class Subscriber:
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
+        # Handles of a loop that ended without a stop() would keep us waiting for ever.
+        self._flush_soon = self._linger_timer = None
         self.up = asyncio.Event()
         self.link.start()
 
@@ -144,7 +147,7 @@ class Subscriber:
                 if listener in entry.listeners:
                     try:
                         listener.deliver(name, data)
-                    except Exception:
+                    except CALLBACK_ERRORS:
                         self._callback_raised("on_message", name)
                     deliveries += 1
         self.counters.messages_in += messages

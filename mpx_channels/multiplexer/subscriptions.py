@@ -139,7 +139,8 @@ class BaseSubscription:
         self._check_open()
         entry = self._entries.get(name)
         if entry is None:
-            raise InactiveSubscription(f"{name.decode()!r} is not in this subscription: add() it")
+            text = name.decode("utf-8", "surrogateescape")
+            raise InactiveSubscription(f"{text!r} is not in this subscription: add() it")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if entry.active:
             if entry.listeners[self] is False:
@@ -264,6 +265,14 @@ class PatternSubscription(BaseSubscription):
     async def wait_for_activation(self) -> None:
         """Return once Redis has confirmed the pattern; else as with channels."""
         await self._wait_for(self._name)
+
+    def activation(self) -> asyncio.Future[None]:
+        """As `wait_for_activation`, as a future; `forget` it when nobody waits any more."""
+        return self._activation(self._name)
+
+    def forget(self, activation: asyncio.Future[None]) -> None:
+        """Nobody waits for this future of `activation` any more."""
+        self._forget(self._name, activation)
 
 
 def _refusal(entry: Entry) -> SubscriptionRefused:

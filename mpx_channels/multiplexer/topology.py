@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.asyncio.connection import parse_url as redis_parse_url
+from redis.exceptions import RedisError
 
 __all__ = ["Node"]
 
@@ -60,7 +61,9 @@ class Node:
         self._options = {"protocol": 2, **parsed, **(options or {})}
         self._options |= {
             "decode_responses": False,
-            "socket_timeout": connect_timeout,
+            # With a timeout redis-py sends through asyncio.wait_for(), which up to Python 3.11 can
+            # swallow a cancellation: stop() then waited for ever. The link bounds the handshake.
+            "socket_timeout": None,
             "socket_connect_timeout": connect_timeout,
         }
         try:
@@ -69,6 +72,8 @@ class Node:
             raise TypeError(
                 f"redis-py's {self._class.__name__} does not take these options: {error}"
             ) from None
+        except RedisError as error:
+            raise ValueError(f"redis-py refuses these options: {error}") from None
 
     def connection(self) -> AbstractConnection:
         """A fresh connection of redis-py, not connected yet."""

@@ -6,15 +6,15 @@ from then on this file is the transport's protocol and feeds what arrives straig
 That leaves no task, no future and no await per message: `redis.asyncio.client.PubSub` spends 9 to
 14 microseconds a message, this 0.6 to 1.
 
-Private names used, of `redis.asyncio.Connection`: ``_writer`` (for its transport) and ``_parser``
-(for its error classes). Checked with redis-py 5.2 to 8.1. Without hiredis the bytes go on to
-redis-py's own stream and parser, one awaited frame at a time.
+Private names used, of `redis.asyncio.Connection`: ``_writer`` (for its transport), ``_reader`` (for
+an end that came early) and ``_parser`` (for its error classes). Checked with redis-py 5.2 to 8.1.
+Without hiredis the bytes go on to redis-py's own stream and parser, one awaited frame at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -40,6 +40,8 @@ Frame = Any
 # Frames handled before other tasks get a turn. A flood of small messages then holds the loop for
 # about a millisecond at a time.
 FRAMES_PER_TURN = 1000
+# The same where each frame takes some twenty times as long.
+STREAM_FRAMES_PER_TURN = 50
 
 _NOTHING_YET = object()
 
@@ -85,6 +87,10 @@ class Wire(asyncio.Protocol):
         # `_writer` is private to redis-py; there is no other way to the transport.
         writer = cast("asyncio.StreamWriter", connection._writer)
         self._transport = cast("asyncio.Transport", writer.transport)
+        stream = cast("asyncio.StreamReader", connection._reader)
+        if self._transport.is_closing() or stream.at_eof():
+            # The stream was told already; we would never be.
+            raise ConnectionLost("the server closed the connection after the handshake")
         # The stream's protocol stays behind us: `connection.disconnect()` waits on it.
         self._stream = cast("asyncio.StreamReaderProtocol", self._transport.get_protocol())
         self._held = False
@@ -96,8 +102,6 @@ class Wire(asyncio.Protocol):
             )
         else:
             self._reader = None
-            # Idle is normal on a subscribed connection; the link's PING watches over it.
-            connection.socket_timeout = None
             self._stream_task = loop.create_task(self._read_stream(), name="mpx-read-stream")
         self._transport.set_protocol(self)
 
@@ -107,9 +111,11 @@ class Wire(asyncio.Protocol):
         connection: AbstractConnection,
         handler: WireHandler,
         *,
-        use_hiredis: bool = HAS_HIREDIS,
+        use_hiredis: bool | None = None,
     ) -> Wire:
         """Connect, shake hands and take over; raises what redis-py raises, and leaves no socket."""
+        if use_hiredis is None:
+            use_hiredis = HAS_HIREDIS
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             return cls(connection, handler, use_hiredis=use_hiredis)
@@ -125,11 +131,13 @@ class Wire(asyncio.Protocol):
         self._transport.write(data)
 
     async def close(self) -> None:
-        """Close the connection; what was written still goes out. Harmless when it is closed."""
+        """Handle what has arrived, and close the connection. Harmless when it is closed."""
+        self._lost(ConnectionLost("the connection was closed by us"))
         if self._stream_task is not None:
             self._stream_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._stream_task
+        if self._transport.get_write_buffer_size():
+            # A peer that does not read would keep the transport open for ever.
+            self._transport.abort()
         await self._connection.disconnect(nowait=True)
 
     def abort(self, reason: Exception) -> None:
@@ -150,6 +158,8 @@ class Wire(asyncio.Protocol):
 
     def _take_turn(self) -> None:
         """Handle the frames that are complete, at most a turn's worth."""
+        if self.closed.done():
+            return
         if self._held:
             self._held = False
             self._transport.resume_reading()
@@ -163,56 +173,70 @@ class Wire(asyncio.Protocol):
         gets = self._reader.gets
         frames: list[Frame] = []
         append = frames.append
+        broken: Exception | None = None
+        all_handled = True
         try:
-            while len(frames) < most:
-                frame = gets()
-                if frame is _NOTHING_YET:
-                    return True
+            while (frame := gets()) is not _NOTHING_YET:
                 append(frame)
-            return False
+                if len(frames) == most:
+                    all_handled = False
+                    break
         except Exception as error:
-            self.abort(ConnectionLost(f"the server broke the protocol: {error}"))
-            return True
-        finally:
-            if frames:
-                self.handler.frames_received(frames)
+            broken = error
+        if frames:
+            self.handler.frames_received(frames)
+        if broken is not None:
+            self._end(ConnectionLost(f"the server broke the protocol: {broken}"))
+            self._transport.abort()
+        return all_handled
 
     def eof_received(self) -> bool | None:
         return self._stream.eof_received() if self._reader is None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._reader is not None and not self.closed.done():
-            # What arrived before the end still counts, and comes before the news of the end.
-            while not self._handle(FRAMES_PER_TURN):
-                pass
-        self._stream.connection_lost(exc)
+        # As an end, not as an error: after an error the stream gives out nothing that it has.
+        self._stream.connection_lost(None)
         if self._reader is not None:
             self._lost(exc or ConnectionLost("the server closed the connection"))
 
     def _lost(self, reason: Exception) -> None:
+        try:
+            # What arrived before the end still counts, and comes before the news of the end.
+            while self._reader is not None and not self.closed.done():
+                if self._handle(FRAMES_PER_TURN):
+                    break
+        finally:
+            self._end(reason)
+
+    def _end(self, reason: Exception) -> None:
         if not self.closed.done():
             self.closed.set_result(reason)
+            self.paused = True  # and stays so: nothing more is to be written
 
     def pause_writing(self) -> None:
         self.paused = True
         self._stream.pause_writing()
 
     def resume_writing(self) -> None:
-        self.paused = False
         self._stream.resume_writing()
-        self.handler.writable()
+        if not self.closed.done():
+            self.paused = False
+            self.handler.writable()
 
     # -- in, without hiredis ------------------------------------------------------------------
 
     async def _read_stream(self) -> None:
-        while True:
-            try:
-                frame = await self._connection.read_response(
-                    disconnect_on_error=False, push_request=True
-                )
-            except redis.exceptions.ResponseError as error:
-                frame = error
-            except (redis.exceptions.RedisError, OSError) as error:
-                self._lost(error)
-                return
-            self.handler.frames_received([frame])
+        try:
+            for count in itertools.count(1):
+                try:
+                    frame = await self._connection.read_response(
+                        disconnect_on_error=False, push_request=True
+                    )
+                except redis.exceptions.ResponseError as error:
+                    frame = error
+                self.handler.frames_received([frame])
+                if count % STREAM_FRAMES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        except Exception as error:
+            # Also what a parser raises when it reads nonsense, such as ValueError.
+            self._lost(error)

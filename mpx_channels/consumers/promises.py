@@ -1,0 +1,42 @@
+"""Networked promises on a consumer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpx_channels.layer import LayerPromise
+
+from .dispatch import MpxConsumerMixin
+
+__all__ = ["PromiseMixin"]
+
+
+class PromiseMixin(MpxConsumerMixin):
+    """Wait for an answer that anybody may give, anywhere: ``await layer.resolve(name, value)``.
+
+    Handlers run one at a time, so a handler that awaits a promise holds up its consumer, the
+    socket included. Where that is not wanted, wait in a task: ``self.start_task(self.ask())``.
+    """
+
+    async def promise(self, name: str, timeout: float | None = None) -> Any:
+        """The value that `name` is resolved with; `timeout` is in seconds.
+
+        Raises `TimeoutError`, `PromiseRejected`, or `PromiseDisconnected` when the link to Redis
+        broke meanwhile.
+        """
+        return await self.channel_layer.promise(name, timeout)
+
+    async def new_promise(self, name: str, timeout: float | None = None) -> LayerPromise:
+        """A promise in force, to be awaited later: first promise, then ask, then await."""
+        promise: LayerPromise = await self.channel_layer.new_promise(name, timeout)
+        return promise
+
+    async def resolve(self, name: str, value: Any = None) -> int:
+        """Settle the promises on `name`; returns how many waited for it."""
+        waiters: int = await self.channel_layer.resolve(name, value)
+        return waiters
+
+    async def reject(self, name: str, reason: str) -> int:
+        """Fail the promises on `name`; returns how many waited for it."""
+        waiters: int = await self.channel_layer.reject(name, reason)
+        return waiters

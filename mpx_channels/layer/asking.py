@@ -1,0 +1,210 @@
+"""Promises and requests: waiting for an answer from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from mpx_channels.multiplexer import SubscriptionClosed
+
+from .answers import Answer, RequestFailed, RequestTimeout
+from .base import LayerBase
+from .codec import Message, encode
+from .envelope import seal
+from .hub import Hub
+from .names import PROCESS_ID_LENGTH
+
+__all__ = ["REPLY_TO", "Asking", "LayerPromise"]
+
+# Where an event that is a request says who asks: [process id, number].
+REPLY_TO = "mpx_reply_to"
+
+
+class LayerPromise:
+    """A promise in force: await it for its value.
+
+    Raises `TimeoutError`, `PromiseRejected`, or `PromiseDisconnected` when the link broke (the
+    answer may have been missed). Made by `Asking.new_promise`.
+    """
+
+    __slots__ = ("_future", "_hub", "_redis_name", "_timer", "name")
+
+    def __init__(self, hub: Hub, name: str, redis_name: str, timeout: float | None) -> None:
+        self.name = name
+        self._hub = hub
+        self._redis_name = redis_name
+        self._future = hub.answers.promise(redis_name)
+        self._timer: asyncio.TimerHandle | None = None
+        if timeout is not None:
+            self._timer = hub.loop.call_later(timeout, self._time_out, timeout)
+
+    def __await__(self) -> Any:
+        try:
+            return (yield from self._future.__await__())
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Give up waiting; harmless when it is settled."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hub.answers.drop(self._redis_name, self._future)
+        self._future.cancel()
+
+    def _time_out(self, timeout: float) -> None:
+        self._hub.answers.fail(
+            self._redis_name,
+            self._future,
+            TimeoutError(f"nobody settled the promise {self.name!r} in {timeout} s"),
+        )
+
+
+class Asking(LayerBase):
+    """The part of the layer that asks and answers."""
+
+    # -- promises -----------------------------------------------------------------------------
+
+    async def new_promise(self, name: str, timeout: float | None = None) -> LayerPromise:
+        """A promise on `name`, in force when this returns; await it for the value.
+
+        Whoever calls `resolve` or `reject` from then on, in any process, settles it. `timeout`
+        is in seconds and starts now; None waits for ever. `name` follows the rule for groups.
+        """
+        _check_timeout(timeout)
+        self._require_promise_name(name)
+        hub = await self._hub()
+        redis_name = self._names.promise(name)
+        promise = LayerPromise(hub, name, redis_name, timeout)
+        try:
+            if not hub.answers.subscription.is_active(redis_name):
+                await hub.confirmations.wait(hub.answers.subscription, redis_name)
+        except SubscriptionClosed:
+            # The link broke, or the time was over, before Redis had confirmed: the promise says so.
+            pass
+        except BaseException:
+            promise.cancel()
+            raise
+        return promise
+
+    async def promise(self, name: str, timeout: float | None = None) -> Any:
+        """Wait until somebody settles `name`, and return the value; see `new_promise`."""
+        return await (await self.new_promise(name, timeout))
+
+    async def resolve(self, name: str, value: Any = None) -> int:
+        """Settle the promises on `name` with any serialisable value.
+
+        Returns how many waited for it, in all processes; 0 if nobody did, and then the value is
+        gone. A process that does not say in ``connect_timeout`` seconds is not counted.
+        """
+        return await self._settle(name, {"value": value})
+
+    async def reject(self, name: str, reason: str) -> int:
+        """Fail the promises on `name`: whoever waits gets `PromiseRejected`. Else as `resolve`."""
+        return await self._settle(name, {"error": str(reason)})
+
+    async def _settle(self, name: str, answer: Answer) -> int:
+        self._require_promise_name(name)
+        body = encode(answer)
+        hub = await self._ready_hub()
+        told = 0
+        heard = 0
+        expected: int | None = None
+        complete: asyncio.Future[None] = hub.loop.create_future()
+
+        def on_reply(reply: Answer | Exception) -> None:
+            nonlocal told, heard
+            if isinstance(reply, Exception):
+                heard = expected or 0
+            else:
+                heard += 1
+                told += int(reply.get("value", 0))
+            if heard == expected and not complete.done():
+                complete.set_result(None)
+
+        number = hub.answers.expect(on_reply)
+        try:
+            data = seal(body, {"by": hub.process_id, "id": number})
+            expected = await hub.multiplexer.publish_soon(self._names.promise(name), data)
+            if heard < expected:
+                await asyncio.wait([complete], timeout=self.config.connect_timeout)
+        finally:
+            hub.answers.expect_no_more(number)
+            complete.cancel()
+        return told
+
+    def _require_promise_name(self, name: str) -> None:
+        try:
+            self.require_valid_group_name(name)
+        except TypeError as error:
+            raise TypeError(str(error).replace("Group", "Promise", 1) + f" Got {name!r}.") from None
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def request(self, channel: str, message: Message, timeout: float | None = 10.0) -> Any:
+        """Send a message to a channel and wait for its consumer's answer.
+
+        The consumer gets the message as an ordinary event and answers with
+        ``await self.reply(event, value)``. `timeout` is in seconds. The answer comes to this
+        process alone. Raises `RequestTimeout`, `RequestFailed` with the reason when the consumer
+        failed or nobody has such a channel, `PromiseDisconnected` when our link broke meanwhile,
+        and the errors of `send`.
+        """
+        _check_timeout(timeout)
+        if isinstance(message, dict) and REPLY_TO in message:
+            raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
+        inbox = self._inbox_name(channel)
+        hub = await self._ready_hub()
+        answered: asyncio.Future[Answer] = hub.loop.create_future()
+
+        def on_reply(reply: Answer | Exception) -> None:
+            if answered.done():
+                return
+            if isinstance(reply, Exception):
+                answered.set_exception(reply)
+                answered.exception()
+            else:
+                answered.set_result(reply)
+
+        number = hub.answers.expect(on_reply)
+        try:
+            async with asyncio.timeout(timeout):
+                body = self._encode({**message, REPLY_TO: [hub.process_id, number]})
+                hub.counters.messages_out += 1
+                if not await hub.multiplexer.publish_soon(inbox, seal(body, {"to": channel})):
+                    hub.counters.dropped_unroutable += 1
+                    raise RequestFailed(f"no process has the channel {channel!r} any more")
+                answer = await answered
+        except TimeoutError as error:
+            if isinstance(error, RequestTimeout):
+                raise
+            raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
+        finally:
+            hub.answers.expect_no_more(number)
+        if "error" in answer:
+            raise RequestFailed(str(answer["error"]))
+        return answer.get("value")
+
+    async def reply(self, event: Message, value: Any = None) -> bool:
+        """Answer an event that is a request; returns whether the asking process still lives.
+
+        Raises `ValueError` for an event that asks nothing.
+        """
+        return await self._answer(event, {"value": value})
+
+    async def reply_error(self, event: Message, reason: str) -> bool:
+        """Answer a request with a failure: who asked gets `RequestFailed`. Else as `reply`."""
+        return await self._answer(event, {"error": str(reason)})
+
+    async def _answer(self, event: Message, answer: Answer) -> bool:
+        match event.get(REPLY_TO):
+            case [str(process_id), int(number)] if len(process_id) == PROCESS_ID_LENGTH:
+                inbox = self._names.inbox(process_id)
+            case _:
+                raise ValueError(f"the event {event.get('type')!r} is no request: nobody waits")
+        hub = await self._hub()
+        return bool(await hub.multiplexer.publish_soon(inbox, seal(encode(answer), {"re": number})))
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        raise ValueError(f"timeout must be a number of seconds from 0 up, or None, not {timeout!r}")

@@ -1,0 +1,159 @@
+"""What every part of the layer stands on: its configuration, and a hub for each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from asyncio import get_running_loop
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from channels.layers import BaseChannelLayer
+from django.conf import settings
+
+from mpx_channels import embedded
+from mpx_channels.multiplexer import MpxError
+
+from .codec import Message, encode
+from .config import LayerConfig
+from .hub import Hub
+from .mailbox import Hooks, Mailbox
+from .names import PROCESS_ID_LENGTH, Names
+from .stats import LayerStats
+
+__all__ = ["ForeignChannel", "LayerBase"]
+
+# Checked names are remembered, up to this many: the checks cost more than the rest of a join.
+NAMES_REMEMBERED = 8192
+
+
+class ForeignChannel(MpxError, ValueError):
+    """The channel belongs to another process, or another event loop of this one."""
+
+
+class LayerBase(BaseChannelLayer):
+    """Configuration, names and hubs."""
+
+    def __init__(
+        self,
+        hosts: Sequence[object] | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        **more: Any,
+    ) -> None:
+        self.config = config = LayerConfig.parse(
+            {
+                "hosts": hosts,
+                "prefix": prefix,
+                "expiry": expiry,
+                "group_expiry": group_expiry,
+                "capacity": capacity,
+                "channel_capacity": channel_capacity,
+                **more,
+            }
+        )
+        super().__init__(expiry=config.expiry, capacity=config.capacity)
+        self.channel_capacity = self.compile_capacities(config.channel_capacity or {})
+        self.prefix = config.prefix
+        self.group_expiry = config.group_expiry
+        if embedded.is_embedded(config.host.url):
+            embedded.check(config.host.url)
+        self._names = Names(config.prefix)
+        self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+        self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
+        self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
+
+    async def close(self) -> None:
+        """Let publishes out and close this event loop's connections; the next use opens others."""
+        hub = self._hubs.pop(get_running_loop(), None)
+        if hub is not None:
+            await hub.stop()
+
+    def stats(self) -> LayerStats | None:
+        """What the layer holds and has counted on the running event loop; None before its use."""
+        hub = self._hubs.get(get_running_loop())
+        return hub.stats() if hub is not None else None
+
+    async def _hub(self) -> Hub:
+        """The running loop's hub, connected or about to be."""
+        loop = get_running_loop()
+        hub = self._hubs.get(loop)
+        if hub is None:
+            for closed in [other for other in self._hubs if other.is_closed()]:
+                del self._hubs[closed]
+            hub = self._hubs[loop] = self._make_hub()
+        if not hub.running:
+            await hub.start()
+        return hub
+
+    async def _ready_hub(self) -> Hub:
+        """The running loop's hub, once what is sent to its inbox arrives."""
+        hub = await self._hub()
+        await hub.ready()
+        return hub
+
+    def _make_hub(self) -> Hub:
+        config = self.config
+        url = config.host.url
+        if embedded.is_embedded(url):
+            url = embedded.start(url, base_dir=_project_folder())
+        hooks = None
+        if config.on_disconnect or config.on_reconnect:
+            hooks = Hooks(
+                disconnect=(config.on_disconnect,) if config.on_disconnect else (),
+                reconnect=(config.on_reconnect,) if config.on_reconnect else (),
+            )
+        return Hub(
+            config.multiplexer(url),
+            self._names,
+            expiry=config.expiry,
+            patience=config.connect_timeout,
+            hooks=hooks,
+        )
+
+    async def _own_mailbox(self, channel: str) -> tuple[Hub, Mailbox]:
+        """The hub, and the mailbox of a channel of ours; a new one if it has none any more."""
+        hub = self._hubs.get(get_running_loop())
+        mailbox = hub.mailboxes.get(channel) if hub is not None else None
+        if hub is not None and mailbox is not None:
+            return hub, mailbox
+        inbox = self._inbox_name(channel)
+        hub = await self._hub()
+        if inbox != hub.inbox:
+            raise ForeignChannel(
+                f"channel {channel!r} belongs to another process or event loop than this one: "
+                "use the name that new_channel() returned here (a consumer's self.channel_name)"
+            )
+        await hub.ready()
+        mailbox = hub.mailboxes.get(channel)
+        if mailbox is None:
+            mailbox = hub.open(channel, self.get_capacity(channel))
+        return hub, mailbox
+
+    def _make_group_name(self, group: str) -> str:
+        self.require_valid_group_name(group)
+        return self._names.group(group)
+
+    def _make_inbox_name(self, channel: str) -> str:
+        self.require_valid_channel_name(channel)
+        owner, mark, _ = channel.partition("!")
+        if not mark:
+            raise NotImplementedError(
+                f"{channel!r} is a plain channel (it has no '!'): not supported yet"
+            )
+        return self._names.inbox(owner[-PROCESS_ID_LENGTH:])
+
+    def _encode(self, message: Message) -> bytes:
+        if not isinstance(message, dict):
+            raise TypeError(f"a message must be a dict, not {message!r}")
+        return encode(message)
+
+
+def _project_folder() -> Path | None:
+    """Django's convention for a project's folder, or None where there is none."""
+    base = getattr(settings, "BASE_DIR", None) if settings.configured else None
+    return Path(base) if base is not None else None

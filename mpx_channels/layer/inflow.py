@@ -1,0 +1,221 @@
+"""From the multiplexer to the mailboxes: what each message of Redis is, and who gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .codec import decode, encode
+from .envelope import UnreadableEnvelope, seal, unseal
+from .mailbox import Delivery, Event, Item, Mailbox
+from .topics import Topics
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+__all__ = ["Inflow"]
+
+logger = logging.getLogger("mpx_channels.layer")
+
+# A full mailbox, and foreign bytes on a name, are mentioned this often (seconds).
+COMPLAIN_EVERY = 60.0
+
+
+class Publication:
+    """The publish that is being delivered, while wildcard groups may hear of it again.
+
+    Redis hands one publish to a connection once for its channel and once for every pattern that
+    matches, right after another. That lets us tell one publish from the next, and hand each
+    mailbox one copy.
+    """
+
+    __slots__ = ("data", "excluded", "item", "name", "patterns", "receivers")
+
+    def __init__(self, name: str, data: bytes, item: Item, excluded: Collection[str]) -> None:
+        self.name = name
+        self.data = data
+        self.item = item
+        self.excluded = excluded
+        self.patterns: set[str] = set()
+        self.receivers: set[Mailbox] = set()
+
+    def deliver(self, mailbox: Mailbox, item: Item, inflow: Inflow) -> None:
+        """To a mailbox that has not got it, and was not excluded."""
+        if mailbox not in self.receivers and mailbox.channel not in self.excluded:
+            self.receivers.add(mailbox)
+            inflow.deliver((mailbox,), item)
+
+
+class Inflow:
+    """The callbacks of a hub's subscriptions. Poison is counted and dropped, and kills nobody."""
+
+    def __init__(self, hub: Hub, expiry: float) -> None:
+        self._hub = hub
+        self._loop = hub.loop
+        self._counters = hub.counters
+        self._expiry = expiry
+        self._publication: Publication | None = None
+        self._complained_at = float("-inf")
+
+    def group(self, name: str, data: bytes) -> None:
+        """A message to a group that has, or just had, members here."""
+        self._counters.messages_in += 1
+        topic = self._hub.groups.topics.get(name)
+        if topic is None:
+            self._counters.dropped_unroutable += 1
+            return
+        try:
+            header, body = unseal(data)
+            item = Delivery(body, self._loop.time() + self._expiry)
+        except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+            self._unreadable(name, error)
+            return
+        if header or self._hub.wildcards.topics:
+            self._special(name, data, item, topic.members.values(), header.get("not", ()))
+            return
+        delivered = 0
+        for mailbox in topic.members.values():
+            if mailbox.put(item):
+                delivered += 1
+            else:
+                self._full(mailbox)
+        self._counters.deliveries += delivered
+
+    def _special(
+        self,
+        name: str,
+        data: bytes,
+        item: Delivery,
+        members: Iterable[Mailbox],
+        excluded: Collection[str],
+    ) -> None:
+        """A group's message that is not for all, or that wildcard groups may match."""
+        tagged = item
+        if self._hub.wildcards.topics:
+            tagged = self._tagged(name, data)
+        self._publication = publication = Publication(name, data, tagged, excluded)
+        for mailbox in members:
+            # Who uses wildcard groups finds the group's name in every event.
+            publication.deliver(mailbox, tagged if mailbox.wildcards else item, self)
+
+    def wildcard(self, pattern: str, name: str, data: bytes) -> None:
+        """A message to a group that matches somebody's pattern here."""
+        publication = self._publication
+        if (
+            publication is None
+            or publication.name != name
+            or pattern in publication.patterns
+            or publication.data != data
+        ):
+            self._counters.messages_in += 1
+            try:
+                excluded = unseal(data)[0].get("not", ())
+                publication = Publication(name, data, self._tagged(name, data), excluded)
+            except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+                self._unreadable(name, error)
+                return
+            self._publication = publication
+        publication.patterns.add(pattern)
+        topic = self._hub.wildcards.topics.get(pattern)
+        for mailbox in topic.members.values() if topic is not None else ():
+            publication.deliver(mailbox, publication.item, self)
+
+    def _tagged(self, name: str, data: bytes) -> Delivery:
+        extra = {"mpx_group": self._hub.names.group_of(name)}
+        return Delivery(unseal(data)[1], self._loop.time() + self._expiry, extra)
+
+    def raw(self, name: str, data: bytes) -> None:
+        """A message on a Redis channel that somebody here subscribed to."""
+        event = {"type": "channel.message", "channel": name, "data": data}
+        self._raw(self._hub.raw_channels, name, event)
+
+    def raw_match(self, pattern: str, name: str, data: bytes) -> None:
+        """A message on a Redis channel that matches somebody's pattern here."""
+        event = {"type": "pattern.message", "pattern": pattern, "channel": name, "data": data}
+        self._raw(self._hub.raw_patterns, pattern, event)
+
+    def _raw(self, topics: Topics, name: str, event: dict[str, Any]) -> None:
+        self._counters.messages_in += 1
+        topic = topics.topics.get(name)
+        if topic is not None:
+            self.deliver(topic.members.values(), Event(event, self._loop.time() + self._expiry))
+
+    def inbox(self, name: str, data: bytes) -> None:
+        """A message to one of our channels, or an answer to a question of ours."""
+        self._counters.messages_in += 1
+        try:
+            header, body = unseal(data)
+            if "re" in header:
+                if not self._hub.answers.reply(header["re"], decode(body)):
+                    self._counters.dropped_unroutable += 1
+                return
+            item = Delivery(body, self._loop.time() + self._expiry)
+        except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+            self._unreadable(name, error)
+            return
+        mailbox = self._hub.mailboxes.get(header.get("to", ""))
+        if mailbox is None:
+            self._counters.dropped_unroutable += 1
+        else:
+            self.deliver((mailbox,), item)
+
+    def promise(self, name: str, data: bytes) -> None:
+        """An answer to a promise; whoever gave it wants to know how many waited for it."""
+        self._counters.messages_in += 1
+        try:
+            header, body = unseal(data)
+            told = self._hub.answers.settle(name, decode(body))
+        except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+            self._unreadable(name, error)
+            return
+        if "by" in header:
+            inbox = self._hub.names.inbox(str(header["by"]))
+            self._publish_aside(inbox, seal(encode({"value": told}), {"re": header.get("id")}))
+
+    def deliver(self, mailboxes: Iterable[Mailbox], item: Item) -> None:
+        """Put an item into mailboxes, as far as they have room."""
+        for mailbox in mailboxes:
+            if mailbox.put(item):
+                self._counters.deliveries += 1
+            else:
+                self._full(mailbox)
+
+    def _publish_aside(self, name: str, data: bytes) -> None:
+        """Publish what nobody here waits for; a failure is logged."""
+        try:
+            published = self._hub.multiplexer.publish_soon(name, data)
+        except Exception as error:
+            logger.warning("Could not publish to %s: %s", name, error)
+        else:
+            published.add_done_callback(_log_failure(name))
+
+    def _full(self, mailbox: Mailbox) -> None:
+        self._counters.dropped_full += 1
+        now = self._loop.time()
+        if now - mailbox.complained_at >= COMPLAIN_EVERY:
+            mailbox.complained_at = now
+            logger.info(
+                "Channel %s has %d unread messages, its capacity: dropping newer ones",
+                mailbox.channel,
+                mailbox.capacity,
+            )
+
+    def _unreadable(self, name: str, error: Exception) -> None:
+        self._counters.dropped_unreadable += 1
+        now = self._loop.time()
+        if now - self._complained_at >= COMPLAIN_EVERY:
+            self._complained_at = now
+            logger.warning("Dropped an unreadable message on %s: %s", name, error)
+
+
+def _log_failure(name: str) -> Callable[[asyncio.Future[int]], None]:
+    def done(published: asyncio.Future[int]) -> None:
+        error = None if published.cancelled() else published.exception()
+        if error is not None:
+            logger.warning("Could not publish to %s: %s", name, error)
+
+    return done

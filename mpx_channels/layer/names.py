@@ -1,0 +1,45 @@
+"""The layer's names in Redis. All begin with the prefix; a letter tells what follows.
+
+    <prefix>:g:<group>        messages to a group
+    <prefix>:p:<process id>   the inbox of a process (and event loop): messages to its channels
+    <prefix>:r:<promise>      answers to a promise
+
+Neither group nor promise names have a colon in them, so two prefixes never meet in one name.
+"""
+
+from __future__ import annotations
+
+from mpx_channels.multiplexer import escape_glob
+
+__all__ = ["PROCESS_ID_LENGTH", "Names"]
+
+# Of a UUID's 32 hexadecimal digits: 64 bits are enough for processes of one prefix.
+PROCESS_ID_LENGTH = 16
+
+
+class Names:
+    """Names of one prefix, from users' words to Redis' and back; checks nothing."""
+
+    def __init__(self, prefix: str) -> None:
+        self._group = f"{prefix}:g:"
+        self._group_pattern = f"{escape_glob(prefix)}:g:"
+        self._inbox = f"{prefix}:p:"
+        self._promise = f"{prefix}:r:"
+
+    def group(self, group: str) -> str:
+        return self._group + group
+
+    def group_of(self, name: str) -> str:
+        return name[len(self._group) :]
+
+    def group_pattern(self, pattern: str) -> str:
+        return self._group_pattern + pattern
+
+    def group_pattern_of(self, name: str) -> str:
+        return name[len(self._group_pattern) :]
+
+    def inbox(self, process_id: str) -> str:
+        return self._inbox + process_id
+
+    def promise(self, promise: str) -> str:
+        return self._promise + promise

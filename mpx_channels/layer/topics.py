@@ -1,0 +1,176 @@
+"""Who of this process hears which names: groups, raw channels, patterns, wildcard groups."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from mpx_channels.multiplexer import ChannelSubscription, Multiplexer, PatternSubscription
+
+from .mailbox import Mailbox
+
+__all__ = ["ChannelTopics", "PatternTopics", "Topic", "TopicOwner", "Topics"]
+
+
+class TopicOwner(Protocol):
+    """Whoever the topics belong to: it hears of messages and of activations."""
+
+    def topic_live(self, topics: Topics, name: str, topic: Topic, /) -> None:
+        """Redis delivers this name from now on."""
+
+
+class Topic:
+    """The channels of this process that hear one name."""
+
+    __slots__ = ("live", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[str, Mailbox] = {}
+        # Whether Redis delivers the name here now.
+        self.live = False
+
+
+class Topics:
+    """The memberships of one kind. Names are Redis' here, with the layer's prefix and all."""
+
+    def __init__(self, kind: str, public: Callable[[str], str], owner: TopicOwner) -> None:
+        self.kind = kind
+        # From the name in Redis to the name as users know it.
+        self.public = public
+        self.topics: dict[str, Topic] = {}
+        self._owner = owner
+
+    def join(self, name: str, mailbox: Mailbox) -> Topic:
+        """Make a channel a member; messages come once the topic is live."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic()
+            topic.live = self._subscribe(name)
+        members, channel = topic.members, mailbox.channel
+        if channel not in members:
+            members[channel] = mailbox
+            if mailbox.memberships is None:
+                mailbox.memberships = [(self, name)]
+            else:
+                mailbox.memberships.append((self, name))
+        return topic
+
+    def leave(self, name: str, mailbox: Mailbox) -> None:
+        """Make a channel no member; harmless if it is none."""
+        topic = self.topics.get(name)
+        if topic is None or topic.members.pop(mailbox.channel, None) is None:
+            return
+        if mailbox.memberships is not None:
+            mailbox.memberships.remove((self, name))
+        if not topic.members:
+            del self.topics[name]
+            self._unsubscribe(name)
+
+    def clear(self) -> None:
+        """Have no members at all."""
+        for name in list(self.topics):
+            del self.topics[name]
+            self._unsubscribe(name)
+
+    def memberships(self) -> int:
+        """How many pairs of a name and a channel there are."""
+        return sum(len(topic.members) for topic in self.topics.values())
+
+    def went_live(self, name: str) -> None:
+        """Redis has confirmed a name."""
+        topic = self.topics.get(name)
+        if topic is not None and not topic.live:
+            topic.live = True
+            self._owner.topic_live(self, name, topic)
+
+    def went_down(self) -> None:
+        """The link broke: nothing is delivered until Redis confirms again."""
+        for topic in self.topics.values():
+            topic.live = False
+
+    def activation(self, name: str) -> asyncio.Future[None]:
+        """Done once Redis has confirmed the name."""
+        raise NotImplementedError
+
+    def forget(self, name: str, activation: asyncio.Future[None]) -> None:
+        """Nobody waits for this future any more."""
+        raise NotImplementedError
+
+    def _subscribe(self, name: str) -> bool:
+        """Have Redis deliver the name; return whether it does so already."""
+        raise NotImplementedError
+
+    def _unsubscribe(self, name: str) -> None:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.topics)
+
+
+class ChannelTopics(Topics):
+    """Topics that are Redis channels: all of them are one subscription of the multiplexer."""
+
+    def __init__(
+        self,
+        kind: str,
+        public: Callable[[str], str],
+        owner: TopicOwner,
+        multiplexer: Multiplexer,
+        on_message: Callable[[str, bytes], None],
+    ) -> None:
+        super().__init__(kind, public, owner)
+        self._subscription: ChannelSubscription = multiplexer.new_channel_subscription(
+            on_message, on_activation=self.went_live
+        )
+
+    def activation(self, name: str) -> asyncio.Future[None]:
+        return self._subscription.activation(name)
+
+    def forget(self, name: str, activation: asyncio.Future[None]) -> None:
+        self._subscription.forget(name, activation)
+
+    def _subscribe(self, name: str) -> bool:
+        self._subscription.add(name)
+        return self._subscription.is_active(name)
+
+    def _unsubscribe(self, name: str) -> None:
+        self._subscription.remove(name)
+
+
+class PatternTopics(Topics):
+    """Topics that are Redis patterns: a subscription each."""
+
+    def __init__(
+        self,
+        kind: str,
+        public: Callable[[str], str],
+        owner: TopicOwner,
+        multiplexer: Multiplexer,
+        on_message: Callable[[str, str, bytes], None],
+    ) -> None:
+        super().__init__(kind, public, owner)
+        self._multiplexer = multiplexer
+        self._on_message = on_message
+        self._subscriptions: dict[str, PatternSubscription] = {}
+
+    def activation(self, name: str) -> asyncio.Future[None]:
+        return self._subscriptions[name].activation()
+
+    def forget(self, name: str, activation: asyncio.Future[None]) -> None:
+        subscription = self._subscriptions.get(name)
+        if subscription is not None:
+            subscription.forget(activation)
+
+    def _subscribe(self, name: str) -> bool:
+        def on_message(channel: str, data: bytes) -> None:
+            self._on_message(name, channel, data)
+
+        subscription = self._multiplexer.new_pattern_subscription(
+            name, on_message, on_activation=self.went_live
+        )
+        self._subscriptions[name] = subscription
+        return subscription.active
+
+    def _unsubscribe(self, name: str) -> None:
+        self._subscriptions.pop(name).close()
