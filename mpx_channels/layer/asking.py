@@ -168,7 +168,7 @@ class Asking(LayerBase):
         number = hub.answers.expect(on_reply)
         try:
             async with asyncio.timeout(timeout):
-                body = self._encode({**message, REPLY_TO: [hub.process_id, number]})
+                body = encode({**message, REPLY_TO: [hub.process_id, number]})
                 hub.counters.messages_out += 1
                 if not await hub.multiplexer.publish_soon(inbox, seal(body, {"to": channel})):
                     hub.counters.dropped_unroutable += 1

@@ -15,7 +15,6 @@ from django.conf import settings
 from mpx_channels import embedded
 from mpx_channels.multiplexer import MpxError
 
-from .codec import Message, encode
 from .config import LayerConfig
 from .hub import Hub
 from .mailbox import Hooks, Mailbox
@@ -146,11 +145,6 @@ class LayerBase(BaseChannelLayer):
                 f"{channel!r} is a plain channel (it has no '!'): not supported yet"
             )
         return self._names.inbox(owner[-PROCESS_ID_LENGTH:])
-
-    def _encode(self, message: Message) -> bytes:
-        if not isinstance(message, dict):
-            raise TypeError(f"a message must be a dict, not {message!r}")
-        return encode(message)
 
 
 def _project_folder() -> Path | None:

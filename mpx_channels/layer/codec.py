@@ -34,6 +34,8 @@ _decoder = msgspec.msgpack.Decoder(dict)
 
 def encode(message: Message) -> bytes:
     """The message as MessagePack; raises `UnserializableMessage` with the path to the culprit."""
+    if not isinstance(message, dict):
+        raise TypeError(f"a message must be a dict, not {message!r}")
     try:
         return _encoder.encode(message)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

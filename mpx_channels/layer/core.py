@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from .asking import Asking
-from .codec import Message
+from .codec import Message, encode
 from .envelope import seal
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
@@ -45,7 +45,7 @@ class MpxChannelLayer(Asking, Listening):
         to a value that cannot be sent, and the errors of `Multiplexer.publish`.
         """
         inbox = self._inbox_name(channel)
-        data = seal(self._encode(message), {"to": channel})
+        data = seal(encode(message), {"to": channel})
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             hub = await self._hub()
@@ -106,8 +106,11 @@ class MpxChannelLayer(Asking, Listening):
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
             hub, mailbox = await self._own_mailbox(channel)
-        if not hub.join_live(hub.groups, name, mailbox):
-            await hub.confirm(hub.groups, name, mailbox)
+        topic = hub.groups.topics.get(name)
+        if topic is not None and topic.live and mailbox.hooks is None:
+            topic.add(mailbox)  # what most joins are, and all there is to them
+        else:
+            await hub.join(hub.groups, name, mailbox)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; does nothing if it is not in it."""
@@ -127,7 +130,7 @@ class MpxChannelLayer(Asking, Listening):
         The channels named in `exclude` do not get it. Raises as `send`.
         """
         name = self._group_name(group)
-        data = seal(self._encode(message), {"not": _channels(exclude)} if exclude else None)
+        data = seal(encode(message), {"not": _channels(exclude)} if exclude else None)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             hub = await self._hub()
@@ -140,9 +143,7 @@ class MpxChannelLayer(Asking, Listening):
         All names and messages are checked before the first leaves. Raises as `send`; if Redis
         refuses some, the others were sent.
         """
-        frames = [
-            (self._group_name(group), seal(self._encode(message))) for group, message in messages
-        ]
+        frames = [(self._group_name(group), seal(encode(message))) for group, message in messages]
         hub = await self._hub()
         hub.counters.messages_out += len(frames)
         sent = [hub.multiplexer.publish_soon(name, data) for name, data in frames]

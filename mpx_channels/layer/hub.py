@@ -141,8 +141,8 @@ class Hub:
         self._hooked.pop(mailbox, None)
         self._abandoned.pop(mailbox, None)
         memberships, mailbox.memberships = mailbox.memberships, None
-        for topics, name in memberships or ():
-            topics.leave(name, mailbox)
+        for topic in memberships or ():
+            topic.owner.leave(topic.name, mailbox)
         mailbox.clear()
 
     def _sweep(self) -> None:
@@ -161,19 +161,10 @@ class Hub:
 
     async def join(self, topics: Topics, name: str, mailbox: Mailbox) -> None:
         """Make a channel a member; returns once Redis has confirmed, or undoes it and raises."""
-        if not self.join_live(topics, name, mailbox):
-            await self.confirm(topics, name, mailbox)
-
-    def join_live(self, topics: Topics, name: str, mailbox: Mailbox) -> bool:
-        """Make a channel a member; False if Redis has not confirmed the name, so `confirm` it."""
-        if not topics.join(name, mailbox).live:
-            return False
-        if mailbox.hooks is not None:
-            self._tell_live(topics, name, mailbox)
-        return True
-
-    async def confirm(self, topics: Topics, name: str, mailbox: Mailbox) -> None:
-        """Wait until Redis has confirmed a new member's name, or undo the membership and raise."""
+        if topics.join(name, mailbox).live:
+            if mailbox.hooks is not None:
+                self._tell_live(topics, name, mailbox)
+            return
         try:
             await self.confirmations.wait(topics, name)
         except BaseException:
@@ -200,7 +191,7 @@ class Hub:
     def _tell_reconnect(self, mailbox: Mailbox) -> None:
         """The link is back: tell a channel once everything that it subscribed to is live."""
         memberships = mailbox.memberships or ()
-        if self.live and all(topics.topics[name].live for topics, name in memberships):
+        if self.live and all(topic.live for topic in memberships):
             mailbox.cut_off = False
             for type_ in mailbox.hooks.reconnect if mailbox.hooks is not None else ():
                 mailbox.put_always(Event({"type": type_}))

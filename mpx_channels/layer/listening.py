@@ -167,4 +167,4 @@ def _require_name(name: str) -> str:
 
 
 def _count_wildcards(hub: Hub, mailbox: Mailbox) -> None:
-    mailbox.wildcards = sum(topics is hub.wildcards for topics, _ in mailbox.memberships or ())
+    mailbox.wildcards = sum(topic.owner is hub.wildcards for topic in mailbox.memberships or ())

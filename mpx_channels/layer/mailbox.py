@@ -11,7 +11,7 @@ from .codec import Message, decode, is_flat
 from .stats import Counters
 
 if TYPE_CHECKING:
-    from .topics import Topics
+    from .topics import Topic
 
 __all__ = ["Delivery", "Event", "Failure", "Hooks", "Item", "Mailbox"]
 
@@ -133,7 +133,7 @@ class Mailbox:
         self.capacity = capacity
         self.counters = counters
         # What this channel subscribed to, for leaving all of it at once.
-        self.memberships: list[tuple[Topics, str]] | None = None
+        self.memberships: list[Topic] | None = None
         # How many of these are wildcard groups.
         self.wildcards = 0
         self.hooks: Hooks | None = None

@@ -21,14 +21,26 @@ class TopicOwner(Protocol):
 
 
 class Topic:
-    """The channels of this process that hear one name."""
+    """One name, and the channels of this process that hear it."""
 
-    __slots__ = ("live", "members")
+    __slots__ = ("live", "members", "name", "owner")
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Topics, name: str, live: bool) -> None:
+        self.owner = owner
+        self.name = name
         self.members: dict[str, Mailbox] = {}
         # Whether Redis delivers the name here now.
-        self.live = False
+        self.live = live
+
+    def add(self, mailbox: Mailbox) -> None:
+        """Make a channel a member; once is enough."""
+        members, channel = self.members, mailbox.channel
+        if channel not in members:
+            members[channel] = mailbox
+            if mailbox.memberships is None:
+                mailbox.memberships = [self]
+            else:
+                mailbox.memberships.append(self)
 
 
 class Topics:
@@ -45,15 +57,8 @@ class Topics:
         """Make a channel a member; messages come once the topic is live."""
         topic = self.topics.get(name)
         if topic is None:
-            topic = self.topics[name] = Topic()
-            topic.live = self._subscribe(name)
-        members, channel = topic.members, mailbox.channel
-        if channel not in members:
-            members[channel] = mailbox
-            if mailbox.memberships is None:
-                mailbox.memberships = [(self, name)]
-            else:
-                mailbox.memberships.append((self, name))
+            topic = self.topics[name] = Topic(self, name, self._subscribe(name))
+        topic.add(mailbox)
         return topic
 
     def leave(self, name: str, mailbox: Mailbox) -> None:
@@ -62,7 +67,7 @@ class Topics:
         if topic is None or topic.members.pop(mailbox.channel, None) is None:
             return
         if mailbox.memberships is not None:
-            mailbox.memberships.remove((self, name))
+            mailbox.memberships.remove(topic)
         if not topic.members:
             del self.topics[name]
             self._unsubscribe(name)
