@@ -1,7 +1,7 @@
 """The channel layer: Channels' specification on top of the multiplexer."""
 
-from .answers import PromiseRejected, RequestFailed, RequestTimeout
-from .asking import REPLY_TO, LayerPromise
+from .answers import REPLY_TO, PromiseRejected, RequestFailed, RequestTimeout
+from .asking import LayerPromise
 from .base import ForeignChannel
 from .codec import UnserializableMessage
 from .config import InvalidConfig

@@ -14,9 +14,12 @@ from mpx_channels.multiplexer import (
     PromiseDisconnected,
 )
 
-__all__ = ["Answers", "PromiseRejected", "RequestFailed", "RequestTimeout"]
+__all__ = ["REPLY_TO", "Answers", "PromiseRejected", "RequestFailed", "RequestTimeout"]
 
 Answer = dict[str, Any]
+
+# Where an event that is a request says who asks: [process id, number].
+REPLY_TO = "mpx_reply_to"
 
 
 class PromiseRejected(MpxError):

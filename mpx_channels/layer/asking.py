@@ -7,17 +7,15 @@ from typing import Any
 
 from mpx_channels.multiplexer import SubscriptionClosed
 
-from .answers import Answer, RequestFailed, RequestTimeout
+from .answers import REPLY_TO, Answer, RequestFailed, RequestTimeout
+from .background import passing_by
 from .base import LayerBase
 from .codec import Message, encode
 from .envelope import seal
 from .hub import Hub
 from .names import PROCESS_ID_LENGTH
 
-__all__ = ["REPLY_TO", "Asking", "LayerPromise"]
-
-# Where an event that is a request says who asks: [process id, number].
-REPLY_TO = "mpx_reply_to"
+__all__ = ["Asking", "LayerPromise"]
 
 
 class LayerPromise:
@@ -88,6 +86,8 @@ class Asking(LayerBase):
 
     async def promise(self, name: str, timeout: float | None = None) -> Any:
         """Wait until somebody settles `name`, and return the value; see `new_promise`."""
+        if passing_by():
+            return await self._elsewhere(self.promise(name, timeout))
         return await (await self.new_promise(name, timeout))
 
     async def resolve(self, name: str, value: Any = None) -> int:
@@ -105,6 +105,8 @@ class Asking(LayerBase):
     async def _settle(self, name: str, answer: Answer) -> int:
         self._require_promise_name(name)
         body = encode(answer)
+        if passing_by():
+            return await self._elsewhere(self._settle(name, answer))
         hub = await self._ready_hub()
         told = 0
         heard = 0
@@ -153,6 +155,8 @@ class Asking(LayerBase):
         if isinstance(message, dict) and REPLY_TO in message:
             raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
         inbox = self._inbox_name(channel)
+        if passing_by():
+            return await self._elsewhere(self.request(channel, message, timeout))
         hub = await self._ready_hub()
         answered: asyncio.Future[Answer] = hub.loop.create_future()
 
@@ -201,6 +205,8 @@ class Asking(LayerBase):
                 inbox = self._names.inbox(process_id)
             case _:
                 raise ValueError(f"the event {event.get('type')!r} is no request: nobody waits")
+        if passing_by():
+            return await self._elsewhere(self._answer(event, answer))
         hub = await self._hub()
         return bool(await hub.multiplexer.publish_soon(inbox, seal(encode(answer), {"re": number})))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import weakref
 from asyncio import get_running_loop
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from channels.layers import BaseChannelLayer
 from django.conf import settings
@@ -15,6 +17,7 @@ from django.conf import settings
 from mpx_channels import embedded
 from mpx_channels.multiplexer import MpxError
 
+from .background import background
 from .config import LayerConfig
 from .hub import Hub
 from .mailbox import Hooks, Mailbox
@@ -22,6 +25,8 @@ from .names import PROCESS_ID_LENGTH, Names
 from .stats import LayerStats
 
 __all__ = ["ForeignChannel", "LayerBase"]
+
+T = TypeVar("T")
 
 # Checked names are remembered, up to this many: the checks cost more than the rest of a join.
 NAMES_REMEMBERED = 8192
@@ -63,14 +68,21 @@ class LayerBase(BaseChannelLayer):
             embedded.check(config.host.url)
         self._names = Names(config.prefix)
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+        _layers.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
     async def close(self) -> None:
-        """Let publishes out and close this event loop's connections; the next use opens others."""
+        """Let publishes out and close the connections; the next use opens others.
+
+        Those of the running event loop, and the one that synchronous code sends over. Returns
+        within a second.
+        """
         hub = self._hubs.pop(get_running_loop(), None)
         if hub is not None:
             await hub.stop()
+        if not background.is_current() and any(map(background.owns, self._hubs)):
+            await self._elsewhere(self.close())
 
     def stats(self) -> LayerStats | None:
         """What the layer holds and has counted on the running event loop; None before its use."""
@@ -88,6 +100,10 @@ class LayerBase(BaseChannelLayer):
         if not hub.running:
             await hub.start()
         return hub
+
+    async def _elsewhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a call on the background loop: this one is too short-lived to connect for."""
+        return await asyncio.wrap_future(background.submit(coroutine))
 
     async def _ready_hub(self) -> Hub:
         """The running loop's hub, once what is sent to its inbox arrives."""
@@ -145,6 +161,25 @@ class LayerBase(BaseChannelLayer):
                 f"{channel!r} is a plain channel (it has no '!'): not supported yet"
             )
         return self._names.inbox(owner[-PROCESS_ID_LENGTH:])
+
+
+_layers: weakref.WeakSet[LayerBase] = weakref.WeakSet()
+_left_behind: list[object] = []
+
+
+def _forget_hubs() -> None:
+    """In a forked child: begin anew, and leave the parent's connections alone.
+
+    They are kept from the garbage collector, which would tell the parent's selector, a file
+    description that both share, to forget them.
+    """
+    for layer in _layers:
+        _left_behind.append(layer._hubs)
+        layer._hubs = {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_hubs)
 
 
 def _project_folder() -> Path | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from .asking import Asking
+from .background import passing_by
 from .codec import Message, encode
 from .envelope import seal
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
+from .sync import SyncLayer
 
 __all__ = ["BROADCAST", "MpxChannelLayer"]
 
@@ -28,6 +31,11 @@ class MpxChannelLayer(Asking, Listening):
     """
 
     extensions = ["groups", "flush"]
+
+    @functools.cached_property
+    def sync(self) -> SyncLayer:
+        """The layer for synchronous code, without event loops."""
+        return SyncLayer(self)
 
     # -- channels -----------------------------------------------------------------------------
 
@@ -48,6 +56,9 @@ class MpxChannelLayer(Asking, Listening):
         data = seal(encode(message), {"to": channel})
         hub = self._hubs.get(get_running_loop())
         if hub is None:
+            if passing_by():
+                await self._elsewhere(self.send(channel, message))
+                return
             hub = await self._hub()
         hub.counters.messages_out += 1
         if not await hub.multiplexer.publish_soon(inbox, data):
@@ -133,6 +144,9 @@ class MpxChannelLayer(Asking, Listening):
         data = seal(encode(message), {"not": _channels(exclude)} if exclude else None)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
+            if passing_by():
+                await self._elsewhere(self.group_send(group, message, exclude=exclude))
+                return
             hub = await self._hub()
         hub.counters.messages_out += 1
         await hub.multiplexer.publish_soon(name, data)
@@ -144,6 +158,10 @@ class MpxChannelLayer(Asking, Listening):
         refuses some, the others were sent.
         """
         frames = [(self._group_name(group), seal(encode(message))) for group, message in messages]
+        publishing = self._publish_all(frames)
+        await (self._elsewhere(publishing) if passing_by() else publishing)
+
+    async def _publish_all(self, frames: list[tuple[str, bytes]]) -> None:
         hub = await self._hub()
         hub.counters.messages_out += len(frames)
         sent = [hub.multiplexer.publish_soon(name, data) for name, data in frames]

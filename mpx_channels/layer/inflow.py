@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .codec import decode, encode
+from .answers import REPLY_TO
+from .codec import Message, decode, encode
 from .envelope import UnreadableEnvelope, seal, unseal
 from .mailbox import Delivery, Event, Item, Mailbox
 from .topics import Topics
@@ -157,11 +158,23 @@ class Inflow:
         except (UnreadableEnvelope, msgspec.MsgspecError) as error:
             self._unreadable(name, error)
             return
-        mailbox = self._hub.mailboxes.get(header.get("to", ""))
+        channel = header.get("to", "")
+        mailbox = self._hub.mailboxes.get(channel)
         if mailbox is None:
             self._counters.dropped_unroutable += 1
+            self._tell_asker(item.take(), f"nobody has the channel {channel!r} any more")
+        elif mailbox.put(item):
+            self._counters.deliveries += 1
         else:
-            self.deliver((mailbox,), item)
+            self._full(mailbox)
+            self._tell_asker(item.take(), f"the channel {channel!r} is full")
+
+    def _tell_asker(self, message: Message, reason: str) -> None:
+        """A message was dropped: if it is a request, somebody waits in vain."""
+        match message.get(REPLY_TO):
+            case [str(process_id), int(number)]:
+                answer = seal(encode({"error": reason}), {"re": number})
+                self._publish_aside(self._hub.names.inbox(process_id), answer)
 
     def promise(self, name: str, data: bytes) -> None:
         """An answer to a promise; whoever gave it wants to know how many waited for it."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -65,14 +66,20 @@ async def test_sync_code_sends_and_leaves_nothing_behind(
     await layer.group_add("room", mine)
     sender = make_layer(hosts=[{"address": redis_url, "client_name": "sync-sender"}])
 
-    def send() -> None:
-        for number in range(5):
-            async_to_sync(sender.group_send)("room", {"type": "x", "n": number})
+    def connections() -> int:
+        return [entry["name"] for entry in client.client_list()].count("sync-sender")
 
-    await asyncio.to_thread(send)
-    assert [(await layer.receive(mine))["n"] for _ in range(5)] == list(range(5))
-    gc.collect()
-    await eventually(lambda: "sync-sender" not in [entry["name"] for entry in client.client_list()])
+    def send() -> None:
+        for number in range(50):
+            async_to_sync(sender.group_send)("room", {"type": "x", "n": number})
+            assert connections() <= 2
+
+    # A thread that was not started by asgiref has no loop to go back to.
+    with ThreadPoolExecutor(1) as executor:
+        await asyncio.wrap_future(executor.submit(send))
+    assert [(await layer.receive(mine))["n"] for _ in range(50)] == list(range(50))
+    await sender.close()
+    await eventually(lambda: connections() == 0)
 
 
 async def test_event_loops_in_other_threads(layer: MpxChannelLayer) -> None:

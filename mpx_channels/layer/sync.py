@@ -1,0 +1,137 @@
+"""`MpxChannelLayer.sync`: the layer for synchronous code, without event loops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import transaction
+
+from .background import background
+from .codec import Message, encode
+
+if TYPE_CHECKING:
+    from .core import MpxChannelLayer
+
+__all__ = ["SyncLayer"]
+
+T = TypeVar("T")
+
+
+class SyncLayer:
+    """The sending and asking half of a layer, blocking; from any thread, as often as one likes.
+
+    All threads of a process share one connection. The methods are those of the layer. Those that
+    send take ``on_commit=True``: then the message leaves only when the transaction around it has
+    been committed, and not at all if it is rolled back; outside a transaction it leaves at once.
+    Names and messages are checked at the call either way. ``using`` names the database.
+    """
+
+    def __init__(self, layer: MpxChannelLayer) -> None:
+        self._layer = layer
+
+    def send(
+        self, channel: str, message: Message, *, on_commit: bool = False, using: str | None = None
+    ) -> None:
+        """`MpxChannelLayer.send`."""
+        self._layer.require_valid_channel_name(channel)
+        frozen = _checked(message) if on_commit else message
+        self._send(lambda: self._layer.send(channel, frozen), on_commit, using)
+
+    def group_send(
+        self,
+        group: str,
+        message: Message,
+        *,
+        exclude: Collection[str] = (),
+        on_commit: bool = False,
+        using: str | None = None,
+    ) -> None:
+        """`MpxChannelLayer.group_send`."""
+        self._layer.require_valid_group_name(group)
+        frozen = _checked(message) if on_commit else message
+        self._send(lambda: self._layer.group_send(group, frozen, exclude=exclude), on_commit, using)
+
+    def group_send_many(
+        self,
+        messages: Iterable[tuple[str, Message]],
+        *,
+        on_commit: bool = False,
+        using: str | None = None,
+    ) -> None:
+        """`MpxChannelLayer.group_send_many`."""
+        frozen = list(messages)
+        if on_commit:
+            for group, _ in frozen:
+                self._layer.require_valid_group_name(group)
+            frozen = [(group, _checked(message)) for group, message in frozen]
+        self._send(lambda: self._layer.group_send_many(frozen), on_commit, using)
+
+    def group_broadcast(
+        self,
+        group: str,
+        content: Any,
+        *,
+        exclude: Collection[str] = (),
+        on_commit: bool = False,
+        using: str | None = None,
+    ) -> None:
+        """`MpxChannelLayer.group_broadcast`."""
+        self._layer.require_valid_group_name(group)
+        self._send(
+            lambda: self._layer.group_broadcast(group, content, exclude=exclude), on_commit, using
+        )
+
+    def resolve(self, name: str, value: Any = None) -> int:
+        """`MpxChannelLayer.resolve`."""
+        return self._run(self._layer.resolve(name, value))
+
+    def reject(self, name: str, reason: str) -> int:
+        """`MpxChannelLayer.reject`."""
+        return self._run(self._layer.reject(name, reason))
+
+    def promise(self, name: str, timeout: float | None = None) -> Any:
+        """`MpxChannelLayer.promise`."""
+        return self._run(self._layer.promise(name, timeout))
+
+    def request(self, channel: str, message: Message, timeout: float | None = 10.0) -> Any:
+        """`MpxChannelLayer.request`."""
+        return self._run(self._layer.request(channel, message, timeout))
+
+    def reply(self, event: Message, value: Any = None) -> bool:
+        """`MpxChannelLayer.reply`."""
+        return self._run(self._layer.reply(event, value))
+
+    def _send(
+        self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
+    ) -> None:
+        if on_commit:
+            transaction.on_commit(lambda: self._run(make()), using=using)
+        else:
+            self._run(make())
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            coroutine.close()
+            raise SynchronousOnlyOperation(
+                "layer.sync blocks, and there is an event loop in this thread: await the layer's "
+                "own methods instead"
+            )
+        future = background.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+def _checked(message: Message) -> Message:
+    """A copy of a message that can be sent, to be sent later."""
+    encode(message)
+    return dict(message)
