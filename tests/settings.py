@@ -1,0 +1,20 @@
+"""Django settings of the test suite: the example's, on a server of the suite's own."""
+
+import os
+from urllib.parse import quote
+
+from example_project.settings import *  # noqa: F403
+from example_project.settings import BASE_DIR
+
+ALLOWED_HOSTS = ["localhost"]
+
+# Not the demo's server, which may be running; nor the groups of another run of the suite.
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "mpx_channels.layer.MpxChannelLayer",
+        "CONFIG": {
+            "hosts": ["embedded://" + quote(str(BASE_DIR / ".embedded" / "tests"))],
+            "prefix": f"tests-{os.getpid()}",
+        },
+    },
+}
