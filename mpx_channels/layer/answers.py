@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ Answer = dict[str, Any]
 
 # Where an event that is a request says who asks: [process id, number].
 REPLY_TO = "mpx_reply_to"
+# How long a promise's name is listened to after its end (seconds).
+LINGER = 1.0
 
 
 class PromiseRejected(MpxError):
@@ -52,6 +55,8 @@ class Answers:
         self._promises: dict[str, dict[asyncio.Future[Any], None]] = {}
         self._replies: dict[int, Callable[[Answer | Exception], None]] = {}
         self._numbers = itertools.count(1)
+        self._leaving: deque[tuple[float, str]] = deque()
+        self._leave_timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._promises.values())) + len(self._replies)
@@ -70,7 +75,7 @@ class Answers:
         waiting = self._promises.get(name)
         if waiting is not None and waiting.pop(future, future) is None and not waiting:
             del self._promises[name]
-            self.subscription.remove(name)
+            self._leave(name)
 
     def fail(self, name: str, future: asyncio.Future[Any], error: Exception) -> None:
         """This one waits no more; harmless if it was settled."""
@@ -83,7 +88,7 @@ class Answers:
         waiting = self._promises.pop(name, None)
         if waiting is None:
             return 0
-        self.subscription.remove(name)
+        self._leave(name)
         told = 0
         for future in waiting:
             if not future.done():
@@ -93,6 +98,35 @@ class Answers:
                 else:
                     future.set_result(answer.get("value"))
         return told
+
+    def _leave(self, name: str) -> None:
+        """Nobody waits on the name: leave it, but not yet.
+
+        Whoever settles it in the next moment counts us among those who got the answer, and
+        waits for us to say that nobody waited here.
+        """
+        loop = asyncio.get_running_loop()
+        self._leaving.append((loop.time() + LINGER, name))
+        if self._leave_timer is None:
+            self._leave_timer = loop.call_later(LINGER, self._leave_now)
+
+    def _leave_now(self) -> None:
+        self._leave_timer = None
+        loop = asyncio.get_running_loop()
+        while self._leaving:
+            due, name = self._leaving[0]
+            if due > loop.time():
+                self._leave_timer = loop.call_at(due, self._leave_now)
+                return
+            self._leaving.popleft()
+            if name not in self._promises:
+                self.subscription.remove(name, at_once=True)
+
+    def close(self) -> None:
+        """Time nothing any more."""
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
+            self._leave_timer = None
 
     # -- replies ------------------------------------------------------------------------------
 
@@ -120,7 +154,7 @@ class Answers:
         """The link broke: answers may have been missed, so nobody is left waiting for them."""
         promises, self._promises = self._promises, {}
         for name, waiting in promises.items():
-            self.subscription.remove(name)
+            self.subscription.remove(name, at_once=True)
             for future in waiting:
                 if not future.done():
                     _fail(

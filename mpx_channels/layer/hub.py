@@ -81,6 +81,7 @@ class Hub:
             self._sweep_timer.cancel()
             self._sweep_timer = None
         self.confirmations.close()
+        self.answers.close()
         await self.multiplexer.stop()
 
     async def ready(self) -> None:

@@ -168,8 +168,13 @@ class Registry:
                 self._dirty[entry] = None
         return entry
 
-    def remove(self, entry: Entry, listener: Listener, now: float) -> None:
-        """Have `listener` no longer hear `entry`; harmless if it did not."""
+    def remove(
+        self, entry: Entry, listener: Listener, now: float, *, at_once: bool = False
+    ) -> None:
+        """Have `listener` no longer hear `entry`; harmless if it did not.
+
+        ``at_once`` does without the linger.
+        """
         if entry.listeners.pop(listener, None) is None:
             return
         entry.snapshot = None
@@ -180,7 +185,7 @@ class Registry:
             # all who came and went meanwhile would pile up.
             self._dirty.pop(entry, None)
             self._forget(entry)
-        elif self.linger > 0:
+        elif self.linger > 0 and not at_once:
             self._lingering[entry] = now + self.linger
         else:
             self._dirty[entry] = None

@@ -126,12 +126,12 @@ class BaseSubscription:
                 self._entries[name] = self._subscriber.registry.add(self.kind, name, self)
         self._subscriber.changed()
 
-    def _remove(self, *names: bytes) -> None:
+    def _remove(self, *names: bytes, at_once: bool = False) -> None:
         now = self._subscriber.now()
         for name in names:
             entry = self._entries.pop(name, None)
             if entry is not None:
-                self._subscriber.registry.remove(entry, self, now)
+                self._subscriber.registry.remove(entry, self, now, at_once=at_once)
                 self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
         self._subscriber.changed()
 
@@ -189,10 +189,14 @@ class ChannelSubscription(BaseSubscription):
         self._check_open()
         self._add(*map(encode_name, names))
 
-    def remove(self, *names: str | bytes) -> None:
-        """Listen to these channels no more; those that are not in are passed over."""
+    def remove(self, *names: str | bytes, at_once: bool = False) -> None:
+        """Listen to these channels no more; those that are not in are passed over.
+
+        With ``at_once`` Redis is told in this turn of the loop, not after ``unsubscribe_delay``:
+        for names that do not come back.
+        """
         self._check_open()
-        self._remove(*map(encode_name, names))
+        self._remove(*map(encode_name, names), at_once=at_once)
 
     def clear(self) -> None:
         """Remove every channel; the subscription can be added to again."""

@@ -135,9 +135,9 @@ class Wire(asyncio.Protocol):
         self._lost(ConnectionLost("the connection was closed by us"))
         if self._stream_task is not None:
             self._stream_task.cancel()
-        if self._transport.get_write_buffer_size():
-            # A peer that does not read would keep the transport open for ever.
-            self._transport.abort()
+        # Not in good order: a peer that does not read, or does not say goodbye in TLS, would keep
+        # the transport open long after us. Nobody waits for what might still be unsent.
+        self._transport.abort()
         await self._connection.disconnect(nowait=True)
 
     def abort(self, reason: Exception) -> None:
