@@ -154,7 +154,7 @@ class Asking(LayerBase):
         _check_timeout(timeout)
         if isinstance(message, dict) and REPLY_TO in message:
             raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
-        inbox = self._inbox_name(channel)
+        self._inbox_name(channel)
         if passing_by():
             return await self._elsewhere(self.request(channel, message, timeout))
         hub = await self._ready_hub()
@@ -172,10 +172,8 @@ class Asking(LayerBase):
         number = hub.answers.expect(on_reply)
         try:
             async with asyncio.timeout(timeout):
-                body = encode({**message, REPLY_TO: [hub.process_id, number]})
-                hub.counters.messages_out += 1
-                if not await hub.multiplexer.publish_soon(inbox, seal(body, {"to": channel})):
-                    hub.counters.dropped_unroutable += 1
+                asked = {**message, REPLY_TO: [hub.process_id, number]}
+                if not await self._post(hub, channel, asked):
                     raise RequestFailed(f"no process has the channel {channel!r} any more")
                 answer = await answered
         except TimeoutError as error:

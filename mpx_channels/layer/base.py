@@ -18,13 +18,15 @@ from mpx_channels import embedded
 from mpx_channels.multiplexer import MpxError
 
 from .background import background
+from .codec import Message, encode
 from .config import LayerConfig
+from .envelope import seal
 from .hub import Hub
 from .mailbox import Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .stats import LayerStats
 
-__all__ = ["ForeignChannel", "LayerBase"]
+__all__ = ["ForeignChannel", "LayerBase", "PlainChannel"]
 
 T = TypeVar("T")
 
@@ -34,6 +36,10 @@ NAMES_REMEMBERED = 8192
 
 class ForeignChannel(MpxError, ValueError):
     """The channel belongs to another process, or another event loop of this one."""
+
+
+class PlainChannel(MpxError, ValueError):
+    """A plain channel cannot do this: it belongs to no process."""
 
 
 class LayerBase(BaseChannelLayer):
@@ -137,6 +143,11 @@ class LayerBase(BaseChannelLayer):
         if hub is not None and mailbox is not None:
             return hub, mailbox
         inbox = self._inbox_name(channel)
+        if not inbox:
+            raise PlainChannel(
+                f"{channel!r} is a plain channel, which any process may read: only channels of "
+                "new_channel() can subscribe to groups and other names"
+            )
         hub = await self._hub()
         if inbox != hub.inbox:
             raise ForeignChannel(
@@ -154,13 +165,28 @@ class LayerBase(BaseChannelLayer):
         return self._names.group(group)
 
     def _make_inbox_name(self, channel: str) -> str:
+        """The inbox of the process that has the channel; "" for a plain channel."""
         self.require_valid_channel_name(channel)
         owner, mark, _ = channel.partition("!")
-        if not mark:
-            raise NotImplementedError(
-                f"{channel!r} is a plain channel (it has no '!'): not supported yet"
-            )
-        return self._names.inbox(owner[-PROCESS_ID_LENGTH:])
+        return self._names.inbox(owner[-PROCESS_ID_LENGTH:]) if mark else ""
+
+    async def _post(self, hub: Hub, channel: str, message: Message) -> bool:
+        """Send a message to a channel, plain or not; False if nobody has it.
+
+        Raises `ChannelFull` for a plain channel at its capacity.
+        """
+        inbox = self._inbox_name(channel)
+        hub.counters.messages_out += 1
+        if not inbox:
+            name = self._names.queue(channel)
+            capacity = self.get_capacity(channel)
+            await hub.queues.put(name, seal(encode(message)), capacity, self.expiry)
+            return True
+        data = seal(encode(message), {"to": channel})
+        if await hub.multiplexer.publish_soon(inbox, data):
+            return True
+        hub.counters.dropped_unroutable += 1
+        return False
 
 
 _layers: weakref.WeakSet[LayerBase] = weakref.WeakSet()

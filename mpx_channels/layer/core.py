@@ -9,10 +9,12 @@ from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import msgspec
+
 from .asking import Asking
 from .background import passing_by
-from .codec import Message, encode
-from .envelope import seal
+from .codec import Message, decode, encode
+from .envelope import UnreadableEnvelope, seal, unseal
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
 from .sync import SyncLayer
@@ -50,28 +52,31 @@ class MpxChannelLayer(Asking, Listening):
         """Send a message to one channel; returns once Redis has it.
 
         Raises `TypeError` for an invalid name or message, `UnserializableMessage` with the path
-        to a value that cannot be sent, and the errors of `Multiplexer.publish`.
+        to a value that cannot be sent, `ChannelFull` for a plain channel at its capacity, and the
+        errors of `Multiplexer.publish`.
         """
-        inbox = self._inbox_name(channel)
-        data = seal(encode(message), {"to": channel})
+        self._inbox_name(channel)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             if passing_by():
                 await self._elsewhere(self.send(channel, message))
                 return
             hub = await self._hub()
-        hub.counters.messages_out += 1
-        if not await hub.multiplexer.publish_soon(inbox, data):
-            hub.counters.dropped_unroutable += 1
+        await self._post(hub, channel, message)
 
     async def receive(self, channel: str) -> Message:
-        """Wait for the next message to a channel of this process; cancelling loses none.
+        """Wait for the next message to a channel; cancelling loses none.
 
-        A cancelled reader that does not come back within ``expiry`` seconds gives the channel up.
+        A channel of `new_channel` is read in its process. A name that ends in its ``!`` reads all
+        channels of this process with that beginning. A plain channel (without ``!``) is read by
+        any number of processes, each message by one of them. A cancelled reader of a channel of
+        this process that does not come back within ``expiry`` seconds gives the channel up.
         """
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
+            if not self._inbox_name(channel):
+                return await self._receive_plain(channel)
             hub, mailbox = await self._own_mailbox(channel)
         try:
             return await mailbox.get()
@@ -79,6 +84,16 @@ class MpxChannelLayer(Asking, Listening):
             if not mailbox.waited_for:
                 hub.abandon(mailbox)
             raise
+
+    async def _receive_plain(self, channel: str) -> Message:
+        hub = await self._hub()
+        name = self._names.queue(channel)
+        while True:
+            data = await hub.queues.get(name)
+            try:
+                return decode(unseal(data)[1])
+            except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+                hub.inflow.unreadable(name, error)
 
     async def open_channel(
         self, prefix: str = "specific.", *, hooks: Hooks | None = None
@@ -188,10 +203,22 @@ class MpxChannelLayer(Asking, Listening):
     # -- the whole ----------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Forget every group membership and unread message of this process."""
-        hub = self._hubs.get(get_running_loop())
-        if hub is not None:
-            hub.clear()
+        """Forget the groups and unread messages of this process, and all that is in Redis.
+
+        Of this layer's prefix, that is: what other processes have not read of plain channels is
+        gone, too. Returns when it is.
+        """
+        hub = await self._hub()
+        hub.clear()
+        for pattern in self._names.lists:
+            cursor = b"0"
+            while True:
+                words = (b"SCAN", cursor, b"MATCH", pattern.encode(), b"COUNT", b"1000")
+                cursor, keys = await hub.multiplexer.command(*words)
+                if keys:
+                    await hub.multiplexer.command(b"UNLINK", *keys)
+                if cursor == b"0":
+                    break
 
 
 def _channels(names: Collection[str]) -> list[str]:

@@ -14,6 +14,7 @@ from .confirmations import Confirmations
 from .inflow import Inflow
 from .mailbox import Event, Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
+from .queues import Queues
 from .stats import Counters, LayerStats
 from .topics import ChannelTopics, PatternTopics, Topic, Topics
 
@@ -45,7 +46,7 @@ class Hub:
         self._hooks = hooks
         self._hooked: dict[Mailbox, None] = {}
         self._local_names = itertools.count(1)
-        inflow = Inflow(self, expiry)
+        self.inflow = inflow = Inflow(self, expiry)
         self._inbox = multiplexer.new_channel_subscription(
             inflow.inbox, self._link_down, self._inbox_up
         )
@@ -56,6 +57,7 @@ class Hub:
             "group_pattern", names.group_pattern_of, self, multiplexer, inflow.wildcard
         )
         self.answers = Answers(multiplexer, inflow.promise)
+        self.queues = Queues(multiplexer, names.wake(self.process_id), self.counters)
         self._abandoned: OrderedDict[Mailbox, float] = OrderedDict()
         self._sweep_timer: asyncio.TimerHandle | None = None
 
@@ -82,6 +84,7 @@ class Hub:
             self._sweep_timer = None
         self.confirmations.close()
         self.answers.close()
+        await self.queues.close()
         await self.multiplexer.stop()
 
     async def ready(self) -> None:
@@ -235,6 +238,7 @@ class Hub:
                 "expired": counters.dropped_expired,
                 "unroutable": counters.dropped_unroutable,
                 "unreadable": counters.dropped_unreadable,
+                "undelivered": counters.dropped_undelivered,
             },
             multiplexer=self.multiplexer.stats(),
         )

@@ -73,7 +73,7 @@ class Inflow:
             header, body = unseal(data)
             item = Delivery(body, self._loop.time() + self._expiry)
         except (UnreadableEnvelope, msgspec.MsgspecError) as error:
-            self._unreadable(name, error)
+            self.unreadable(name, error)
             return
         if header or self._hub.wildcards.topics:
             self._special(name, data, item, topic.members.values(), header.get("not", ()))
@@ -117,7 +117,7 @@ class Inflow:
                 excluded = unseal(data)[0].get("not", ())
                 publication = Publication(name, data, self._tagged(name, data), excluded)
             except (UnreadableEnvelope, msgspec.MsgspecError) as error:
-                self._unreadable(name, error)
+                self.unreadable(name, error)
                 return
             self._publication = publication
         publication.patterns.add(pattern)
@@ -156,7 +156,7 @@ class Inflow:
                 return
             item = Delivery(body, self._loop.time() + self._expiry)
         except (UnreadableEnvelope, msgspec.MsgspecError) as error:
-            self._unreadable(name, error)
+            self.unreadable(name, error)
             return
         channel = header.get("to", "")
         mailbox = self._hub.mailboxes.get(channel)
@@ -183,7 +183,7 @@ class Inflow:
             header, body = unseal(data)
             told = self._hub.answers.settle(name, decode(body))
         except (UnreadableEnvelope, msgspec.MsgspecError) as error:
-            self._unreadable(name, error)
+            self.unreadable(name, error)
             return
         if "by" in header:
             inbox = self._hub.names.inbox(str(header["by"]))
@@ -217,7 +217,8 @@ class Inflow:
                 mailbox.capacity,
             )
 
-    def _unreadable(self, name: str, error: Exception) -> None:
+    def unreadable(self, name: str, error: Exception) -> None:
+        """Count a message that is none of ours, and say so at a limited rate."""
         self._counters.dropped_unreadable += 1
         now = self._loop.time()
         if now - self._complained_at >= COMPLAIN_EVERY:

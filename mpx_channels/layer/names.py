@@ -3,6 +3,8 @@
     <prefix>:g:<group>        messages to a group
     <prefix>:p:<process id>   the inbox of a process (and event loop): messages to its channels
     <prefix>:r:<promise>      answers to a promise
+    <prefix>:q:<channel>      a list: the messages of a plain channel
+    <prefix>:w:<process id>   a list: wakes the process that reads plain channels
 
 Neither group nor promise names have a colon in them, so two prefixes never meet in one name.
 """
@@ -25,6 +27,10 @@ class Names:
         self._group_pattern = f"{escape_glob(prefix)}:g:"
         self._inbox = f"{prefix}:p:"
         self._promise = f"{prefix}:r:"
+        self._queue = f"{prefix}:q:"
+        self._wake = f"{prefix}:w:"
+        # What matches every list of this prefix, and nothing else.
+        self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
 
     def group(self, group: str) -> str:
         return self._group + group
@@ -43,3 +49,9 @@ class Names:
 
     def promise(self, promise: str) -> str:
         return self._promise + promise
+
+    def queue(self, channel: str) -> str:
+        return self._queue + channel
+
+    def wake(self, process_id: str) -> str:
+        return self._wake + process_id

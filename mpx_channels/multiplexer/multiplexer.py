@@ -15,9 +15,12 @@ from .stats import Counters, MultiplexerStats
 from .subscriber import Subscriber
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node
-from .wire import pack_publish
+from .wire import pack, pack_publish
 
 __all__ = ["Multiplexer"]
+
+# Seconds; more silence than this after a blocking command, and the connection counts as dead.
+LONGEST_BLOCK = 10.0
 
 
 class Multiplexer:
@@ -83,6 +86,16 @@ class Multiplexer:
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
         )
+        # Started by the first blocking command only.
+        self._blocker = Publisher(
+            self.node,
+            options,
+            self._counters,
+            max_backlog=max_backlog,
+            backlog_timeout=backlog_timeout,
+            label="blocking",
+            longest_command=LONGEST_BLOCK,
+        )
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -109,6 +122,7 @@ class Multiplexer:
         Subscriptions hear ``on_disconnect``, outstanding promises fail with
         `PromiseDisconnected`. Returns within a second.
         """
+        await self._blocker.stop()
         await self._publisher.stop()
         await self._subscriber.stop()
 
@@ -156,6 +170,23 @@ class Multiplexer:
             data = bytes(data)
         return self._publisher.submit(pack_publish(encode_name(name), data))
 
+    def command(self, *words: bytes) -> asyncio.Future[Any]:
+        """Send any command that does not block, in order with what is published.
+
+        The future gets Redis' reply, and fails as `publish` does.
+        """
+        return self._publisher.submit(pack(*words))
+
+    def blocking_command(self, *words: bytes) -> asyncio.Future[Any]:
+        """Send a command that may block for up to `LONGEST_BLOCK` seconds, such as BLPOP.
+
+        Over a third connection, which the first such command opens. One command at a time: the
+        next waits behind it. Else as `command`.
+        """
+        if self.running and not self._blocker.link.running:
+            self._blocker.start()
+        return self._blocker.submit(pack(*words))
+
     def new_channel_subscription(
         self,
         on_message: OnMessage | None = None,
@@ -193,7 +224,7 @@ class Multiplexer:
     def stats(self) -> MultiplexerStats:
         """A snapshot; it walks over the names, so take it by the second, not by the message."""
         registry = self._subscriber.registry
-        links = (self._subscriber.link, self._publisher.link)
+        links = (self._subscriber.link, self._publisher.link, self._blocker.link)
         wires = [link.wire for link in links if link.wire is not None]
         counters = self._counters
         return MultiplexerStats(

@@ -46,12 +46,14 @@ class Publisher:
         *,
         max_backlog: int,
         backlog_timeout: float,
+        label: str = "publishing",
+        longest_command: float = 0.0,
     ) -> None:
-        self.link = Link(node, self, options, "publishing")
+        self.link = Link(node, self, options, label)
         self._counters = counters
         self._max_backlog = max_backlog
         self._backlog_timeout = backlog_timeout
-        self._reply_timeout = options.connect_timeout
+        self._reply_timeout = options.connect_timeout + longest_command
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         # Not written yet: the command, who waits, and when it must have been written.

@@ -1,0 +1,258 @@
+"""Plain channels: a Redis list each, every message to one reader across all processes.
+
+A message stays in Redis until a reader asks, for at most ``expiry`` seconds. Capacity and expiry
+are decided by Redis, in a script, by its own clock. Readers of a process share one blocking
+connection, which is made when the first of them comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from typing import Any
+
+from channels.exceptions import ChannelFull
+
+from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer
+
+from .stats import Counters
+
+__all__ = ["Queues"]
+
+logger = logging.getLogger("mpx_channels.layer")
+
+# Digits before each message: when it expires, in milliseconds of Redis' clock.
+STAMP = 14
+# Seconds that a blocking pop lasts at most: after that it is asked again, which also shows
+# whether the server still lives.
+PATIENCE = 2.0
+# Seconds that a message, popped for a reader who was cancelled, waits here for the next reader
+# of this process, before it goes back to Redis for those of others.
+HOLD = 0.5
+# Seconds before another try when the server would not serve us.
+PAUSE = 0.5
+
+
+class Script:
+    """A Lua script, called by its digest; sent whole when the server does not know it."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source.encode()
+        self._digest = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
+
+    async def __call__(self, multiplexer: Multiplexer, key: str, *arguments: bytes) -> Any:
+        words = (b"1", key.encode(), *arguments)
+        try:
+            return await multiplexer.command(b"EVALSHA", self._digest, *words)
+        except CommandRefused as error:
+            if "NOSCRIPT" not in str(error):
+                raise
+            return await multiplexer.command(b"EVAL", self._source, *words)
+
+
+# Expired messages at the head do not count. The list itself goes with its last message.
+_PUT = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local head = redis.call('LINDEX', KEYS[1], 0)
+while head and tonumber(string.sub(head, 1, 14)) <= now do
+  redis.call('LPOP', KEYS[1])
+  head = redis.call('LINDEX', KEYS[1], 0)
+end
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return -1 end
+local life = tonumber(ARGV[3])
+local length = redis.call('RPUSH', KEYS[1], string.format('%014d', now + life) .. ARGV[1])
+if redis.call('PTTL', KEYS[1]) < life then redis.call('PEXPIRE', KEYS[1], life) end
+return length
+""")
+
+# Back to the head, where it came from, for what is left of its life.
+_PUT_BACK = Script("""
+local time = redis.call('TIME')
+local life = tonumber(string.sub(ARGV[1], 1, 14))
+             - time[1] * 1000 - math.floor(time[2] / 1000)
+if life <= 0 then return -1 end
+local length = redis.call('LPUSH', KEYS[1], ARGV[1])
+if redis.call('PTTL', KEYS[1]) < life then redis.call('PEXPIRE', KEYS[1], life) end
+return length
+""")
+
+# Wakes a blocking pop; if its process is gone, so is this, soon.
+_WAKE = Script("""
+redis.call('RPUSH', KEYS[1], '')
+redis.call('PEXPIRE', KEYS[1], 10000)
+""")
+
+
+class Queues:
+    """The plain channels that a hub sends to and reads from. Names are Redis' here."""
+
+    def __init__(self, multiplexer: Multiplexer, wake_name: str, counters: Counters) -> None:
+        self._multiplexer = multiplexer
+        self._wake_name = wake_name
+        self._counters = counters
+        self._waiters: dict[str, deque[asyncio.Future[bytes]]] = {}
+        self._held: dict[str, deque[bytes]] = {}
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.Task[None] | None = None
+        # What the blocking pop that is under way was asked for.
+        self._asked: set[str] = set()
+        self._aside: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def put(self, name: str, data: bytes, capacity: int, expiry: float) -> None:
+        """Add a message; raises `ChannelFull` when there are `capacity` unexpired ones."""
+        length = await _PUT(
+            self._multiplexer, name, data, b"%d" % capacity, b"%d" % max(1, round(expiry * 1000))
+        )
+        if length < 0:
+            raise ChannelFull(f"{name!r} has {capacity} unread messages, its capacity")
+
+    async def get(self, name: str) -> bytes:
+        """Take the oldest unexpired message; a cancelled `get` loses none."""
+        held = self._held.get(name)
+        if held:
+            return held.popleft()[STAMP:]
+        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(name, deque())
+        waiters.append(waiter)
+        self._read(name)
+        try:
+            return (await waiter)[STAMP:]
+        except asyncio.CancelledError:
+            if waiter in waiters:
+                waiters.remove(waiter)
+            elif waiter.done() and not waiter.cancelled():
+                self._hand(name, waiter.result(), first=True)
+            if not waiters and self._waiters.get(name) is waiters:
+                del self._waiters[name]
+            raise
+
+    async def close(self) -> None:
+        """Read no more, and give back what nobody took."""
+        self._closing = True
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        reader = self._reader
+        if reader is not None:
+            self._waiters.clear()
+            self._wake()
+            await asyncio.wait([reader], timeout=PAUSE)
+            reader.cancel()
+        self._give_all_back()
+        if self._aside:
+            await asyncio.wait(self._aside, timeout=PAUSE)
+        self._closing = False
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _read(self, name: str) -> None:
+        """See to it that a blocking pop is, or soon will be, under way for this name."""
+        if self._reader is None:
+            loop = asyncio.get_running_loop()
+            self._reader = loop.create_task(self._read_on(), name="mpx-queues")
+        elif self._asked and name not in self._asked:
+            self._wake()
+
+    async def _read_on(self) -> None:
+        """Pop messages for as long as somebody waits for one."""
+        turn = 0
+        try:
+            while not self._closing and (names := list(self._waiters)):
+                # Redis looks at the names in their order: a busy one must not starve the others.
+                turn += 1
+                start = turn % len(names)
+                try:
+                    await self._pop(names[start:] + names[:start])
+                except CommandRefused as error:
+                    self._fail_waiters(error)
+                except MpxError as error:
+                    # The link says in the log why; what is in Redis stays there meanwhile.
+                    logger.debug("Cannot read plain channels, trying on: %s", error)
+                    await asyncio.sleep(PAUSE)
+        finally:
+            self._reader = None
+            self._asked = set()
+
+    async def _pop(self, names: list[str]) -> None:
+        self._asked = set(names)
+        blocking = self._multiplexer.blocking_command
+        keys = [name.encode() for name in (*names, self._wake_name)]
+        popped = blocking(b"BLPOP", *keys, b"%g" % PATIENCE)
+        # Answered right after the pop: Redis' time at that moment.
+        time = blocking(b"TIME")
+        try:
+            reply, (seconds, microseconds) = await asyncio.gather(popped, time)
+        finally:
+            self._asked = set()
+        if reply is None:
+            return
+        name, data = reply[0].decode(), reply[1]
+        if name == self._wake_name:
+            return
+        if int(data[:STAMP]) <= int(seconds) * 1000 + int(microseconds) // 1000:
+            self._counters.dropped_expired += 1
+        else:
+            self._hand(name, data)
+
+    def _hand(self, name: str, data: bytes, *, first: bool = False) -> None:
+        """To the next reader in line, or to be held for a moment."""
+        waiters = self._waiters.get(name)
+        while waiters:
+            waiter = waiters.popleft()
+            if not waiters:
+                del self._waiters[name]
+            if not waiter.done():
+                waiter.set_result(data)
+                return
+        held = self._held.setdefault(name, deque())
+        if first:
+            held.appendleft(data)
+        else:
+            held.append(data)
+        if self._hold_timer is None and not self._closing:
+            loop = asyncio.get_running_loop()
+            self._hold_timer = loop.call_later(HOLD, self._give_all_back)
+
+    def _fail_waiters(self, error: CommandRefused) -> None:
+        """Redis will not let us read, so nobody need wait: such as for want of a permission."""
+        refused, self._waiters = self._waiters, {}
+        for waiters in refused.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(CommandRefused(f"plain channels cannot be read: {error}"))
+
+    # -- giving back --------------------------------------------------------------------------
+
+    def _give_all_back(self) -> None:
+        self._hold_timer = None
+        held, self._held = self._held, {}
+        for name, messages in held.items():
+            # The newest first: each goes to the head.
+            for data in reversed(messages):
+                self._run_aside(self._give_back(name, data))
+
+    async def _give_back(self, name: str, data: bytes) -> None:
+        try:
+            await _PUT_BACK(self._multiplexer, name, data)
+        except MpxError as error:
+            self._counters.dropped_undelivered += 1
+            logger.warning("Could not give a message back to %s, dropped it: %s", name, error)
+
+    def _wake(self) -> None:
+        self._run_aside(self._wake_reader())
+
+    async def _wake_reader(self) -> None:
+        try:
+            await _WAKE(self._multiplexer, self._wake_name)
+        except MpxError as error:
+            # The pop ends by itself soon.
+            logger.debug("Could not wake the reader of plain channels: %s", error)
+
+    def _run_aside(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
