@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from asgiref.sync import async_to_sync, sync_to_async
-from channels.consumer import get_handler_name
+from channels.consumer import AsyncConsumer, get_handler_name
 from channels.db import aclose_old_connections
-from channels.exceptions import StopConsumer
+from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.layers import get_channel_layer
 from django.db import close_old_connections
 
@@ -26,6 +26,7 @@ logger = logging.getLogger("mpx_channels.consumers")
 T = TypeVar("T")
 Event = dict[str, Any]
 Handler = Callable[[Event], Awaitable[None] | None]
+Task = asyncio.Task[Any]
 
 
 class _SocketEvent:
@@ -39,6 +40,21 @@ class _SocketEvent:
 
     def take(self) -> Event:
         return self.event
+
+
+class _TaskFailure(Failure):
+    """The exception of a task; the task counts among the consumer's until somebody meets it."""
+
+    __slots__ = ("task", "tasks")
+
+    def __init__(self, error: BaseException, task: Task, tasks: set[Task]) -> None:
+        super().__init__(error)
+        self.task = task
+        self.tasks = tasks
+
+    def take(self) -> Event:
+        self.tasks.discard(self.task)
+        return super().take()
 
 
 class MpxConsumerMixin:
@@ -66,6 +82,15 @@ class MpxConsumerMixin:
 
     _mpx_mailbox: Mailbox | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        order = cls.__mro__
+        if AsyncConsumer in order and order.index(AsyncConsumer) < order.index(MpxConsumerMixin):
+            raise TypeError(
+                f"{cls.__name__} must name MpxConsumerMixin before the consumer of Channels: "
+                "as it stands, Channels' own dispatch would run"
+            )
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection: the ASGI application."""
         self.scope = scope
@@ -81,9 +106,13 @@ class MpxConsumerMixin:
                 self.channel_name = await layer.new_channel()
                 sources.append(functools.partial(layer.receive, self.channel_name))
         self._mpx_mailbox = mailbox
-        self._mpx_tasks: set[asyncio.Task[Any]] = set()
+        self._mpx_tasks: set[Task] = set()
         try:
+            # What is subscribed to may have messages at once. They wait until the first event is
+            # handled: a frame before the handshake's end is an error.
+            event = await receive()
             await self._mpx_subscribe()
+            await self.dispatch(event)
             await self._mpx_serve(mailbox, sources)
         except StopConsumer:
             pass
@@ -97,11 +126,10 @@ class MpxConsumerMixin:
 
     async def dispatch(self, message: Event) -> None:
         """Run the handler for a message: the method that its type names."""
-        name = get_handler_name(message)
-        handler: Handler | None = getattr(self, name, None)
-        if handler is None:
-            raise ValueError(f"No handler for message type {message['type']}")
         try:
+            handler: Handler | None = getattr(self, get_handler_name(message), None)
+            if handler is None:
+                raise ValueError(f"No handler for message type {message['type']}")
             if self._sync:
                 await sync_to_async(self._mpx_handle_in_thread)(handler, message)
                 return
@@ -114,7 +142,7 @@ class MpxConsumerMixin:
             raise
         except Exception as error:
             if REPLY_TO in message:
-                await self.channel_layer.reply_error(message, f"{type(error).__name__}: {error}")
+                await self._mpx_tell_asker(message, error)
             raise
 
     def start_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -124,37 +152,39 @@ class MpxConsumerMixin:
         server's log; `StopConsumer` ends the consumer quietly. From a sync consumer's thread this
         cannot be called: it has no event loop.
         """
-        if self._mpx_mailbox is None:
+        try:
+            loop = asyncio.get_running_loop()
+            if self._mpx_mailbox is None:
+                raise RuntimeError("start_task() works while the consumer is connected only")
+        except RuntimeError:
             coroutine.close()
-            raise RuntimeError("start_task() works while the consumer is connected only")
-        task = asyncio.get_running_loop().create_task(coroutine)
+            raise
+        task = loop.create_task(coroutine)
         self._mpx_tasks.add(task)
         task.add_done_callback(self._mpx_task_done)
         return task
 
     async def reply(self, event: Event, value: Any = None) -> bool:
         """Answer an event that came by ``layer.request``; False if who asked is gone."""
-        replied: bool = await self.channel_layer.reply(event, value)
-        return replied
+        return await self._mpx_layer.reply(event, value)
 
     async def reply_error(self, event: Event, reason: str) -> bool:
         """Answer a request with a failure: who asked gets `RequestFailed` with the reason.
 
         A handler that raises does this by itself, with the exception's class and text.
         """
-        replied: bool = await self.channel_layer.reply_error(event, reason)
-        return replied
+        return await self._mpx_layer.reply_error(event, reason)
 
     async def group_pattern_add(self, pattern: str) -> None:
         """Get every message to every group that matches, as an ordinary event.
 
         The group's name comes with it under ``"mpx_group"``. See `Listening.group_pattern_add`.
         """
-        await self.channel_layer.group_pattern_add(pattern, self.channel_name)
+        await self._mpx_layer.group_pattern_add(pattern, self.channel_name)
 
     async def group_pattern_discard(self, pattern: str) -> None:
         """End `group_pattern_add`; does nothing if there was none."""
-        await self.channel_layer.group_pattern_discard(pattern, self.channel_name)
+        await self._mpx_layer.group_pattern_discard(pattern, self.channel_name)
 
     def mpx_broadcast(self, event: Event) -> Any:
         """Pass on a frame of ``layer.group_broadcast``, which was encoded where it was sent."""
@@ -166,6 +196,18 @@ class MpxConsumerMixin:
         return self.base_send(frame)
 
     # -- inside -------------------------------------------------------------------------------
+
+    @property
+    def _mpx_layer(self) -> MpxChannelLayer:
+        """The layer, for what only ours can do."""
+        layer = self.channel_layer
+        if not isinstance(layer, MpxChannelLayer):
+            is_ = "not configured" if layer is None else f"of {type(layer).__name__}"
+            raise InvalidChannelLayerError(
+                "this needs a channel layer of mpx_channels.layer.MpxChannelLayer, and "
+                f"{self.channel_layer_alias!r} is {is_}"
+            )
+        return layer
 
     async def _mpx_subscribe(self) -> None:
         """Subscribe to what the class names, before the first event; mixins add theirs."""
@@ -193,8 +235,9 @@ class MpxConsumerMixin:
                     handling[id(event)] = handled = loop.create_future()
                     mailbox.put_always(_SocketEvent(event))
                     await handled
-            except Exception as error:
-                mailbox.put_always(Failure(error))
+            except (Exception, asyncio.CancelledError) as error:
+                if self._mpx_mailbox is not None:  # else it is the consumer's end that cancels us
+                    mailbox.put_always(Failure(error))
 
         pumps = [loop.create_task(pump(source)) for source in sources]
         self._mpx_tasks.update(pumps)
@@ -210,15 +253,27 @@ class MpxConsumerMixin:
     def _mpx_handle_in_thread(self, handler: Handler, message: Event) -> None:
         if check_due(self.close_old_connections_interval):
             close_old_connections()
-        handler(message)
+        try:
+            handler(message)
+        except BaseException:
+            # The consumer ends, and it may be long until somebody looks in this thread again.
+            close_old_connections()
+            raise
 
-    def _mpx_task_done(self, task: asyncio.Task[Any]) -> None:
-        self._mpx_tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None and self._mpx_mailbox is not None:
-            self._mpx_mailbox.put_always(Failure(error), first=True)
+    async def _mpx_tell_asker(self, request: Event, error: Exception) -> None:
+        try:
+            await self.channel_layer.reply_error(request, f"{type(error).__name__}: {error}")
+        except Exception:
+            # What matters is the handler's own exception, which is on its way to the server.
+            logger.warning("Could not answer a request with its failure", exc_info=True)
+
+    def _mpx_task_done(self, task: Task) -> None:
+        error = task.exception() if not task.cancelled() else None
+        if error is None or self._mpx_mailbox is None:
+            self._mpx_tasks.discard(task)
+        else:
+            failure = _TaskFailure(error, task, self._mpx_tasks)
+            self._mpx_mailbox.put_always(failure, first=True)
 
     async def _mpx_end_tasks(self) -> None:
         tasks = list(self._mpx_tasks)
@@ -226,4 +281,4 @@ class MpxConsumerMixin:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception) and not isinstance(result, StopConsumer):
-                logger.error("A consumer's task failed while it was cancelled", exc_info=result)
+                logger.error("A consumer's task failed at the consumer's end", exc_info=result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from mpx_channels.layer import LayerPromise
@@ -24,19 +25,34 @@ class PromiseMixin(MpxConsumerMixin):
         Raises `TimeoutError`, `PromiseRejected`, or `PromiseDisconnected` when the link to Redis
         broke meanwhile.
         """
-        return await self.channel_layer.promise(name, timeout)
+        return await (await self.new_promise(name, timeout))
 
     async def new_promise(self, name: str, timeout: float | None = None) -> LayerPromise:
-        """A promise in force, to be awaited later: first promise, then ask, then await."""
-        promise: LayerPromise = await self.channel_layer.new_promise(name, timeout)
+        """A promise in force, to be awaited later: first promise, then ask, then await.
+
+        It is cancelled when the consumer ends.
+        """
+        promise = await self._mpx_layer.new_promise(name, timeout)
+        if self._mpx_mailbox is None:
+            promise.cancel()
+        else:
+            self._mpx_promises.add(promise)
+            promise.add_done_callback(self._mpx_promises.discard)
         return promise
 
     async def resolve(self, name: str, value: Any = None) -> int:
         """Settle the promises on `name`; returns how many waited for it."""
-        waiters: int = await self.channel_layer.resolve(name, value)
-        return waiters
+        return await self._mpx_layer.resolve(name, value)
 
     async def reject(self, name: str, reason: str) -> int:
         """Fail the promises on `name`; returns how many waited for it."""
-        waiters: int = await self.channel_layer.reject(name, reason)
-        return waiters
+        return await self._mpx_layer.reject(name, reason)
+
+    @functools.cached_property
+    def _mpx_promises(self) -> set[LayerPromise]:
+        return set()
+
+    async def _mpx_end_tasks(self) -> None:
+        for promise in tuple(self._mpx_promises):
+            promise.cancel()
+        await super()._mpx_end_tasks()

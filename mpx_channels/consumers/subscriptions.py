@@ -22,11 +22,11 @@ class ChannelSubscriptionMixin(MpxConsumerMixin):
 
     async def channel_add(self, name: str) -> None:
         """Subscribe to a Redis channel; returns once Redis has confirmed it."""
-        await self.channel_layer.channel_add(name, self.channel_name)
+        await self._mpx_layer.channel_add(name, self.channel_name)
 
     async def channel_discard(self, name: str) -> None:
         """Unsubscribe from a Redis channel; does nothing if it was not subscribed to."""
-        await self.channel_layer.channel_discard(name, self.channel_name)
+        await self._mpx_layer.channel_discard(name, self.channel_name)
 
     async def _mpx_subscribe(self) -> None:
         await super()._mpx_subscribe()
@@ -45,11 +45,11 @@ class PatternSubscriptionMixin(MpxConsumerMixin):
 
     async def pattern_add(self, pattern: str) -> None:
         """Subscribe to a pattern; returns once Redis has confirmed it."""
-        await self.channel_layer.pattern_add(pattern, self.channel_name)
+        await self._mpx_layer.pattern_add(pattern, self.channel_name)
 
     async def pattern_discard(self, pattern: str) -> None:
         """Unsubscribe from a pattern; does nothing if it was not subscribed to."""
-        await self.channel_layer.pattern_discard(pattern, self.channel_name)
+        await self._mpx_layer.pattern_discard(pattern, self.channel_name)
 
     async def _mpx_subscribe(self) -> None:
         await super()._mpx_subscribe()

@@ -2,10 +2,11 @@
 
 from .answers import REPLY_TO, PromiseRejected, RequestFailed, RequestTimeout
 from .asking import LayerPromise
-from .base import ForeignChannel
+from .base import ForeignChannel, PlainChannel
+from .broadcasts import BROADCAST
 from .codec import UnserializableMessage
 from .config import InvalidConfig
-from .core import BROADCAST, MpxChannelLayer
+from .core import MpxChannelLayer
 from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox
 from .stats import LayerStats
@@ -22,6 +23,7 @@ __all__ = [
     "LayerStats",
     "Mailbox",
     "MpxChannelLayer",
+    "PlainChannel",
     "PromiseRejected",
     "RequestFailed",
     "RequestTimeout",

@@ -136,6 +136,20 @@ class Answers:
         self._replies[number] = on_reply
         return number
 
+    def expect_one(self) -> tuple[int, asyncio.Future[Answer]]:
+        """A number and a future for the one reply under it; end with `expect_no_more`."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Answer | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(reply, Exception):
+                _fail(future, reply)
+            else:
+                future.set_result(reply)
+
+        return self.expect(on_reply), future
+
     def expect_no_more(self, number: int) -> None:
         """Whatever comes under this number is too late."""
         self._replies.pop(number, None)

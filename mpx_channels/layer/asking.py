@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from mpx_channels.multiplexer import SubscriptionClosed
@@ -48,6 +49,10 @@ class LayerPromise:
             self._timer.cancel()
         self._hub.answers.drop(self._redis_name, self._future)
         self._future.cancel()
+
+    def add_done_callback(self, callback: Callable[[LayerPromise], object]) -> None:
+        """Have `callback` called with this promise when it is settled or given up."""
+        self._future.add_done_callback(lambda _: callback(self))
 
     def _time_out(self, timeout: float) -> None:
         self._hub.answers.fail(
@@ -152,39 +157,32 @@ class Asking(LayerBase):
         and the errors of `send`.
         """
         _check_timeout(timeout)
-        if isinstance(message, dict) and REPLY_TO in message:
+        if not isinstance(message, dict):
+            raise TypeError(f"a message must be a dict, not {message!r}")
+        if REPLY_TO in message:
             raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
         self._inbox_name(channel)
         if passing_by():
             return await self._elsewhere(self.request(channel, message, timeout))
-        hub = await self._ready_hub()
-        answered: asyncio.Future[Answer] = hub.loop.create_future()
-
-        def on_reply(reply: Answer | Exception) -> None:
-            if answered.done():
-                return
-            if isinstance(reply, Exception):
-                answered.set_exception(reply)
-                answered.exception()
-            else:
-                answered.set_result(reply)
-
-        number = hub.answers.expect(on_reply)
         try:
             async with asyncio.timeout(timeout):
-                asked = {**message, REPLY_TO: [hub.process_id, number]}
-                if not await self._post(hub, channel, asked):
-                    raise RequestFailed(f"no process has the channel {channel!r} any more")
-                answer = await answered
-        except TimeoutError as error:
-            if isinstance(error, RequestTimeout):
-                raise
+                answer = await self._ask(channel, message)
+        except TimeoutError:
             raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
-        finally:
-            hub.answers.expect_no_more(number)
         if "error" in answer:
             raise RequestFailed(str(answer["error"]))
         return answer.get("value")
+
+    async def _ask(self, channel: str, message: Message) -> Answer:
+        hub = await self._ready_hub()
+        number, answered = hub.answers.expect_one()
+        try:
+            asked = {**message, REPLY_TO: [hub.process_id, number]}
+            if not await self._post(hub, channel, asked):
+                raise RequestFailed(f"no process has the channel {channel!r} any more")
+            return await answered
+        finally:
+            hub.answers.expect_no_more(number)
 
     async def reply(self, event: Message, value: Any = None) -> bool:
         """Answer an event that is a request; returns whether the asking process still lives.

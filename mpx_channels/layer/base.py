@@ -157,8 +157,38 @@ class LayerBase(BaseChannelLayer):
         await hub.ready()
         mailbox = hub.mailboxes.get(channel)
         if mailbox is None:
-            mailbox = hub.open(channel, self.get_capacity(channel))
+            open_ = hub.open_bare if channel.endswith("!") else hub.open
+            mailbox = open_(channel, self.get_capacity(channel))
         return hub, mailbox
+
+    async def _ask_owner(self, do: str, group: str, channel: str) -> None:
+        """Have the process that owns a channel do something with it; returns when it has.
+
+        Raises `ForeignChannel` when it cannot, or does not say in ``connect_timeout`` seconds.
+        """
+        hub = await self._ready_hub()
+        number, answered = hub.answers.expect_one()
+        try:
+            data = seal(
+                encode({"do": do, "group": group, "channel": channel}),
+                {"by": hub.process_id, "id": number},
+            )
+            if not await hub.multiplexer.publish_soon(self._inbox_name(channel), data):
+                raise ForeignChannel(f"no process has the channel {channel!r} any more")
+            async with asyncio.timeout(self.config.connect_timeout):
+                answer = await answered
+        except TimeoutError:
+            raise ForeignChannel(f"the process of {channel!r} does not answer") from None
+        finally:
+            hub.answers.expect_no_more(number)
+        if "error" in answer:
+            raise ForeignChannel(f"{do} of {channel!r} by its process: {answer['error']}")
+
+    def _is_foreign(self, channel: str) -> bool:
+        """Whether a channel belongs to another process or event loop."""
+        inbox = self._inbox_name(channel)
+        hub = self._hubs.get(get_running_loop())
+        return bool(inbox) and (hub is None or inbox != hub.inbox)
 
     def _make_group_name(self, group: str) -> str:
         self.require_valid_group_name(group)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-import json
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -13,16 +13,15 @@ import msgspec
 
 from .asking import Asking
 from .background import passing_by
+from .base import ForeignChannel
+from .broadcasts import broadcast
 from .codec import Message, decode, encode
 from .envelope import UnreadableEnvelope, seal, unseal
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
 from .sync import SyncLayer
 
-__all__ = ["BROADCAST", "MpxChannelLayer"]
-
-# The type of the events that `group_broadcast` sends; consumers have a handler for it.
-BROADCAST = "mpx.broadcast"
+__all__ = ["MpxChannelLayer"]
 
 
 class MpxChannelLayer(Asking, Listening):
@@ -78,6 +77,8 @@ class MpxChannelLayer(Asking, Listening):
             if not self._inbox_name(channel):
                 return await self._receive_plain(channel)
             hub, mailbox = await self._own_mailbox(channel)
+        if mailbox.abandoned:
+            hub.reclaim(mailbox)
         try:
             return await mailbox.get()
         except asyncio.CancelledError:
@@ -121,16 +122,21 @@ class MpxChannelLayer(Asking, Listening):
     # -- groups -------------------------------------------------------------------------------
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of this process to a group; returns once Redis has confirmed it.
+        """Add a channel to a group; returns once Redis has confirmed it.
 
-        What is sent to the group from then on arrives. Raises `TypeError` for invalid names,
-        `ForeignChannel`, `SubscriptionRefused`, and `NotConnected` when Redis does not confirm in
-        ``connect_timeout`` seconds; the channel is no member then.
+        What is sent to the group from then on arrives. A channel of another process is added by
+        that process, which is asked to. Raises `TypeError` for invalid names, `PlainChannel`,
+        `ForeignChannel` when the other process is gone, `SubscriptionRefused`, and `NotConnected`
+        when Redis does not confirm in ``connect_timeout`` seconds; the channel is no member then.
         """
         name = self._group_name(group)
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
+            if self._is_foreign(channel):
+                asking = self._ask_owner("group_add", group, channel)
+                await (self._elsewhere(asking) if passing_by() else asking)
+                return
             hub, mailbox = await self._own_mailbox(channel)
         topic = hub.groups.topics.get(name)
         if topic is not None and topic.live and mailbox.hooks is None:
@@ -143,10 +149,13 @@ class MpxChannelLayer(Asking, Listening):
         name = self._group_name(group)
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
-        if hub is None or mailbox is None:
-            self.require_valid_channel_name(channel)
-        else:
+        if hub is not None and mailbox is not None:
             hub.groups.leave(name, mailbox)
+        elif self._is_foreign(channel):
+            asking = self._ask_owner("group_discard", group, channel)
+            # A process that is gone has taken its memberships along.
+            with contextlib.suppress(ForeignChannel):
+                await (self._elsewhere(asking) if passing_by() else asking)
 
     async def group_send(
         self, group: str, message: Message, *, exclude: Collection[str] = ()
@@ -193,12 +202,7 @@ class MpxChannelLayer(Asking, Listening):
         WebSocket consumers pass it on as it is, by their handler ``mpx_broadcast``: a thousand
         members cost one encoding, where ``send_json`` in a handler costs a thousand.
         """
-        if isinstance(content, bytes):
-            message = {"type": BROADCAST, "bytes": content}
-        else:
-            text = content if isinstance(content, str) else json.dumps(content)
-            message = {"type": BROADCAST, "text": text}
-        await self.group_send(group, message, exclude=exclude)
+        await self.group_send(group, broadcast(content), exclude=exclude)
 
     # -- the whole ----------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The envelope that every message of the layer travels in, with room for metadata.
 
-    2 bytes   0xC1, then the version. 0xC1 begins no MessagePack value and no text, so foreign
-              bytes on our names are told at the first byte.
+    2 bytes   0xC1, then the version: 1 for what follows here, 2 for `mpx_channels.layer.crypto`'s.
+              0xC1 begins no MessagePack value and no text, so foreign bytes on our names are told
+              at the first byte.
     2 bytes   length of the header, big-endian
     header    a MessagePack map, or nothing
     body      the message
@@ -20,40 +21,79 @@ import msgspec
 
 from mpx_channels.multiplexer import MpxError
 
-__all__ = ["UnreadableEnvelope", "seal", "unseal"]
+__all__ = [
+    "ENCRYPTED",
+    "MARK_LENGTH",
+    "UndecryptableMessage",
+    "UnreadableMessage",
+    "begin",
+    "seal",
+    "split",
+    "unseal",
+]
 
-_MARK = b"\xc1\x01"
-_BARE = _MARK + b"\x00\x00"
+PLAIN = b"\xc1\x01"
+ENCRYPTED = b"\xc1\x02"
+MARK_LENGTH = 2
+_BARE = PLAIN + b"\x00\x00"
 _LONGEST_HEADER = 0xFFFF
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _NO_HEADER: dict[str, Any] = {}
 
+Header = Mapping[str, Any]
 
-class UnreadableEnvelope(MpxError, ValueError):
+
+class UnreadableMessage(MpxError, ValueError):
     """These bytes are no message of a channel layer like ours."""
 
 
-def seal(body: bytes, header: Mapping[str, Any] | None = None) -> bytes:
-    """A message ready for Redis; raises `ValueError` if the header takes more than 64 KiB."""
+class UndecryptableMessage(UnreadableMessage):
+    """A message of a channel layer, but not one with our keys, for this place, of this time."""
+
+
+def begin(mark: bytes, header: Header | None) -> bytes:
+    """The envelope up to the body; raises `ValueError` if the header takes more than 64 KiB."""
     if not header:
-        return _BARE + body
+        return mark + b"\x00\x00"
     packed = _encode(header)
     if len(packed) > _LONGEST_HEADER:
         raise ValueError(f"the names to exclude take {len(packed)} bytes, over {_LONGEST_HEADER}")
-    return b"".join((_MARK, len(packed).to_bytes(2, "big"), packed, body))
+    return b"".join((mark, len(packed).to_bytes(2, "big"), packed))
+
+
+def split(data: bytes) -> tuple[dict[str, Any], int]:
+    """The header, and where it ends; raises `UnreadableMessage`."""
+    if len(data) < 4:
+        raise UnreadableMessage(f"not a message of a channel layer: {data!r}")
+    end = 4 + int.from_bytes(data[2:4], "big")
+    if end == 4:
+        return _NO_HEADER, end
+    if len(data) < end:
+        raise UnreadableMessage("a truncated message")
+    try:
+        return _decode(memoryview(data)[4:end]), end
+    except msgspec.MsgspecError as error:
+        raise UnreadableMessage(f"a message with a broken header: {error}") from None
+
+
+def seal(body: bytes, header: Header | None = None) -> bytes:
+    """A message ready for Redis; raises as `begin`."""
+    if not header:
+        return _BARE + body
+    return begin(PLAIN, header) + body
 
 
 def unseal(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """The header and the body; raises `UnreadableEnvelope`."""
+    """The header and the body; raises `UnreadableMessage`."""
     if data[:4] == _BARE:
         return _NO_HEADER, memoryview(data)[4:]
-    if data[:2] != _MARK or len(data) < 4:
-        raise UnreadableEnvelope(f"not a message of a channel layer: {data[:16]!r}")
-    end = 4 + int.from_bytes(data[2:4], "big")
-    if len(data) < end:
-        raise UnreadableEnvelope("a truncated message")
-    try:
-        return _decode(memoryview(data)[4:end]), memoryview(data)[end:]
-    except msgspec.MsgspecError as error:
-        raise UnreadableEnvelope(f"a message with a broken header: {error}") from None
+    mark = data[:MARK_LENGTH]
+    if mark == ENCRYPTED:
+        raise UndecryptableMessage(
+            "an encrypted message, and this layer has no symmetric_encryption_keys"
+        )
+    if mark != PLAIN:
+        raise UnreadableMessage(f"not a message of a channel layer: {data[:16]!r}")
+    header, end = split(data)
+    return header, memoryview(data)[end:]

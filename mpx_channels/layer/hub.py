@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import uuid
 from collections import OrderedDict
+from typing import Any
 
 from mpx_channels.multiplexer import Multiplexer
 
@@ -45,6 +46,7 @@ class Hub:
         self._expiry = expiry
         self._hooks = hooks
         self._hooked: dict[Mailbox, None] = {}
+        self._stand_ins: dict[str, Mailbox] = {}
         self._local_names = itertools.count(1)
         self.inflow = inflow = Inflow(self, expiry)
         self._inbox = multiplexer.new_channel_subscription(
@@ -114,8 +116,26 @@ class Hub:
         """A mailbox for a channel of this process."""
         mailbox = Mailbox(channel, capacity, self.loop, self.counters)
         self.mailboxes[channel] = mailbox
+        if self._stand_ins:
+            mailbox.stand_in = self._stand_ins.get(channel.partition("!")[0] + "!")
         if self._hooks is not None:
             self.hook(mailbox, self._hooks)
+        return mailbox
+
+    def open_bare(self, prefix: str, capacity: int) -> Mailbox:
+        """A mailbox for all channels of this process that begin with `prefix`, up to its ``!``."""
+        stand_in = Mailbox(prefix, capacity, self.loop, self.counters)
+        for channel, mailbox in self.mailboxes.items():
+            if channel.startswith(prefix):
+                mailbox.move_to(stand_in)
+        self.mailboxes[prefix] = self._stand_ins[prefix] = stand_in
+        return stand_in
+
+    def mailbox_for(self, channel: str) -> Mailbox | None:
+        """Where a message to this channel goes; also to one that nobody opened by its full name."""
+        mailbox = self.mailboxes.get(channel)
+        if mailbox is None and self._stand_ins:
+            mailbox = self._stand_ins.get(channel.partition("!")[0] + "!")
         return mailbox
 
     def hook(self, mailbox: Mailbox, hooks: Hooks) -> None:
@@ -128,12 +148,18 @@ class Hub:
         )
         self._hooked[mailbox] = None
 
+    def reclaim(self, mailbox: Mailbox) -> None:
+        """A reader came back to a channel that may have been given up."""
+        mailbox.abandoned = False
+        self._abandoned.pop(mailbox, None)
+
     def abandon(self, mailbox: Mailbox) -> None:
         """A reader gave up: if none comes back within the expiry, the channel is taken down.
 
         Channels has no call for a channel's end, but its consumers cancel their `receive` when
         they end. A reader that merely timed out comes back sooner.
         """
+        mailbox.abandoned = True
         self._abandoned[mailbox] = self.loop.time() + self._expiry
         self._abandoned.move_to_end(mailbox)
         if self._sweep_timer is None:
@@ -143,6 +169,10 @@ class Hub:
         """Take a channel down, with its messages and its memberships."""
         self.mailboxes.pop(mailbox.channel, None)
         self._hooked.pop(mailbox, None)
+        if self._stand_ins.pop(mailbox.channel, None) is not None:
+            for other in self.mailboxes.values():
+                if other.stand_in is mailbox:
+                    other.stand_in = None
         self._abandoned.pop(mailbox, None)
         memberships, mailbox.memberships = mailbox.memberships, None
         for topic in memberships or ():
@@ -174,6 +204,17 @@ class Hub:
         except BaseException:
             topics.leave(name, mailbox)
             raise
+
+    async def serve(self, asked: dict[str, Any]) -> None:
+        """Do what another process asks of the owner of a channel."""
+        mailbox = self.mailboxes.get(asked["channel"])
+        if mailbox is None:
+            raise KeyError(f"nobody has the channel {asked['channel']!r} any more")
+        name = self.names.group(asked["group"])
+        if asked["do"] == "group_add":
+            await self.join(self.groups, name, mailbox)
+        else:
+            self.groups.leave(name, mailbox)
 
     def topic_live(self, topics: Topics, name: str, topic: Topic) -> None:
         """Redis delivers a name from now on: tell the members that want to know."""

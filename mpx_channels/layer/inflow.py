@@ -61,6 +61,7 @@ class Inflow:
         self._expiry = expiry
         self._publication: Publication | None = None
         self._complained_at = float("-inf")
+        self._serving: set[asyncio.Task[None]] = set()
 
     def group(self, name: str, data: bytes) -> None:
         """A message to a group that has, or just had, members here."""
@@ -154,12 +155,15 @@ class Inflow:
                 if not self._hub.answers.reply(header["re"], decode(body)):
                     self._counters.dropped_unroutable += 1
                 return
+            if "by" in header:
+                self._serve(str(header["by"]), header.get("id"), decode(body))
+                return
             item = Delivery(body, self._loop.time() + self._expiry)
         except (UnreadableEnvelope, msgspec.MsgspecError) as error:
             self.unreadable(name, error)
             return
         channel = header.get("to", "")
-        mailbox = self._hub.mailboxes.get(channel)
+        mailbox = self._hub.mailbox_for(channel)
         if mailbox is None:
             self._counters.dropped_unroutable += 1
             self._tell_asker(item.take(), f"nobody has the channel {channel!r} any more")
@@ -168,6 +172,23 @@ class Inflow:
         else:
             self._full(mailbox)
             self._tell_asker(item.take(), f"the channel {channel!r} is full")
+
+    def _serve(self, process_id: str, number: object, asked: Message) -> None:
+        """Another process asks for something that only the owner of a channel can do."""
+
+        async def serve() -> None:
+            answer: Message = {"value": None}
+            try:
+                await self._hub.serve(asked)
+            except Exception as error:
+                answer = {"error": str(error.args[0] if error.args else error)}
+            self._publish_aside(
+                self._hub.names.inbox(process_id), seal(encode(answer), {"re": number})
+            )
+
+        task = self._loop.create_task(serve(), name="mpx-serve")
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     def _tell_asker(self, message: Message, reason: str) -> None:
         """A message was dropped: if it is a request, somebody waits in vain."""

@@ -112,6 +112,7 @@ class Mailbox:
         "_loop",
         "_unread",
         "_waiters",
+        "abandoned",
         "capacity",
         "channel",
         "complained_at",
@@ -119,6 +120,7 @@ class Mailbox:
         "cut_off",
         "hooks",
         "memberships",
+        "stand_in",
         "wildcards",
     )
 
@@ -134,6 +136,10 @@ class Mailbox:
         self.counters = counters
         # What this channel subscribed to, for leaving all of it at once.
         self.memberships: list[Topic] | None = None
+        # Whether its last reader was cancelled and none came back.
+        self.abandoned = False
+        # Reads for this channel while nobody else does: who receives with the bare prefix.
+        self.stand_in: Mailbox | None = None
         # How many of these are wildcard groups.
         self.wildcards = 0
         self.hooks: Hooks | None = None
@@ -160,6 +166,8 @@ class Mailbox:
             if not waiter.done():
                 waiter.set_result(item)
                 return True
+        if self.stand_in is not None:
+            return self.stand_in.put(item)
         unread = self._unread
         if unread is None:
             self._unread = deque((item,))
@@ -196,6 +204,13 @@ class Mailbox:
                 self.put_always(waiter.result(), first=True)
             raise
         return handed.take()
+
+    def move_to(self, stand_in: Mailbox) -> None:
+        """Have another mailbox take what is unread here, and what comes."""
+        unread, self._unread = self._unread, None
+        for item in unread or ():
+            stand_in.put(item)
+        self.stand_in = stand_in
 
     def clear(self) -> None:
         """Forget what is unread."""

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from channels.exceptions import ChannelFull
+from redis.exceptions import NoScriptError
 
 from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer
 
@@ -47,7 +48,7 @@ class Script:
         try:
             return await multiplexer.command(b"EVALSHA", self._digest, *words)
         except CommandRefused as error:
-            if "NOSCRIPT" not in str(error):
+            if not isinstance(error.__cause__, NoScriptError):
                 raise
             return await multiplexer.command(b"EVAL", self._source, *words)
 

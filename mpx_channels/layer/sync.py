@@ -10,7 +10,8 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
 from .background import background
-from .codec import Message, encode
+from .broadcasts import broadcast
+from .codec import Message, decode, encode
 
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
@@ -79,9 +80,8 @@ class SyncLayer:
         using: str | None = None,
     ) -> None:
         """`MpxChannelLayer.group_broadcast`."""
-        self._layer.require_valid_group_name(group)
-        self._send(
-            lambda: self._layer.group_broadcast(group, content, exclude=exclude), on_commit, using
+        self.group_send(
+            group, broadcast(content), exclude=exclude, on_commit=on_commit, using=using
         )
 
     def resolve(self, name: str, value: Any = None) -> int:
@@ -132,6 +132,5 @@ class SyncLayer:
 
 
 def _checked(message: Message) -> Message:
-    """A copy of a message that can be sent, to be sent later."""
-    encode(message)
-    return dict(message)
+    """The message as its receivers will see it: no later change to the original counts."""
+    return decode(encode(message))

@@ -59,6 +59,8 @@ class Node:
             parsed.pop(name, None)
         # RESP2 unless asked otherwise: it needs no HELLO, and Pub/Sub frames are the same lists.
         self._options = {"protocol": 2, **parsed, **(options or {})}
+        if str(self._options["protocol"]) not in ("2", "3"):
+            raise ValueError(f"protocol must be 2 or 3, not {self._options['protocol']!r}")
         self._options |= {
             "decode_responses": False,
             # With a timeout redis-py sends through asyncio.wait_for(), which up to Python 3.11 can

@@ -251,9 +251,23 @@ async def test_a_reader_that_comes_back_keeps_its_channel(make_layer: MakeLayer)
     assert await layer.receive(channel) == {"type": "x"}
 
 
-async def test_plain_channels_say_what_they_are(layer: MpxChannelLayer) -> None:
-    with pytest.raises(NotImplementedError, match="plain channel"):
-        await layer.send("thumbnails", {"type": "x"})
+async def test_the_bare_prefix_reads_every_channel_of_the_process(layer: MpxChannelLayer) -> None:
+    one, two = await layer.new_channel(), await layer.new_channel()
+    prefix = one.partition("!")[0] + "!"
+    await layer.group_add("room", two)
+    await layer.send(one, {"type": "before"})
+    await eventually(lambda: layer.stats().unread == 1)
+    assert await layer.receive(prefix) == {"type": "before"}
+    await layer.send(one, {"type": "to.one"})
+    await layer.group_send("room", {"type": "to.group"})
+    await layer.send(prefix + "nobody-opened-this", {"type": "to.any"})
+    await layer.send(await layer.new_channel(), {"type": "to.new"})
+    got = [(await layer.receive(prefix))["type"] for _ in range(4)]
+    assert got == ["to.one", "to.group", "to.any", "to.new"]
+    reader = asyncio.create_task(layer.receive(one))
+    await asyncio.sleep(0)
+    await layer.send(one, {"type": "who.waits.goes.first"})
+    assert await reader == {"type": "who.waits.goes.first"}
 
 
 async def test_without_a_server_the_error_names_it(restartable_server: RestartableServer) -> None:

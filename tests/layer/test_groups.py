@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
-from mpx_channels.layer import ForeignChannel, MpxChannelLayer
+from mpx_channels.layer import ForeignChannel, MpxChannelLayer, PlainChannel
 from mpx_channels.multiplexer import CommandRefused, NotConnected, SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy
@@ -132,11 +134,36 @@ async def test_one_process_holds_two_connections(
     assert [entry["name"] for entry in client.client_list()].count(name) == 2
 
 
-async def test_a_group_of_another_process_channel_is_refused(
+async def test_a_channel_of_another_process_is_added_by_that_process(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
-    with pytest.raises(ForeignChannel, match=r"self\.channel_name"):
-        await layer.group_add("room", await other_layer.new_channel())
+    theirs = await other_layer.new_channel()
+    await layer.group_add("room", theirs)
+    await layer.group_send("room", {"type": "x"})
+    assert await other_layer.receive(theirs) == {"type": "x"}
+    await layer.group_discard("room", theirs)
+    assert other_layer.stats().groups == 0
+    with pytest.raises(ForeignChannel, match="nobody has the channel"):
+        await layer.group_add("room", theirs.partition("!")[0] + "!nobody")
+    with pytest.raises(ForeignChannel, match="no process has the channel"):
+        await layer.group_add("room", "specific.0123456789abcdef!1")
+    await layer.group_discard("room", "specific.0123456789abcdef!1")
+
+
+async def test_sync_code_can_add_a_consumer_to_a_group(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer
+) -> None:
+    theirs = await other_layer.new_channel()
+    with ThreadPoolExecutor(1) as executor:
+        add = executor.submit(async_to_sync(layer.group_add), "room", theirs)
+        await asyncio.wrap_future(add)
+    await layer.group_send("room", {"type": "x"})
+    assert await other_layer.receive(theirs) == {"type": "x"}
+
+
+async def test_a_plain_channel_is_no_member(layer: MpxChannelLayer) -> None:
+    with pytest.raises(PlainChannel, match="'thumbnails' is a plain channel"):
+        await layer.group_add("room", "thumbnails")
 
 
 @pytest.mark.parametrize("name", ["", "ä", "two words", "a!b", "a:b", "x" * 100, 17, None])

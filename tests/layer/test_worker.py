@@ -1,0 +1,166 @@
+"""Real `runworker` processes on plain channels, killed and restarted under load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpx_channels.layer import MpxChannelLayer
+from tests.conftest import eventually
+
+from .conftest import MakeLayer
+
+PROJECT = """
+import os, time
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["mpx_channels", "channels"],
+    ASGI_APPLICATION="worker_project.application",
+    CHANNEL_LAYERS={"default": {
+        "BACKEND": "mpx_channels.layer.MpxChannelLayer",
+        "CONFIG": {"hosts": [os.environ["URL"]], "prefix": os.environ["PREFIX"]},
+    }},
+)
+import django
+django.setup()
+from channels.consumer import AsyncConsumer, SyncConsumer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter
+from mpx_channels.consumers import MpxConsumerMixin
+
+LOG = os.open(os.environ["LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+class Worker(SyncConsumer):
+    def work(self, event):
+        os.write(LOG, b"begin %d\\n" % event["n"])
+        time.sleep(0.002)
+        os.write(LOG, b"end %d\\n" % event["n"])
+
+class FastWorker(MpxConsumerMixin, AsyncConsumer):
+    async def work(self, event):
+        os.write(LOG, b"end %d\\n" % event["n"])
+
+    async def fail(self, event):
+        raise RuntimeError("on purpose")
+
+    async def ask(self, event):
+        await self.reply(event, event["n"] + 1)
+
+application = ProtocolTypeRouter({
+    "channel": ChannelNameRouter({"jobs": Worker.as_asgi(), "fast": FastWorker.as_asgi()}),
+})
+
+def main():
+    from django.core.management import execute_from_command_line
+    execute_from_command_line(["manage.py", "runworker", "jobs", "fast"])
+"""
+
+
+class Workers:
+    """`runworker` processes of one project."""
+
+    def __init__(self, folder: Path, url: str, prefix: str) -> None:
+        self.log = folder / "log"
+        self.log.touch()
+        (folder / "worker_project.py").write_text(PROJECT)
+        self._command = [sys.executable, "-c", "import worker_project as w; w.main()"]
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        self._environment = {
+            **os.environ, "URL": url, "PREFIX": prefix, "LOG": str(self.log), "PYTHONPATH": path
+        }  # fmt: skip
+        self.processes: list[asyncio.subprocess.Process] = []
+
+    async def start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(*self._command, env=self._environment)
+        self.processes.append(process)
+        return process
+
+    def lines(self, word: str) -> list[int]:
+        return [
+            int(line.split()[1])
+            for line in self.log.read_text().splitlines()
+            if line.startswith(word)
+        ]
+
+    async def stop(self, process: asyncio.subprocess.Process, signum: int) -> None:
+        if process.returncode is None:
+            process.send_signal(signum)
+        await process.wait()
+        self.processes.remove(process)
+
+
+@pytest.fixture
+async def workers(tmp_path: Path, redis_url: str, prefix: str) -> AsyncIterator[Workers]:
+    running = Workers(tmp_path, redis_url, prefix)
+    yield running
+    for process in list(running.processes):
+        await running.stop(process, signal.SIGKILL)
+
+
+async def test_killed_and_restarted_under_load(make_layer: MakeLayer, workers: Workers) -> None:
+    layer = make_layer(capacity=100_000)
+    first, _ = await workers.start(), await workers.start()
+    sent = 0
+
+    async def send(count: int) -> None:
+        nonlocal sent
+        for _ in range(count):
+            await layer.send("jobs", {"type": "work", "n": sent})
+            sent += 1
+
+    await send(200)
+    await eventually(lambda: len(workers.lines("end")) > 20)
+    kills = 0
+    victim = first
+    for _ in range(3):
+        sending = asyncio.create_task(send(150))
+        seen = len(workers.lines("end"))
+        await eventually(lambda seen=seen: len(workers.lines("end")) > seen + 20)
+        await workers.stop(victim, signal.SIGKILL)
+        kills += 1
+        victim = await workers.start()
+        await sending
+    await send(1)
+    # The last one is taken last by somebody; give up only when nothing moves any more.
+    await eventually(lambda: sent - len(workers.lines("end")) <= kills, 30)
+    await eventually(lambda: sent - 1 in workers.lines("end"))
+    begun = Counter(workers.lines("begin"))
+    assert max(begun.values()) == 1, "a message was handled twice"
+    assert sent - len(begun) <= 0 + kills, "more was lost than what was being handled"
+    assert sent - len(workers.lines("end")) <= kills
+
+
+async def test_interrupted_loses_no_more_than_what_it_handles(make_layer: MakeLayer, workers: Workers) -> None:
+    layer = make_layer(capacity=100_000)
+    process = await workers.start()
+    for number in range(200):
+        await layer.send("fast", {"type": "work", "n": number})
+    await eventually(lambda: len(workers.lines("end")) > 5)
+    await workers.stop(process, signal.SIGINT)
+    await workers.start()
+    await eventually(lambda: len(workers.lines("end")) >= 199)
+    assert max(Counter(workers.lines("end")).values()) == 1
+
+
+async def test_a_failing_consumer_is_made_anew(layer: MpxChannelLayer, workers: Workers) -> None:
+    await workers.start()
+    await layer.send("fast", {"type": "work", "n": 1})
+    await layer.send("fast", {"type": "fail"})
+    await layer.send("fast", {"no": "type"})
+    await layer.send("fast", {"type": "work", "n": 2})
+    await eventually(lambda: workers.lines("end") == [1, 2])
+    assert await layer.request("fast", {"type": "ask", "n": 41}) == 42
+
+
+def test_the_command_is_ours() -> None:
+    from django.core.management import load_command_class
+
+    command: Any = load_command_class("mpx_channels", "runworker")
+    assert command.worker_class.__name__ == "MpxWorker"
