@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from typing import Self
 
 __all__ = ["Direction", "Proxy"]
@@ -43,20 +44,24 @@ class Direction:
 
 
 class Proxy:
-    """Stands before the server at `host` and `port`; connect to `url` instead."""
+    """Stands before the server at `host` and `port`; connect to `url` instead.
 
-    def __init__(self, host: str, port: int) -> None:
+    With `tls` it takes TLS connections, and talks plainly to the server.
+    """
+
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.to_server = Direction()
         self.to_client = Direction()
         self.accepted = 0
         self.port = 0
         self._upstream = (host, port)
+        self._tls = tls
         self._listener: asyncio.Server | None = None
         self._serving: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}"
 
     @property
     def open(self) -> int:
@@ -65,7 +70,9 @@ class Proxy:
 
     async def accept(self) -> None:
         """Take connections (again, after `refuse`)."""
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._listener = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._listener.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:

@@ -1,0 +1,78 @@
+"""What the pages list is what there is: keys, names, files, links, words of the checks."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.core.checks import ERROR
+
+from mpx_channels.checks import check_channel_layers
+from mpx_channels.layer.config import DEFAULT_HOST, LayerConfig
+
+from .pages import DOCS, PAGES, ROOT
+
+
+def test_config_lists_every_key_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", (DOCS / "config.md").read_text(), re.MULTILINE)
+    listed = {key: ast.literal_eval(default) for key, default in rows}
+    there = {key.name: key.default for key in fields(LayerConfig)} | {"hosts": [DEFAULT_HOST]}
+    assert listed == there
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mpx_channels.consumers",
+        "mpx_channels.generic.http",
+        "mpx_channels.generic.websocket",
+        "mpx_channels.layer",
+        "mpx_channels.multiplexer",
+    ],
+)
+def test_api_lists_every_public_name(module: str) -> None:
+    section = (DOCS / "api.md").read_text().partition(f".. module:: {module}\n")[2]
+    section = section.partition(".. module::")[0]
+    listed = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)(?:\(\))?$", section, re.MULTILINE)
+    assert sorted(listed) == sorted(import_module(module).__all__)
+
+
+def test_files_named_in_the_design_exist() -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", (DOCS / "design.md").read_text()))
+    there = {str(path) for path in (ROOT / "mpx_channels").rglob("*.py")}
+    assert named
+    assert [name for name in named if not any(path.endswith("/" + name) for path in there)] == []
+
+
+def test_links_of_the_readme_exist() -> None:
+    links = re.findall(r"\]\((?!https:)([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_check_says_what_the_installation_page_says(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "mpx_channels.layer.MpxChannelLayer",
+            "CONFIG": {"capactiy": 1000},
+        }
+    }
+    (error,) = check_channel_layers()
+    assert error.level == ERROR
+    page = (DOCS / "installation.md").read_text()
+    assert f"?: ({error.id}) {error.msg}" in page
+
+
+def test_every_check_is_on_the_installation_page() -> None:
+    source = (ROOT / "mpx_channels" / "checks.py").read_text()
+    page = (DOCS / "installation.md").read_text()
+    ids = set(re.findall(r"mpx_channels\.[EW]\d+", source))
+    assert ids == set(re.findall(r"^\| `(mpx_channels\.[EW]\d+)` \|", page, re.MULTILINE))
+
+
+def test_pages_are_found() -> None:
+    assert {"README.md", "index.md", "tutorial.md"} <= {page.name for page in PAGES}

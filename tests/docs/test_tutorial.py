@@ -1,0 +1,105 @@
+"""Who types the tutorial gets the example project, and it works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port, missing
+
+from .pages import DOCS, ROOT, blocks
+from .programs import Program, WebSocket
+
+TUTORIAL = DOCS / "tutorial.md"
+DOWNLOAD = re.compile(r"\{download\}`[\w.]+ <([^>]+)>`")
+
+
+def typed() -> dict[str, str]:
+    """The files that the tutorial has typed: blocks with the same caption follow each other."""
+    pieces = defaultdict(list)
+    for block in blocks(TUTORIAL):
+        if block.caption is not None:
+            pieces[block.caption].append(block.text)
+    return {name: "\n\n".join(texts) for name, texts in pieces.items()}
+
+
+def downloaded() -> dict[str, Path]:
+    """The files that the tutorial has downloaded."""
+    paths = [(DOCS / link).resolve() for link in DOWNLOAD.findall(TUTORIAL.read_text())]
+    return {str(path.relative_to(ROOT)): path for path in paths}
+
+
+def code(text: str) -> list[str]:
+    """The lines that matter when pieces of a file are put together."""
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", typed())
+def test_what_is_typed_is_the_example(name: str) -> None:
+    assert code(typed()[name]) == code((ROOT / name).read_text())
+
+
+def test_nothing_of_the_example_is_left_out() -> None:
+    example = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "example_project").rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and path.name != "__init__.py"
+    }
+    assert typed().keys() | downloaded().keys() == example | {"manage.py"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The folder of somebody who has followed the tutorial."""
+    (folders,) = (b.text for b in blocks(TUTORIAL) if b.text.startswith("mkdir "))
+    subprocess.run(["sh", "-ec", folders], cwd=tmp_path, check=True)
+    for name, text in typed().items():
+        (tmp_path / name).write_text(text)
+    for name, path in downloaded().items():
+        shutil.copy(path, tmp_path / name)
+    return tmp_path
+
+
+async def test_two_people_talk(project: Path, redis_url: str) -> None:
+    if find_spec("daphne") is None:
+        missing("Daphne is not installed")
+    environment = {**os.environ, "REDIS_URL": redis_url}
+    del environment["DJANGO_SETTINGS_MODULE"]
+    port = free_port()
+    manage = [sys.executable, "manage.py"]
+    async with Program(
+        *manage, "check", "--fail-level", "WARNING", cwd=project, env=environment
+    ) as check:
+        await check.ends()
+    async with Program(
+        *manage, "runserver", "--noreload", f"127.0.0.1:{port}", cwd=project, env=environment
+    ) as server:
+        await server.listens(port)
+        async with (
+            WebSocket("127.0.0.1", port, "/ws/chat/tea/?name=Ann") as ann,
+            WebSocket("127.0.0.1", port, "/ws/chat/tea/?name=Ben") as ben,
+        ):
+            await ann.send('{"text": "Hello"}')
+            for client in (ann, ben):
+                message = json.loads(await client.receive())
+                assert message == {"type": "message", "from": "Ann", "text": "Hello"}
+
+        for page in ("/", "/room/tea/", *(f"/static/chat/{Path(f).name}" for f in downloaded())):
+            status = await server.aside(fetch, f"http://127.0.0.1:{port}{page}")
+            assert status == 200, page
+
+
+def fetch(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        status: int = response.status
+        return status
