@@ -2,61 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from urllib.parse import quote, urlencode
-
 import pytest
-from channels.testing import WebsocketCommunicator
 from django.test import Client
 
-from example_project.asgi import application
 from example_project.chat.consumers import NO_SUCH_ROOM
 from example_project.chat.rules import MAX_NAME, MAX_ROOM, MAX_TEXT
 
-Join = Callable[..., Awaitable[WebsocketCommunicator]]
-
-
-def socket(
-    room: str, name: str | None = None, origin: str = "http://localhost"
-) -> WebsocketCommunicator:
-    query = "" if name is None else "?" + urlencode({"name": name})
-    return WebsocketCommunicator(
-        application,
-        f"/ws/chat/{quote(room, safe='')}/{query}",
-        headers=[(b"origin", origin.encode())],
-    )
-
-
-@pytest.fixture
-async def join() -> AsyncIterator[Join]:
-    """Opens sockets of people in rooms, and closes them after the test."""
-    opened = []
-
-    async def join(room: str, name: str | None = None) -> WebsocketCommunicator:
-        communicator = socket(room, name)
-        connected, _ = await communicator.connect(timeout=10)
-        assert connected
-        opened.append(communicator)
-        return communicator
-
-    yield join
-    for communicator in opened:
-        await communicator.disconnect(timeout=10)
-
-
-async def heard(communicator: WebsocketCommunicator) -> dict[str, str]:
-    frame: dict[str, str] = await communicator.receive_json_from(timeout=10)
-    return frame
-
-
-def message(name: str, text: str) -> dict[str, str]:
-    return {"type": "message", "from": name, "text": text}
-
-
-async def assert_lives(communicator: WebsocketCommunicator, name: str) -> None:
-    """What it says next is what it hears next: it goes on, and nothing else was on its way."""
-    await communicator.send_json_to({"text": "still here"})
-    assert await heard(communicator) == message(name, "still here")
+from .conftest import Join
+from .sockets import assert_lives, heard, in_room, message, socket
 
 
 async def test_everyone_in_the_room_hears_a_message(join: Join) -> None:
@@ -135,7 +88,7 @@ async def test_names_are_tidied(join: Join, given: str | None, shown: str) -> No
 
 @pytest.mark.parametrize("room", ["x" * (MAX_ROOM + 1), "a b", "a/b", "", "é"])
 async def test_a_room_no_group_can_carry_is_closed_with_a_reason(room: str) -> None:
-    communicator = socket(room)
+    communicator = socket(in_room(room))
     connected, _ = await communicator.connect(timeout=10)
     assert connected, "a refused handshake hides the code from a browser"
     closed = await communicator.receive_output(timeout=10)
@@ -147,7 +100,7 @@ async def test_a_room_no_group_can_carry_is_closed_with_a_reason(room: str) -> N
 
 @pytest.mark.parametrize("origin", ["http://example.com", "http://localhost.example.com", "null"])
 async def test_another_sites_page_is_refused(origin: str) -> None:
-    communicator = socket("tea", origin=origin)
+    communicator = socket(in_room("tea"), origin=origin)
     connected, _ = await communicator.connect(timeout=10)
     assert not connected
 

@@ -1,0 +1,39 @@
+// The page of mentions: what comes over the socket goes into the log.
+
+import { append, byline, element, keepOpen, live } from "./live.js";
+
+const { name } = document.getElementById("mentions").dataset;
+
+function connect() {
+  const url = new URL("/ws/mentions/", location.href);
+  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  url.searchParams.set("name", name);
+  return new WebSocket(url);
+}
+
+live.addEventListener("frame", ({ detail }) => {
+  if (detail.type === "mention") addMention(detail);
+});
+
+function addMention({ room, from, text, question }) {
+  const link = element("a", "", `#${room}`);
+  link.href = `/room/${encodeURIComponent(room)}/?${new URLSearchParams(name ? { name } : {})}`;
+  const by = byline(from);
+  by.firstElementChild.after(question ? " asks in " : " in ", link);
+
+  const body = document.createElement("p");
+  body.append(...highlighted(text));
+  const mention = element("article", "message");
+  mention.append(by, body);
+  append(mention, false);
+}
+
+/** The text in pieces, those marked that name the one whose mentions these are. */
+function highlighted(text) {
+  if (!name) return [text];
+  const escaped = name.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
+  const pieces = text.split(new RegExp(`(@${escaped})`, "i"));
+  return pieces.map((piece, index) => (index % 2 ? element("mark", "", piece) : piece));
+}
+
+keepOpen(connect);
