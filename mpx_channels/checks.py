@@ -19,35 +19,47 @@ __all__ = ["check_channel_layers"]
 def check_channel_layers(
     app_configs: Sequence[object] | None = None, **kwargs: object
 ) -> list[CheckMessage]:
-    """Check every entry of CHANNEL_LAYERS that uses our backend."""
-    layers = getattr(settings, "CHANNEL_LAYERS", None) or {}
+    """Check every entry of CHANNEL_LAYERS that uses our backend; everything wrong in each."""
+    layers = getattr(settings, "CHANNEL_LAYERS", None)
+    if not isinstance(layers, Mapping):
+        return []  # Channels itself says so, as of what cannot be imported.
     return [message for alias, entry in layers.items() for message in _check_entry(alias, entry)]
 
 
 def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    where = f"CHANNEL_LAYERS[{alias!r}]"
     try:
         backend = import_string(entry["BACKEND"])
-    except (ImportError, KeyError, TypeError):
-        return  # Channels itself says so, and in its own words.
+    except (ImportError, KeyError, TypeError, AttributeError):
+        return
     if not (isinstance(backend, type) and issubclass(backend, MpxChannelLayer)):
         return
+    where = f"CHANNEL_LAYERS[{alias!r}]"
+    yield from _check_config(where, entry.get("CONFIG", {}))
+    if "TEST_CONFIG" in entry:
+        yield from _check_config(f"{where}['TEST_CONFIG']", entry["TEST_CONFIG"])
+
+
+def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
     try:
-        config = LayerConfig.parse(entry.get("CONFIG", {}))
-        url = config.host.url
-        if embedded.is_embedded(url):
-            embedded.check(url)
+        config = LayerConfig.parse(values)
     except InvalidConfig as error:
-        yield Error(f"{where}: {error}", id="mpx_channels.E001")
+        for problem in error.problems:
+            yield Error(f"{where}: {problem}", id="mpx_channels.E001")
+        return
+    url = config.host.url
+    if not embedded.is_embedded(url):
+        return
+    try:
+        embedded.check(url)
     except (embedded.EmbeddedUnavailable, ValueError) as error:
         yield Error(f"{where}: {error}", id="mpx_channels.E002")
-    else:
-        if embedded.is_embedded(url) and not settings.DEBUG:
-            yield Warning(
-                f"{where} uses the embedded server, and DEBUG is off.",
-                hint=(
-                    "embedded:// is for development and tests: it keeps nothing and serves one "
-                    'machine. In production run Redis or Valkey and set "hosts" to its URL.'
-                ),
-                id="mpx_channels.W001",
-            )
+        return
+    if not settings.DEBUG:
+        yield Warning(
+            f"{where} uses the embedded server, and DEBUG is off.",
+            hint=(
+                "embedded:// is for development and tests: it keeps nothing and serves one "
+                'machine. In production run Redis or Valkey and set "hosts" to its URL.'
+            ),
+            id="mpx_channels.W001",
+        )

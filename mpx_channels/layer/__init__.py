@@ -10,6 +10,7 @@ from .core import MpxChannelLayer
 from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox
 from .stats import LayerStats
+from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
 
 __all__ = [
     "BROADCAST",
@@ -22,11 +23,14 @@ __all__ = [
     "LayerPromise",
     "LayerStats",
     "Mailbox",
+    "MessageTooLarge",
     "MpxChannelLayer",
     "PlainChannel",
     "PromiseRejected",
     "RequestFailed",
     "RequestTimeout",
     "Subscription",
+    "UndecryptableMessage",
+    "UnreadableMessage",
     "UnserializableMessage",
 ]

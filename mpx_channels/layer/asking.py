@@ -11,8 +11,7 @@ from mpx_channels.multiplexer import SubscriptionClosed
 from .answers import REPLY_TO, Answer, RequestFailed, RequestTimeout
 from .background import passing_by
 from .base import LayerBase
-from .codec import Message, encode
-from .envelope import seal
+from .codec import Message
 from .hub import Hub
 from .names import PROCESS_ID_LENGTH
 
@@ -80,8 +79,9 @@ class Asking(LayerBase):
         promise = LayerPromise(hub, name, redis_name, timeout)
         try:
             if not hub.answers.subscription.is_active(redis_name):
-                await hub.confirmations.wait(hub.answers.subscription, redis_name)
-        except SubscriptionClosed:
+                async with asyncio.timeout(timeout):
+                    await hub.confirmations.wait(hub.answers.subscription, redis_name)
+        except (SubscriptionClosed, TimeoutError):
             # The link broke, or the time was over, before Redis had confirmed: the promise says so.
             pass
         except BaseException:
@@ -109,7 +109,7 @@ class Asking(LayerBase):
 
     async def _settle(self, name: str, answer: Answer) -> int:
         self._require_promise_name(name)
-        body = encode(answer)
+        body = self.wrapping.encode(answer)
         if passing_by():
             return await self._elsewhere(self._settle(name, answer))
         hub = await self._ready_hub()
@@ -130,8 +130,9 @@ class Asking(LayerBase):
 
         number = hub.answers.expect(on_reply)
         try:
-            data = seal(body, {"by": hub.process_id, "id": number})
-            expected = await hub.multiplexer.publish_soon(self._names.promise(name), data)
+            redis_name = self._names.promise(name)
+            data = self.wrapping.seal(redis_name, body, {"by": hub.process_id, "id": number})
+            expected = await hub.multiplexer.publish_soon(redis_name, data)
             if heard < expected:
                 await asyncio.wait([complete], timeout=self.config.connect_timeout)
         finally:
@@ -204,7 +205,8 @@ class Asking(LayerBase):
         if passing_by():
             return await self._elsewhere(self._answer(event, answer))
         hub = await self._hub()
-        return bool(await hub.multiplexer.publish_soon(inbox, seal(encode(answer), {"re": number})))
+        data = self.wrapping.wrap(inbox, answer, {"re": number})
+        return bool(await hub.multiplexer.publish_soon(inbox, data))
 
 
 def _check_timeout(timeout: float | None) -> None:

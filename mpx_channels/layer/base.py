@@ -7,7 +7,7 @@ import functools
 import os
 import weakref
 from asyncio import get_running_loop
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +18,10 @@ from mpx_channels import embedded
 from mpx_channels.multiplexer import MpxError
 
 from .background import background
-from .codec import Message, encode
+from .codec import Message
 from .config import LayerConfig
-from .envelope import seal
 from .hub import Hub
+from .loops import before_close
 from .mailbox import Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .stats import LayerStats
@@ -47,12 +47,15 @@ class LayerBase(BaseChannelLayer):
 
     def __init__(
         self,
-        hosts: Sequence[object] | None = None,
+        hosts: Iterable[object] | None = None,
         prefix: str = "asgi",
         expiry: float = 60,
         group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        random_prefix_length: int = 12,
+        serializer_format: str = "msgpack",
         **more: Any,
     ) -> None:
         self.config = config = LayerConfig.parse(
@@ -63,6 +66,9 @@ class LayerBase(BaseChannelLayer):
                 "group_expiry": group_expiry,
                 "capacity": capacity,
                 "channel_capacity": channel_capacity,
+                "symmetric_encryption_keys": symmetric_encryption_keys,
+                "random_prefix_length": random_prefix_length,
+                "serializer_format": serializer_format,
                 **more,
             }
         )
@@ -72,8 +78,12 @@ class LayerBase(BaseChannelLayer):
         self.group_expiry = config.group_expiry
         if embedded.is_embedded(config.host.url):
             embedded.check(config.host.url)
+        # What messages become on their way to Redis, and back: for all event loops.
+        self.wrapping = config.wrapping()
         self._names = Names(config.prefix)
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+        # Loops whose end is the end of their hub.
+        self._watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         _layers.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
@@ -100,12 +110,21 @@ class LayerBase(BaseChannelLayer):
         loop = get_running_loop()
         hub = self._hubs.get(loop)
         if hub is None:
-            for closed in [other for other in self._hubs if other.is_closed()]:
-                del self._hubs[closed]
+            # Other threads do the same at the same time.
+            for other in list(self._hubs):
+                if other.is_closed():
+                    self._hubs.pop(other, None)
             hub = self._hubs[loop] = self._make_hub()
+            if loop not in self._watched:
+                self._watched.add(loop)
+                before_close(loop, functools.partial(self._end_hub, loop))
         if not hub.running:
             await hub.start()
         return hub
+
+    def _end_hub(self, loop: asyncio.AbstractEventLoop) -> Coroutine[Any, Any, None] | None:
+        hub = self._hubs.pop(loop, None)
+        return hub.stop() if hub is not None and hub.running else None
 
     async def _elsewhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a call on the background loop: this one is too short-lived to connect for."""
@@ -131,6 +150,7 @@ class LayerBase(BaseChannelLayer):
         return Hub(
             config.multiplexer(url),
             self._names,
+            self.wrapping,
             expiry=config.expiry,
             patience=config.connect_timeout,
             hooks=hooks,
@@ -159,7 +179,18 @@ class LayerBase(BaseChannelLayer):
         if mailbox is None:
             open_ = hub.open_bare if channel.endswith("!") else hub.open
             mailbox = open_(channel, self.get_capacity(channel))
+            # Perhaps of a consumer that has ended: nobody may ever read it.
+            hub.abandon(mailbox)
         return hub, mailbox
+
+    def _mailbox_here(self, channel: str) -> tuple[Hub, Mailbox] | None:
+        """The hub, and the mailbox of a channel that is open here; None if there is none."""
+        hub = self._hubs.get(get_running_loop())
+        mailbox = hub.mailboxes.get(channel) if hub is not None else None
+        if hub is not None and mailbox is not None:
+            return hub, mailbox
+        self.require_valid_channel_name(channel)
+        return None
 
     async def _ask_owner(self, do: str, group: str, channel: str) -> None:
         """Have the process that owns a channel do something with it; returns when it has.
@@ -169,11 +200,10 @@ class LayerBase(BaseChannelLayer):
         hub = await self._ready_hub()
         number, answered = hub.answers.expect_one()
         try:
-            data = seal(
-                encode({"do": do, "group": group, "channel": channel}),
-                {"by": hub.process_id, "id": number},
-            )
-            if not await hub.multiplexer.publish_soon(self._inbox_name(channel), data):
+            inbox = self._inbox_name(channel)
+            asked = {"do": do, "group": group, "channel": channel}
+            data = self.wrapping.wrap(inbox, asked, {"by": hub.process_id, "id": number})
+            if not await hub.multiplexer.publish_soon(inbox, data):
                 raise ForeignChannel(f"no process has the channel {channel!r} any more")
             async with asyncio.timeout(self.config.connect_timeout):
                 answer = await answered
@@ -210,9 +240,10 @@ class LayerBase(BaseChannelLayer):
         if not inbox:
             name = self._names.queue(channel)
             capacity = self.get_capacity(channel)
-            await hub.queues.put(name, seal(encode(message)), capacity, self.expiry)
+            data = self.wrapping.wrap(name, message)
+            await hub.queues.put(name, data, capacity, self.expiry)
             return True
-        data = seal(encode(message), {"to": channel})
+        data = self.wrapping.wrap(inbox, message, {"to": channel})
         if await hub.multiplexer.publish_soon(inbox, data):
             return True
         hub.counters.dropped_unroutable += 1

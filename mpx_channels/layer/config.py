@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,51 +13,87 @@ from django.core.exceptions import ImproperlyConfigured
 
 from mpx_channels.multiplexer import MpxError, Multiplexer
 
-__all__ = ["Host", "InvalidConfig", "LayerConfig"]
+from .hosts import Host, nearest, parse_hosts
+from .serializers import SerializerDoesNotExist, make_format, registry
+from .wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 
-DEFAULT_HOST = "redis://localhost:6379"
+__all__ = ["InvalidConfig", "LayerConfig"]
+
+# What the layer itself sends has to fit, too.
+LEAST_MAX_MESSAGE_SIZE = 1024
 
 
-class InvalidConfig(MpxError, ImproperlyConfigured):
-    """A value in CHANNEL_LAYERS is wrong; the message names it and the fix."""
+class InvalidConfig(MpxError, ImproperlyConfigured, ValueError):
+    """Values in CHANNEL_LAYERS are wrong; the text names them and the fix.
 
+    `problems` has a sentence for each.
+    """
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """Where a Redis server is: a URL, and keywords for redis-py's connections."""
-
-    url: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
 class LayerConfig:
-    """The CONFIG keys, with their defaults.
+    """The CONFIG keys, with their defaults. Every CONFIG of channels_redis 4.3 is one of ours.
 
-    - ``hosts``: a list with one entry: a URL, a ``(host, port)`` pair, or a dict of redis-py's
-      connection keywords, with the URL under ``address`` if there is one. Default:
-      ``["redis://localhost:6379"]``. ``embedded://`` starts a server for development.
+    - ``hosts``: a list with one entry: a URL (``redis://``, ``rediss://`` for TLS, ``unix://``),
+      a ``(host, port)`` pair, or a dict of redis-py's connection keywords, with the URL under
+      ``address`` if there is one. Default: ``["redis://localhost:6379"]``. ``embedded://`` starts
+      a server for development. In a dict, ``socket_connect_timeout`` and
+      ``health_check_interval`` stand for ``connect_timeout`` and ``ping_interval``, if CONFIG
+      does not have these; options of redis-py's pools, retries and decoding
+      (``max_connections``, ``socket_timeout``, ``retry_on_timeout``, ``decode_responses``, ...)
+      are ignored. Several hosts and Sentinel are not supported yet.
     - ``prefix`` ("asgi"): begins every name in Redis; layers with different prefixes never hear
       each other, whatever their database numbers (Redis' Pub/Sub knows no databases).
     - ``expiry`` (seconds, 60): a message that waited longer for its reader is dropped.
     - ``capacity`` (100): messages that wait for one channel's reader; over it the newest is
       dropped. ``channel_capacity``: a dict of channel name globs or compiled regexes to
       capacities, the first match counts.
-    - ``group_expiry`` (seconds, 86400): accepted for the specification's sake. Membership lives
-      in the process and ends with it, so nothing is left to expire.
+    - ``max_message_size`` (bytes, 4 MiB): over it `MessageTooLarge` is raised at the sender;
+      measured as encoded, before encryption. Redis keeps what a subscriber has not read yet, and
+      disconnects it when that comes to 32 MiB, or stays at 8 MiB for a minute
+      (``client-output-buffer-limit pubsub 32mb 8mb 60``). All processes with members in a group
+      get its messages at once, so a burst that is too large cuts all of them off, with
+      everything else that was on its way to them. Raise this only with that limit.
+    - ``serializer_format`` ("msgpack"): "json" is for other programs that read along, and for
+      people: it is slower, and refuses bytes, NaN and keys that are not str. Other formats:
+      `mpx_channels.layer.serializers`. All processes of a prefix need the same; messages in
+      another are dropped and counted. `mpx_channels.layer.codec` has a table of what becomes of
+      values of all types.
+    - ``symmetric_encryption_keys`` (None, no encryption): a list of passphrases (str or bytes).
+      Everything that travels is encrypted with the first, and opened with any, so keys change
+      without downtime: add the new one at the end, in all processes; then move it to the front;
+      then, after ``expiry`` seconds, remove the old one. A message is bound to the group or
+      channel it was sent to, and for ``expiry`` and 30 seconds to its time: clocks of machines
+      must not differ by more than these 30. A process with keys drops (and counts) what is not
+      encrypted, and one without drops what is. The names of groups and channels stay readable in
+      Redis. Costs a few microseconds a message; needs ``pip install
+      'mpx-channels[encryption]'``. See `mpx_channels.layer.crypto`.
     - ``on_disconnect``, ``on_reconnect``: types of events for every channel of the process when
       the link to Redis breaks, and when it stands again with all subscriptions live; None for
       no events. A consumer needs a handler for them.
-    - ``ping_interval``, ``min_backoff``, ``max_backoff``, ``connect_timeout``,
-      ``unsubscribe_delay``, ``max_backlog``, ``backlog_timeout``: see `Multiplexer`.
+    - ``ping_interval`` (seconds, 30), ``min_backoff`` and ``max_backoff`` (seconds, 0.008 and
+      0.512), ``connect_timeout`` (seconds, 5), ``unsubscribe_delay`` (seconds, 1),
+      ``max_backlog`` (10,000 messages), ``backlog_timeout`` (seconds, 5): see `Multiplexer`.
+    - ``group_expiry`` (seconds, 86400): checked and ignored. Membership lives in the process and
+      ends with it, so nothing is left to expire.
+    - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
+      messages apart.
     """
 
-    hosts: Sequence[object] | None = None
+    hosts: Iterable[object] | None = field(default=None, repr=False)
     prefix: str = "asgi"
     expiry: float = 60
     group_expiry: float = 86400
     capacity: int = 100
     channel_capacity: Mapping[Any, int] | None = None
+    symmetric_encryption_keys: Iterable[str | bytes] | None = field(default=None, repr=False)
+    random_prefix_length: int = 12
+    serializer_format: str = "msgpack"
+    max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE
     on_disconnect: str | None = None
     on_reconnect: str | None = None
     ping_interval: float = 30.0
@@ -69,53 +106,49 @@ class LayerConfig:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
-        """CONFIG as a checked value; raises `InvalidConfig` for the first thing that is wrong."""
+        """CONFIG as a checked value; raises `InvalidConfig` with everything that is wrong."""
+        if not isinstance(config, Mapping):
+            raise InvalidConfig(f"CONFIG must be a dict, not {config!r}")
         known = list(inspect.signature(cls).parameters)
-        for key in config:
-            if key not in known:
-                raise InvalidConfig(f"unknown CONFIG key {key!r}{_nearest(key, known)}")
-        return cls(**config)
+        problems = [
+            f"unknown CONFIG key {key!r}{nearest(key, known)}" for key in config if key not in known
+        ]
+        values = {key: config[key] for key in config if key in known}
+        for name in ("hosts", "symmetric_encryption_keys"):
+            # Read more than once, which an iterator would not survive.
+            if isinstance(values.get(name), Iterator):
+                values[name] = list(values[name])
+        with contextlib.suppress(ValueError):  # which is said below
+            values = {**parse_hosts(values.get("hosts")).settings, **values}
+        try:
+            checked = cls(**values)
+        except InvalidConfig as error:
+            problems += error.problems
+        if problems:
+            raise InvalidConfig(*problems)
+        return checked
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prefix, str) or not self.prefix:
-            raise InvalidConfig(f"prefix must be a non-empty str, not {self.prefix!r}")
-        for key in ("expiry", "group_expiry"):
-            value = getattr(self, key)
-            if not _is_number(value) or value <= 0:
-                raise InvalidConfig(f"{key} must be a number of seconds above 0, not {value!r}")
-        for key in ("on_disconnect", "on_reconnect"):
-            value = getattr(self, key)
-            if value is not None and not (isinstance(value, str) and value):
-                raise InvalidConfig(f"{key} must be the type of an event (a str), not {value!r}")
-        _require_capacity("capacity", self.capacity)
-        if not isinstance(self.channel_capacity, Mapping | None):
-            raise InvalidConfig(
-                "channel_capacity must be a dict of globs or regexes to numbers, "
-                f"not {self.channel_capacity!r}"
-            )
-        for pattern, capacity in (self.channel_capacity or {}).items():
-            if not isinstance(pattern, str) and not hasattr(pattern, "match"):
-                raise InvalidConfig(
-                    f"channel_capacity key {pattern!r} must be a glob (str) or a compiled regex"
-                )
-            _require_capacity(f"channel_capacity[{pattern!r}]", capacity)
-        host = self.host
-        if not host.url.startswith("embedded:"):
-            self.multiplexer(host.url)
+        problems = list(self._problems())
+        if problems:
+            raise InvalidConfig(*problems)
 
     @property
     def host(self) -> Host:
         """The one host."""
-        hosts = self.hosts if self.hosts is not None else [DEFAULT_HOST]
-        if isinstance(hosts, str | bytes | Mapping) or not isinstance(hosts, Sequence):
-            raise InvalidConfig(
-                f"hosts must be a list, even if there is only one: hosts=[{hosts!r}]"
-            )
-        if len(hosts) != 1:
-            raise InvalidConfig(
-                f"hosts must name one server, not {len(hosts)}: sharding is not supported yet"
-            )
-        return _parse_host(hosts[0])
+        try:
+            return parse_hosts(self.hosts)
+        except ValueError as error:
+            raise InvalidConfig(str(error)) from error
+
+    def wrapping(self) -> Wrapping:
+        """What messages become on their way to Redis, and back."""
+        return Wrapping(
+            self.serializer_format,
+            keys=self.symmetric_encryption_keys,
+            max_message_size=self.max_message_size,
+            expiry=self.expiry,
+        )
 
     def multiplexer(self, url: str) -> Multiplexer:
         """A multiplexer for the server at `url` with these options, not started."""
@@ -134,42 +167,114 @@ class LayerConfig:
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error
 
+    # -- checks -------------------------------------------------------------------------------
 
-def _parse_host(entry: object) -> Host:
-    if isinstance(entry, str):
-        return Host(entry)
-    if isinstance(entry, Mapping):
-        options = dict(entry)
-        address = options.pop("address", None)
-        if address is not None:
-            host = _parse_host(address)
-            return Host(host.url, {**host.options, **options})
-        if "path" in options:
-            url = f"unix://{options.pop('path')}"
-        elif "master_name" in options or "sentinels" in options:
-            raise InvalidConfig(f"Sentinel is not supported yet: {sorted(options)}")
+    def _problems(self) -> Iterator[str]:
+        """A sentence for everything that is wrong; nothing here connects."""
+        given: Any = self  # of any type at all
+        if not isinstance(given.prefix, str):
+            yield f"prefix must be a str, not {given.prefix!r}"
+        yield from self._wrong_numbers()
+        for key in ("on_disconnect", "on_reconnect"):
+            value = getattr(self, key)
+            if value is not None and not (isinstance(value, str) and value):
+                yield f"{key} must be the type of an event (a str), not {value!r}"
+        yield from self._wrong_capacities()
+        yield from self._wrong_serializer()
+        yield from self._wrong_keys()
+        try:
+            host = parse_hosts(self.hosts)
+            if not host.url.startswith("embedded:"):
+                # Without our numbers, which were checked above: it would name but one of them.
+                Multiplexer(host.url, **host.options)
+        except (TypeError, ValueError) as error:
+            yield str(error)
+
+    def _wrong_numbers(self) -> Iterator[str]:
+        above_0 = ("expiry", "group_expiry", "ping_interval", "min_backoff", "max_backoff")
+        for key in (*above_0, "connect_timeout"):
+            value = getattr(self, key)
+            if not _is_number(value) or value <= 0:
+                yield f"{key} must be a number of seconds above 0, not {value!r}"
+        for key in ("unsubscribe_delay", "backlog_timeout"):
+            value = getattr(self, key)
+            if not _is_number(value) or value < 0:
+                yield f"{key} must be a number of seconds from 0 up, not {value!r}"
+        for key, unit, least in (
+            ("max_backlog", "messages", 1),
+            ("max_message_size", "bytes", LEAST_MAX_MESSAGE_SIZE),
+            ("random_prefix_length", "bytes", 0),
+        ):
+            value = getattr(self, key)
+            if not _is_whole(value) or value < least:
+                yield f"{key} must be a whole number of {unit} from {least} up, not {value!r}"
+        lowest, highest = self.min_backoff, self.max_backoff
+        if _is_number(lowest) and _is_number(highest) and lowest > highest:
+            yield f"min_backoff ({lowest}) must not be above max_backoff ({highest})"
+
+    def _wrong_capacities(self) -> Iterator[str]:
+        capacities: dict[str, object] = {"capacity": self.capacity}
+        by_channel: Any = self.channel_capacity
+        if not isinstance(by_channel, Mapping | None):
+            yield (
+                "channel_capacity must be a dict of globs or regexes to numbers, "
+                f"not {by_channel!r}"
+            )
         else:
-            scheme = "rediss" if options.pop("ssl", False) else "redis"
-            url = f"{scheme}://"
-        return Host(url, options)
-    if isinstance(entry, tuple | list) and len(entry) == 2:
-        host, port = entry
-        if isinstance(host, str) and isinstance(port, int):
-            return Host("redis://", {"host": host, "port": port})
-    raise InvalidConfig(
-        f"a host must be a URL, a (host, port) pair or a dict of connection options, not {entry!r}"
-    )
+            for pattern, capacity in (by_channel or {}).items():
+                if not isinstance(pattern, str) and not hasattr(pattern, "match"):
+                    yield f"channel_capacity key {pattern!r} must be a glob (str) or a regex"
+                capacities[f"channel_capacity[{pattern!r}]"] = capacity
+        for key, value in capacities.items():
+            if not _is_whole(value) or value < 1:  # type: ignore[operator]
+                yield f"{key} must be a whole number of messages from 1 up, not {value!r}"
+
+    def _wrong_serializer(self) -> Iterator[str]:
+        name: Any = self.serializer_format
+        if not isinstance(name, str):
+            yield f"serializer_format must be the name of a format (a str), not {name!r}"
+            return
+        try:
+            make_format(name, expiry=self.expiry)
+        except SerializerDoesNotExist:
+            yield (
+                f"serializer_format {name!r} is not registered{nearest(name, registry.formats)} "
+                "(see mpx_channels.layer.serializers)"
+            )
+        except Exception as error:
+            yield f"serializer_format {name!r}: its class raised {error!r}"
+
+    def _wrong_keys(self) -> Iterator[str]:
+        # No value here: a wrong key is a secret all the same.
+        keys: Any = self.symmetric_encryption_keys
+        if not keys:
+            return
+        what = "symmetric_encryption_keys"
+        if isinstance(keys, str | bytes | bytearray | Mapping) or not isinstance(keys, Iterable):
+            yield f"{what} must be a list of keys, even if there is only one, not a {_type(keys)}"
+            return
+        wrong = False
+        for number, key in enumerate(keys):
+            if not isinstance(key, str | bytes):
+                wrong = True
+                yield f"{what}[{number}] must be a str or bytes, not a {_type(key)}"
+            elif not key:
+                wrong = True
+                yield f"{what}[{number}] is empty"
+        if not wrong and _is_number(self.expiry):
+            try:
+                Wrapping(keys=keys, expiry=self.expiry)
+            except (ImportError, TypeError, ValueError) as error:
+                yield f"{what}: {error}"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require_capacity(key: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidConfig(f"{key} must be a whole number of messages from 1 up, not {value!r}")
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; the keys are {', '.join(known)}"
+def _type(value: object) -> str:
+    return type(value).__name__

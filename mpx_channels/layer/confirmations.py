@@ -44,10 +44,15 @@ class Confirmations:
             raise
 
     def close(self) -> None:
-        """Time nothing any more."""
+        """Time nothing any more, and leave nobody waiting."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        while self._waits:
+            _, activation, name = self._waits.popleft()
+            if not activation.done():
+                text = f"the layer was closed before {self._multiplexer.node} confirmed {name!r}"
+                activation.set_exception(NotConnected(text))
 
     def _end(self) -> None:
         self._timer = None

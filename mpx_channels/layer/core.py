@@ -9,14 +9,14 @@ from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import msgspec
+from mpx_channels.multiplexer import BacklogFull
 
 from .asking import Asking
 from .background import passing_by
 from .base import ForeignChannel
 from .broadcasts import broadcast
-from .codec import Message, decode, encode
-from .envelope import UnreadableEnvelope, seal, unseal
+from .codec import Message
+from .envelope import UnreadableMessage
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
 from .sync import SyncLayer
@@ -92,8 +92,8 @@ class MpxChannelLayer(Asking, Listening):
         while True:
             data = await hub.queues.get(name)
             try:
-                return decode(unseal(data)[1])
-            except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+                return self.wrapping.decode(self.wrapping.unwrap(name, data)[1])
+            except UnreadableMessage as error:
                 hub.inflow.unreadable(name, error)
 
     async def open_channel(
@@ -165,7 +165,8 @@ class MpxChannelLayer(Asking, Listening):
         The channels named in `exclude` do not get it. Raises as `send`.
         """
         name = self._group_name(group)
-        data = seal(encode(message), {"not": _channels(exclude)} if exclude else None)
+        header = {"not": _channels(exclude)} if exclude else None
+        data = self.wrapping.wrap(name, message, header)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             if passing_by():
@@ -181,14 +182,22 @@ class MpxChannelLayer(Asking, Listening):
         All names and messages are checked before the first leaves. Raises as `send`; if Redis
         refuses some, the others were sent.
         """
-        frames = [(self._group_name(group), seal(encode(message))) for group, message in messages]
+        named = [(self._group_name(group), message) for group, message in messages]
+        frames = [(name, self.wrapping.wrap(name, message)) for name, message in named]
         publishing = self._publish_all(frames)
         await (self._elsewhere(publishing) if passing_by() else publishing)
 
     async def _publish_all(self, frames: list[tuple[str, bytes]]) -> None:
         hub = await self._hub()
         hub.counters.messages_out += len(frames)
-        sent = [hub.multiplexer.publish_soon(name, data) for name, data in frames]
+        sent: list[asyncio.Future[int]] = []
+        try:
+            for name, data in frames:
+                sent.append(hub.multiplexer.publish_soon(name, data))
+        except BacklogFull:
+            for future in sent:
+                future.cancel()  # takes back those that have not left
+            raise
         for result in await asyncio.gather(*sent, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -205,6 +214,20 @@ class MpxChannelLayer(Asking, Listening):
         await self.group_send(group, broadcast(content), exclude=exclude)
 
     # -- the whole ----------------------------------------------------------------------------
+
+    def serialize(self, message: Message) -> bytes:
+        """A message as bytes that `deserialize` reads: in the layer's format, and encrypted if
+        the layer has keys, but bound to no channel or group: it cannot be published to one.
+
+        Raises `TypeError`, `UnserializableMessage` and `MessageTooLarge`.
+        """
+        return self.wrapping.wrap("", message)
+
+    def deserialize(self, message: bytes) -> Message:
+        """The message that `serialize` made bytes of, here or in another process, within
+        ``expiry`` seconds if it is encrypted. Raises `UnreadableMessage`.
+        """
+        return self.wrapping.decode(self.wrapping.unwrap("", message)[1])
 
     async def flush(self) -> None:
         """Forget the groups and unread messages of this process, and all that is in Redis.

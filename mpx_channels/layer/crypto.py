@@ -30,14 +30,16 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from .envelope import ENCRYPTED, MARK_LENGTH, Header, UndecryptableMessage, begin, split
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-__all__ = ["CLOCK_ALLOWANCE", "Cipher", "EncryptionUnavailable"]
+__all__ = ["CLOCK_ALLOWANCE", "Cipher"]
 
 # How far the clocks of two machines may differ (seconds) before they refuse each other's messages.
 CLOCK_ALLOWANCE = 30.0
@@ -49,12 +51,8 @@ HOUR = 3600
 _SALT = b"mpx-channels"
 # Between the header and the nonce: the key's id, the time in milliseconds.
 _KEY_AND_TIME = struct.Struct(f">{ID_LENGTH}sQ")
-# Past any clock; datetime could not print it.
-_NOT_A_TIME = 2**60
-
-
-class EncryptionUnavailable(ValueError):
-    """The package that encrypts is not installed."""
+# Keys of hours that are kept: those of an ordinary expiry, and then some.
+HOURS_KEPT = 48
 
 
 class Key:
@@ -63,8 +61,8 @@ class Key:
     __slots__ = ("_hours", "_master", "id")
 
     def __init__(self, passphrase: str | bytes) -> None:
-        secret = passphrase.encode() if isinstance(passphrase, str) else bytes(passphrase)
-        self._master = _hkdf(secret)
+        secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
+        self._master = HKDF(SHA256(), length=32, salt=_SALT, info=b"master").derive(secret)
         self.id = _expand(self._master, b"id", ID_LENGTH)
         self._hours: dict[int, AESGCM] = {}
 
@@ -72,9 +70,7 @@ class Key:
         """The key of that hour since 1970."""
         key = self._hours.get(hour)
         if key is None:
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-            if len(self._hours) > 48:
+            if len(self._hours) >= HOURS_KEPT:
                 self._hours.clear()
             key = AESGCM(_expand(self._master, b"hour %d" % hour, 32))
             self._hours[hour] = key
@@ -87,8 +83,7 @@ class Cipher:
     `expiry` is in seconds: a message older than that, by ``CLOCK_ALLOWANCE`` and more, is refused,
     as is one from further in the future than the allowance.
 
-    Raises `EncryptionUnavailable` without the package ``cryptography``, `TypeError` and
-    `ValueError` for what is no key.
+    Raises `TypeError` and `ValueError` for what is no key.
     """
 
     def __init__(
@@ -99,7 +94,7 @@ class Cipher:
     ) -> None:
         keys = []
         for number, passphrase in enumerate(passphrases):
-            if not isinstance(passphrase, str | bytes | bytearray):
+            if not isinstance(passphrase, str | bytes):
                 # Never the value: it may be a secret, if of the wrong type.
                 raise TypeError(
                     f"key {number} must be a str or bytes, not a {type(passphrase).__name__}"
@@ -125,8 +120,6 @@ class Cipher:
 
     def unseal(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
         """The header and the body of what came from `name`; raises `UnreadableMessage`."""
-        from cryptography.exceptions import InvalidTag
-
         if data[:MARK_LENGTH] != ENCRYPTED:
             raise UndecryptableMessage(
                 f"not an encrypted message, and this layer takes no others: {data[:16]!r}"
@@ -164,19 +157,5 @@ def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _hkdf(secret: bytes) -> bytes:
-    try:
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-    except ImportError as error:
-        raise EncryptionUnavailable(
-            "encryption needs the package 'cryptography': pip install 'mpx-channels[encryption]'"
-        ) from error
-    return HKDF(SHA256(), length=32, salt=_SALT, info=b"master").derive(secret)
-
-
 def _expand(master: bytes, info: bytes, length: int) -> bytes:
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
     return HKDFExpand(SHA256(), length=length, info=info).derive(master)

@@ -14,14 +14,15 @@ that a message to a group is not for; ``re``, the number of the question that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
 
 import msgspec
 
 from mpx_channels.multiplexer import MpxError
 
 __all__ = [
+    "BARE",
     "ENCRYPTED",
     "MARK_LENGTH",
     "UndecryptableMessage",
@@ -35,10 +36,15 @@ __all__ = [
 PLAIN = b"\xc1\x01"
 ENCRYPTED = b"\xc1\x02"
 MARK_LENGTH = 2
-_BARE = PLAIN + b"\x00\x00"
+BARE = PLAIN + b"\x00\x00"
 _LONGEST_HEADER = 0xFFFF
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+# Checked here, for all who use it: a header that is not like this is poison. Other keys, which
+# a later version may have, are left out.
+_Keys = TypedDict(
+    "_Keys", {"to": str, "not": list[str], "re": int, "by": str, "id": int}, total=False
+)
+_decode: Callable[[memoryview], Any] = msgspec.msgpack.Decoder(_Keys).decode
 _NO_HEADER: dict[str, Any] = {}
 
 Header = Mapping[str, Any]
@@ -73,20 +79,20 @@ def split(data: bytes) -> tuple[dict[str, Any], int]:
         raise UnreadableMessage("a truncated message")
     try:
         return _decode(memoryview(data)[4:end]), end
-    except msgspec.MsgspecError as error:
+    except Exception as error:  # MsgspecError, and UnicodeDecodeError
         raise UnreadableMessage(f"a message with a broken header: {error}") from None
 
 
 def seal(body: bytes, header: Header | None = None) -> bytes:
     """A message ready for Redis; raises as `begin`."""
     if not header:
-        return _BARE + body
+        return BARE + body
     return begin(PLAIN, header) + body
 
 
 def unseal(data: bytes) -> tuple[dict[str, Any], memoryview]:
     """The header and the body; raises `UnreadableMessage`."""
-    if data[:4] == _BARE:
+    if data[:4] == BARE:
         return _NO_HEADER, memoryview(data)[4:]
     mark = data[:MARK_LENGTH]
     if mark == ENCRYPTED:

@@ -8,7 +8,7 @@ import uuid
 from collections import OrderedDict
 from typing import Any
 
-from mpx_channels.multiplexer import Multiplexer
+from mpx_channels.multiplexer import Multiplexer, MultiplexerStopped
 
 from .answers import Answers
 from .confirmations import Confirmations
@@ -18,6 +18,7 @@ from .names import PROCESS_ID_LENGTH, Names
 from .queues import Queues
 from .stats import Counters, LayerStats
 from .topics import ChannelTopics, PatternTopics, Topic, Topics
+from .wrapping import Wrapping
 
 __all__ = ["Hub"]
 
@@ -29,6 +30,7 @@ class Hub:
         self,
         multiplexer: Multiplexer,
         names: Names,
+        wrapping: Wrapping,
         *,
         expiry: float,
         patience: float,
@@ -37,6 +39,7 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.multiplexer = multiplexer
         self.names = names
+        self.wrapping = wrapping
         self.counters = Counters()
         # Names the hub, not the process: after a fork or on another loop there is another inbox.
         self.process_id = uuid.uuid4().hex[:PROCESS_ID_LENGTH]
@@ -88,6 +91,8 @@ class Hub:
         self.answers.close()
         await self.queues.close()
         await self.multiplexer.stop()
+        # If there was no connection just now, none has told them of its end.
+        self.answers.disconnected(MultiplexerStopped("the layer was closed"))
 
     async def ready(self) -> None:
         """Return once what is sent to our channels arrives."""
@@ -174,6 +179,7 @@ class Hub:
                 if other.stand_in is mailbox:
                     other.stand_in = None
         self._abandoned.pop(mailbox, None)
+        mailbox.cut_off = False
         memberships, mailbox.memberships = mailbox.memberships, None
         for topic in memberships or ():
             topic.owner.leave(topic.name, mailbox)
@@ -195,14 +201,19 @@ class Hub:
 
     async def join(self, topics: Topics, name: str, mailbox: Mailbox) -> None:
         """Make a channel a member; returns once Redis has confirmed, or undoes it and raises."""
+        topic = topics.topics.get(name)
+        known = topic is not None and mailbox.channel in topic.members
+        if topics is self.wildcards and topic is None:
+            self.inflow.end_publication()
         if topics.join(name, mailbox).live:
-            if mailbox.hooks is not None:
+            if mailbox.hooks is not None and not known:
                 self._tell_live(topics, name, mailbox)
             return
         try:
             await self.confirmations.wait(topics, name)
         except BaseException:
-            topics.leave(name, mailbox)
+            if not known:
+                topics.leave(name, mailbox)
             raise
 
     async def serve(self, asked: dict[str, Any]) -> None:
@@ -218,11 +229,17 @@ class Hub:
 
     def topic_live(self, topics: Topics, name: str, topic: Topic) -> None:
         """Redis delivers a name from now on: tell the members that want to know."""
+        if topics is self.wildcards:
+            self.inflow.end_publication()
         if not self._hooked:
             return
         for mailbox in topic.members.values():
             if mailbox.hooks is not None:
                 self._tell_live(topics, name, mailbox)
+
+    def topic_left(self, mailbox: Mailbox) -> None:
+        """What a channel still has may be live all together: what it left was not."""
+        self._tell_reconnect(mailbox)
 
     def _tell_live(self, topics: Topics, name: str, mailbox: Mailbox) -> None:
         hooks = mailbox.hooks
@@ -279,6 +296,7 @@ class Hub:
                 "expired": counters.dropped_expired,
                 "unroutable": counters.dropped_unroutable,
                 "unreadable": counters.dropped_unreadable,
+                "undecryptable": counters.dropped_undecryptable,
                 "undelivered": counters.dropped_undelivered,
             },
             multiplexer=self.multiplexer.stats(),

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from .answers import REPLY_TO
-from .codec import Message, decode, encode
-from .envelope import UnreadableEnvelope, seal, unseal
+from .codec import Message
+from .envelope import UndecryptableMessage, UnreadableMessage
 from .mailbox import Delivery, Event, Item, Mailbox
-from .topics import Topics
+from .topics import Topic, Topics
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -40,7 +38,7 @@ class Publication:
         self.name = name
         self.data = data
         self.item = item
-        self.excluded = excluded
+        self.excluded = frozenset(excluded)
         self.patterns: set[str] = set()
         self.receivers: set[Mailbox] = set()
 
@@ -59,8 +57,11 @@ class Inflow:
         self._loop = hub.loop
         self._counters = hub.counters
         self._expiry = expiry
+        self._wrapping = hub.wrapping
+        self._decode = hub.wrapping.decode
         self._publication: Publication | None = None
-        self._complained_at = float("-inf")
+        # When each kind of unreadable message was last logged, by the loop's clock.
+        self._complained_at: dict[type[Exception], float] = {}
         self._serving: set[asyncio.Task[None]] = set()
 
     def group(self, name: str, data: bytes) -> None:
@@ -71,13 +72,13 @@ class Inflow:
             self._counters.dropped_unroutable += 1
             return
         try:
-            header, body = unseal(data)
-            item = Delivery(body, self._loop.time() + self._expiry)
-        except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+            header, body = self._wrapping.unwrap(name, data)
+            item = Delivery(self._decode, body, self._loop.time() + self._expiry)
+        except UnreadableMessage as error:
             self.unreadable(name, error)
             return
         if header or self._hub.wildcards.topics:
-            self._special(name, data, item, topic.members.values(), header.get("not", ()))
+            self._special(name, data, header, body, item, topic)
             return
         delivered = 0
         for mailbox in topic.members.values():
@@ -91,21 +92,32 @@ class Inflow:
         self,
         name: str,
         data: bytes,
+        header: Mapping[str, Any],
+        body: bytes | memoryview,
         item: Delivery,
-        members: Iterable[Mailbox],
-        excluded: Collection[str],
+        topic: Topic,
     ) -> None:
         """A group's message that is not for all, or that wildcard groups may match."""
         tagged = item
         if self._hub.wildcards.topics:
-            tagged = self._tagged(name, data)
+            tagged = self._tagged(name, body)
+        excluded = header.get("not", ())
         self._publication = publication = Publication(name, data, tagged, excluded)
-        for mailbox in members:
+        for mailbox in topic.members.values():
             # Who uses wildcard groups finds the group's name in every event.
             publication.deliver(mailbox, tagged if mailbox.wildcards else item, self)
 
+    def end_publication(self) -> None:
+        """A pattern is new: what comes from now on is another publish, even if it looks the same.
+
+        Redis confirms a pattern between one publish and the next, never within one.
+        """
+        self._publication = None
+
     def wildcard(self, pattern: str, name: str, data: bytes) -> None:
         """A message to a group that matches somebody's pattern here."""
+        if ":" in self._hub.names.group_of(name):
+            return  # of a layer whose prefix begins with ours: "*" matches that, too
         publication = self._publication
         if (
             publication is None
@@ -115,20 +127,21 @@ class Inflow:
         ):
             self._counters.messages_in += 1
             try:
-                excluded = unseal(data)[0].get("not", ())
-                publication = Publication(name, data, self._tagged(name, data), excluded)
-            except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+                header, body = self._wrapping.unwrap(name, data)
+                item = self._tagged(name, body)
+            except UnreadableMessage as error:
                 self.unreadable(name, error)
                 return
+            publication = Publication(name, data, item, header.get("not", ()))
             self._publication = publication
         publication.patterns.add(pattern)
         topic = self._hub.wildcards.topics.get(pattern)
         for mailbox in topic.members.values() if topic is not None else ():
             publication.deliver(mailbox, publication.item, self)
 
-    def _tagged(self, name: str, data: bytes) -> Delivery:
+    def _tagged(self, name: str, body: bytes | memoryview) -> Delivery:
         extra = {"mpx_group": self._hub.names.group_of(name)}
-        return Delivery(unseal(data)[1], self._loop.time() + self._expiry, extra)
+        return Delivery(self._decode, body, self._loop.time() + self._expiry, extra)
 
     def raw(self, name: str, data: bytes) -> None:
         """A message on a Redis channel that somebody here subscribed to."""
@@ -150,16 +163,16 @@ class Inflow:
         """A message to one of our channels, or an answer to a question of ours."""
         self._counters.messages_in += 1
         try:
-            header, body = unseal(data)
+            header, body = self._wrapping.unwrap(name, data)
             if "re" in header:
-                if not self._hub.answers.reply(header["re"], decode(body)):
+                if not self._hub.answers.reply(header["re"], self._decode(body)):
                     self._counters.dropped_unroutable += 1
                 return
             if "by" in header:
-                self._serve(str(header["by"]), header.get("id"), decode(body))
+                self._serve(str(header["by"]), header.get("id"), self._decode(body))
                 return
-            item = Delivery(body, self._loop.time() + self._expiry)
-        except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+            item = Delivery(self._decode, body, self._loop.time() + self._expiry)
+        except UnreadableMessage as error:
             self.unreadable(name, error)
             return
         channel = header.get("to", "")
@@ -182,9 +195,7 @@ class Inflow:
                 await self._hub.serve(asked)
             except Exception as error:
                 answer = {"error": str(error.args[0] if error.args else error)}
-            self._publish_aside(
-                self._hub.names.inbox(process_id), seal(encode(answer), {"re": number})
-            )
+            self._answer(process_id, number, answer)
 
         task = self._loop.create_task(serve(), name="mpx-serve")
         self._serving.add(task)
@@ -194,21 +205,19 @@ class Inflow:
         """A message was dropped: if it is a request, somebody waits in vain."""
         match message.get(REPLY_TO):
             case [str(process_id), int(number)]:
-                answer = seal(encode({"error": reason}), {"re": number})
-                self._publish_aside(self._hub.names.inbox(process_id), answer)
+                self._answer(process_id, number, {"error": reason})
 
     def promise(self, name: str, data: bytes) -> None:
         """An answer to a promise; whoever gave it wants to know how many waited for it."""
         self._counters.messages_in += 1
         try:
-            header, body = unseal(data)
-            told = self._hub.answers.settle(name, decode(body))
-        except (UnreadableEnvelope, msgspec.MsgspecError) as error:
+            header, body = self._wrapping.unwrap(name, data)
+            told = self._hub.answers.settle(name, self._decode(body))
+        except UnreadableMessage as error:
             self.unreadable(name, error)
             return
         if "by" in header:
-            inbox = self._hub.names.inbox(str(header["by"]))
-            self._publish_aside(inbox, seal(encode({"value": told}), {"re": header.get("id")}))
+            self._answer(str(header["by"]), header.get("id"), {"value": told})
 
     def deliver(self, mailboxes: Iterable[Mailbox], item: Item) -> None:
         """Put an item into mailboxes, as far as they have room."""
@@ -218,9 +227,11 @@ class Inflow:
             else:
                 self._full(mailbox)
 
-    def _publish_aside(self, name: str, data: bytes) -> None:
+    def _answer(self, process_id: str, number: object, answer: Message) -> None:
         """Publish what nobody here waits for; a failure is logged."""
+        name = self._hub.names.inbox(process_id)
         try:
+            data = self._wrapping.wrap(name, answer, {"re": number})
             published = self._hub.multiplexer.publish_soon(name, data)
         except Exception as error:
             logger.warning("Could not publish to %s: %s", name, error)
@@ -240,11 +251,16 @@ class Inflow:
 
     def unreadable(self, name: str, error: Exception) -> None:
         """Count a message that is none of ours, and say so at a limited rate."""
-        self._counters.dropped_unreadable += 1
+        if isinstance(error, UndecryptableMessage):
+            self._counters.dropped_undecryptable += 1
+            what = "undecryptable"
+        else:
+            self._counters.dropped_unreadable += 1
+            what = "unreadable"
         now = self._loop.time()
-        if now - self._complained_at >= COMPLAIN_EVERY:
-            self._complained_at = now
-            logger.warning("Dropped an unreadable message on %s: %s", name, error)
+        if now - self._complained_at.get(type(error), float("-inf")) >= COMPLAIN_EVERY:
+            self._complained_at[type(error)] = now
+            logger.warning("Dropped an %s message on %s: %s", what, name, error)
 
 
 def _log_failure(name: str) -> Callable[[asyncio.Future[int]], None]:

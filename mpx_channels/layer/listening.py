@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, cast
 from .base import LayerBase
 from .codec import Message
 from .hub import Hub
-from .mailbox import Mailbox
+from .mailbox import Failure, Mailbox
 
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
@@ -31,13 +31,16 @@ class Listening(LayerBase):
 
         Each message comes as ``{"type": "channel.message", "channel": str, "data": bytes}``.
         """
+        name = _require_name(name)
         hub, mailbox = await self._own_mailbox(channel)
-        await hub.join(hub.raw_channels, _require_name(name), mailbox)
+        await hub.join(hub.raw_channels, name, mailbox)
 
     async def channel_discard(self, name: str, channel: str) -> None:
         """End `channel_add`; does nothing if there was none."""
-        hub, mailbox = await self._own_mailbox(channel)
-        hub.raw_channels.leave(_require_name(name), mailbox)
+        name = _require_name(name)
+        if here := self._mailbox_here(channel):
+            hub, mailbox = here
+            hub.raw_channels.leave(name, mailbox)
 
     async def pattern_add(self, pattern: str, channel: str) -> None:
         """Have `channel` get what anybody publishes to Redis channels that match `pattern`.
@@ -45,13 +48,16 @@ class Listening(LayerBase):
         Each message comes as ``{"type": "pattern.message", "pattern": str, "channel": str,
         "data": bytes}``, once per pattern that matches.
         """
+        pattern = _require_name(pattern)
         hub, mailbox = await self._own_mailbox(channel)
-        await hub.join(hub.raw_patterns, _require_name(pattern), mailbox)
+        await hub.join(hub.raw_patterns, pattern, mailbox)
 
     async def pattern_discard(self, pattern: str, channel: str) -> None:
         """End `pattern_add`; does nothing if there was none."""
-        hub, mailbox = await self._own_mailbox(channel)
-        hub.raw_patterns.leave(_require_name(pattern), mailbox)
+        pattern = _require_name(pattern)
+        if here := self._mailbox_here(channel):
+            hub, mailbox = here
+            hub.raw_patterns.leave(pattern, mailbox)
 
     async def group_pattern_add(self, pattern: str, channel: str) -> None:
         """Have `channel` get every message to every group that matches `pattern`.
@@ -60,8 +66,8 @@ class Listening(LayerBase):
         also when the channel is a member of the group or several patterns match. The syntax is
         Redis' (``*``, ``?``, ``[a-z]``).
         """
-        hub, mailbox = await self._own_mailbox(channel)
         name = self._group_pattern(pattern)
+        hub, mailbox = await self._own_mailbox(channel)
         mailbox.wildcards += 1
         try:
             await hub.join(hub.wildcards, name, mailbox)
@@ -70,9 +76,11 @@ class Listening(LayerBase):
 
     async def group_pattern_discard(self, pattern: str, channel: str) -> None:
         """End `group_pattern_add`; does nothing if there was none."""
-        hub, mailbox = await self._own_mailbox(channel)
-        hub.wildcards.leave(self._group_pattern(pattern), mailbox)
-        _count_wildcards(hub, mailbox)
+        name = self._group_pattern(pattern)
+        if here := self._mailbox_here(channel):
+            hub, mailbox = here
+            hub.wildcards.leave(name, mailbox)
+            _count_wildcards(hub, mailbox)
 
     def _group_pattern(self, pattern: str) -> str:
         if (
@@ -133,6 +141,8 @@ class Subscription:
         return self._opened.channel
 
     async def __aenter__(self) -> Self:
+        if self._mailbox is not None:
+            raise RuntimeError("this subscription is open already: make another one")
         self._mailbox = mailbox = await self._layer.open_channel()
         try:
             for add, names in self._wanted:
@@ -140,12 +150,16 @@ class Subscription:
                     await add(name, mailbox.channel)
         except BaseException:
             self._layer.close_channel(mailbox)
+            self._mailbox = None
             raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._layer.close_channel(self._opened)
-        self._mailbox = None
+        mailbox, self._mailbox = self._opened, None
+        self._layer.close_channel(mailbox)
+        # Whoever still iterates, in another task, comes to the end.
+        while mailbox.waited_for:
+            mailbox.put_always(Failure(StopAsyncIteration()))
 
     def __aiter__(self) -> Self:
         return self

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from .codec import Message, decode, is_flat
+from .codec import Message, is_flat
 from .stats import Counters
 
 if TYPE_CHECKING:
@@ -32,10 +34,14 @@ class Delivery:
     copied, a nested one decoded again for everybody but the first. ``extra`` is added to each.
     """
 
-    __slots__ = ("_body", "_extra", "_flat", "_message", "expires")
+    __slots__ = ("_body", "_decode", "_extra", "_flat", "_message", "expires")
 
     def __init__(
-        self, body: bytes | memoryview, expires: float, extra: Message | None = None
+        self,
+        decode: Callable[[bytes | memoryview], Message],
+        body: bytes | memoryview,
+        expires: float,
+        extra: Message | None = None,
     ) -> None:
         message = decode(body)
         if extra is not None:
@@ -44,12 +50,13 @@ class Delivery:
         self._extra = extra
         self._flat = is_flat(message)
         self._message: Message | None = message
+        self._decode = decode
         self._body = body
 
     def take(self) -> Message:
         message = self._message
         if message is None:
-            message = decode(self._body)
+            message = self._decode(self._body)
             if self._extra is not None:
                 message.update(self._extra)
             return message
@@ -179,7 +186,7 @@ class Mailbox:
 
     def put_always(self, item: Item, *, first: bool = False) -> None:
         """Add what may not be dropped, past the capacity: its maker makes few of them."""
-        if self._waiters or self._unread is None:
+        if self._unread is None:
             self.put(item)
         elif first:
             self._unread.appendleft(item)
@@ -213,8 +220,8 @@ class Mailbox:
         self.stand_in = stand_in
 
     def clear(self) -> None:
-        """Forget what is unread."""
-        self._unread = None
+        """Forget what is unread, except for what never expires: that is no message of a layer."""
+        self._unread = deque(item for item in self._unread or () if item.expires == inf) or None
 
     @property
     def waited_for(self) -> bool:

@@ -21,6 +21,7 @@ class Counters:
     dropped_expired: int = 0
     dropped_unroutable: int = 0
     dropped_unreadable: int = 0
+    dropped_undecryptable: int = 0
     dropped_undelivered: int = 0
 
 
@@ -37,7 +38,9 @@ class LayerStats:
     - ``unread``: messages in mailboxes now.
     - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity;
       ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
-      any more; ``unreadable``: not a message of a layer like ours;
+      any more; ``unreadable``: not a message of a layer like ours; ``undecryptable``: not with
+      one of ``symmetric_encryption_keys``, not sent here, not sent lately, or not encrypted at all
+      (or encrypted, and there are no keys);
       ``undelivered``: a plain channel's message that could not be given back to Redis.
     - ``multiplexer``: the engine's own `MultiplexerStats`.
     """

@@ -11,7 +11,7 @@ from django.db import transaction
 
 from .background import background
 from .broadcasts import broadcast
-from .codec import Message, decode, encode
+from .codec import Message
 
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
@@ -38,7 +38,7 @@ class SyncLayer:
     ) -> None:
         """`MpxChannelLayer.send`."""
         self._layer.require_valid_channel_name(channel)
-        frozen = _checked(message) if on_commit else message
+        frozen = self._checked(message) if on_commit else message
         self._send(lambda: self._layer.send(channel, frozen), on_commit, using)
 
     def group_send(
@@ -52,7 +52,7 @@ class SyncLayer:
     ) -> None:
         """`MpxChannelLayer.group_send`."""
         self._layer.require_valid_group_name(group)
-        frozen = _checked(message) if on_commit else message
+        frozen = self._checked(message) if on_commit else message
         self._send(lambda: self._layer.group_send(group, frozen, exclude=exclude), on_commit, using)
 
     def group_send_many(
@@ -67,7 +67,7 @@ class SyncLayer:
         if on_commit:
             for group, _ in frozen:
                 self._layer.require_valid_group_name(group)
-            frozen = [(group, _checked(message)) for group, message in frozen]
+            frozen = [(group, self._checked(message)) for group, message in frozen]
         self._send(lambda: self._layer.group_send_many(frozen), on_commit, using)
 
     def group_broadcast(
@@ -130,7 +130,7 @@ class SyncLayer:
             future.cancel()
             raise
 
-
-def _checked(message: Message) -> Message:
-    """The message as its receivers will see it: no later change to the original counts."""
-    return decode(encode(message))
+    def _checked(self, message: Message) -> Message:
+        """The message as its receivers will see it: no later change to the original counts."""
+        wrapping = self._layer.wrapping
+        return wrapping.decode(wrapping.encode(message))

@@ -19,6 +19,9 @@ class TopicOwner(Protocol):
     def topic_live(self, topics: Topics, name: str, topic: Topic, /) -> None:
         """Redis delivers this name from now on."""
 
+    def topic_left(self, mailbox: Mailbox, /) -> None:
+        """A channel that was cut off has one name less to wait for."""
+
 
 class Topic:
     """One name, and the channels of this process that hear it."""
@@ -71,6 +74,8 @@ class Topics:
         if not topic.members:
             del self.topics[name]
             self._unsubscribe(name)
+        if mailbox.cut_off:
+            self._owner.topic_left(mailbox)
 
     def clear(self) -> None:
         """Have no members at all."""

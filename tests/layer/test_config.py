@@ -2,76 +2,255 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
 from mpx_channels.layer.config import LayerConfig
+from tests.conftest import missing
 
 
 @pytest.mark.parametrize(
     ("hosts", "node"),
     [
         (None, "redis://localhost:6379"),
+        ([], "redis://localhost:6379"),
         (["redis://example.org:7000/3"], "redis://example.org:7000"),
+        (("redis://example.org:7000/3",), "redis://example.org:7000"),
+        ({"redis://example.org:7000/3"}, "redis://example.org:7000"),
         (["rediss://user:secret@example.org"], "rediss://example.org:6379"),
         (["unix:///run/redis.sock"], "unix:///run/redis.sock"),
         ([("example.org", 7000)], "redis://example.org:7000"),
         ([["example.org", 7000]], "redis://example.org:7000"),
+        ([("example.org", "7000")], "redis://example.org:7000"),
+        ([{}], "redis://localhost:6379"),
         ([{"host": "example.org", "port": 7000, "db": 2}], "redis://example.org:7000"),
+        ([{"host": "example.org", "port": "7000"}], "redis://example.org:7000"),
         ([{"host": "example.org", "ssl": True}], "rediss://example.org:6379"),
+        ([{"host": "example.org", "ssl": False}], "redis://example.org:6379"),
         ([{"path": "/run/redis.sock"}], "unix:///run/redis.sock"),
+        (
+            [{"path": "/run/redis.sock", "connection_class": UnixDomainSocketConnection}],
+            "unix:///run/redis.sock",
+        ),
+        ([{"host": "x", "connection_class": SSLConnection}], "rediss://x:6379"),
+        ([{"host": "x", "connection_class": Connection}], "redis://x:6379"),
         ([{"address": "redis://example.org", "password": "secret"}], "redis://example.org:6379"),
+        ([{"address": "redis://example.org:7000", "port": 1}], "redis://example.org:7000"),
         ([{"address": ("example.org", 7000)}], "redis://example.org:7000"),
+        ([{"host": "example.org", "master_name": None}], "redis://example.org:6379"),
+        ([{"address": "rediss://x:7000", "ssl_cert_reqs": None}], "rediss://x:7000"),
+        (["rediss://x:7000?ssl_cert_reqs=none&ssl_check_hostname=false"], "rediss://x:7000"),
+        (["redis://x?socket_timeout=5&max_connections=3&decode_responses=1"], "redis://x:6379"),
     ],
 )
 def test_hosts(hosts: Any, node: str) -> None:
-    config = LayerConfig(hosts=hosts)
+    config = LayerConfig.parse({"hosts": hosts})
     assert str(config.multiplexer(config.host.url).node) == node
+
+
+# What channels_redis hands on to redis-py's pools, and there is nothing here to do with.
+POOL_OPTIONS = {
+    "max_connections": 10,
+    "health_check_interval": 20,
+    "retry": Retry(NoBackoff(), 1),
+    "retry_on_timeout": True,
+    "retry_on_error": [ConnectionError],
+    "socket_timeout": 3,
+    "socket_connect_timeout": 4,
+    "socket_keepalive": True,
+    "socket_keepalive_options": {},
+    "encoding": "utf-8",
+    "encoding_errors": "strict",
+    "decode_responses": True,
+    "client_name": "me",
+    "db": 1,
+    "username": "default",
+    "protocol": 3,
+}
+
+
+def channels_redis_layers() -> list[Any]:
+    try:
+        from channels_redis.core import RedisChannelLayer
+        from channels_redis.pubsub import RedisPubSubChannelLayer
+    except ImportError:
+        missing("channels_redis is not installed")
+    return [RedisChannelLayer, RedisPubSubChannelLayer]
+
+
+@pytest.mark.parametrize("address", [True, False])
+async def test_every_option_of_pools_works_as_with_channels_redis(
+    redis_url: str, address: bool
+) -> None:
+    port = redis_url.rpartition(":")[2]
+    where = {"address": redis_url} if address else {"host": "127.0.0.1", "port": port}
+    hosts = [{**where, **POOL_OPTIONS}]
+    for class_ in (*channels_redis_layers(), MpxChannelLayer):
+        options = {**hosts[0]}
+        if class_ is not MpxChannelLayer:
+            del options["decode_responses"]  # with it, theirs cannot read its own messages
+        layer = class_(hosts=[options], prefix="test-config")
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "x"})
+        assert await layer.receive(channel) == {"type": "x"}
+        if class_ is MpxChannelLayer:
+            assert (layer.config.ping_interval, layer.config.connect_timeout) == (20, 4)
+            await layer.close()
+        else:
+            await layer.flush()
+
+
+def test_every_key_of_channels_redis_is_one_of_ours() -> None:
+    core, pubsub = channels_redis_layers()
+    from channels_redis.pubsub import RedisPubSubLoopLayer
+
+    theirs: dict[str, Any] = {}
+    for class_ in (core, pubsub, RedisPubSubLoopLayer):
+        for name, parameter in inspect.signature(class_).parameters.items():
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD or parameter.kind is (
+                parameter.KEYWORD_ONLY
+            ):
+                theirs[name] = parameter.default
+    del theirs["channel_layer"]  # its own
+    MpxChannelLayer(**theirs)
+    # Those with a place have the same one.
+    ours = list(inspect.signature(MpxChannelLayer).parameters)
+    assert ours[: len(inspect.signature(core).parameters)] == list(
+        inspect.signature(core).parameters
+    )
+
+
+def test_config_wins_over_a_hosts_options() -> None:
+    hosts = [{"host": "x", "health_check_interval": 20, "socket_connect_timeout": 4}]
+    config = LayerConfig.parse({"hosts": hosts, "ping_interval": 7, "connect_timeout": 8})
+    assert (config.ping_interval, config.connect_timeout) == (7, 8)
+    off = LayerConfig.parse({"hosts": [{"host": "x", "health_check_interval": 0}]})
+    assert (off.ping_interval, off.connect_timeout) == (30, 5)
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
         ({"hosts": "redis://x"}, "hosts must be a list"),
-        ({"hosts": []}, "hosts must name one server, not 0"),
+        ({"hosts": {"host": "x"}}, "hosts must be a list, even if there is only one: [a dict"),
+        ({"hosts": 17}, "hosts must be a list"),
         ({"hosts": ["redis://a", "redis://b"]}, "not supported yet"),
         ({"hosts": [{"sentinels": [], "master_name": "m"}]}, "Sentinel is not supported yet"),
         ({"hosts": ["http://example.org"]}, "bad Redis URL 'http://example.org'"),
         ({"hosts": ["redis://x:port"]}, "bad Redis URL"),
-        ({"hosts": [17]}, "a host must be a URL"),
-        ({"hosts": [("example.org", "7000")]}, "a host must be a URL"),
-        ({"hosts": [{"host": "x", "pasword": "y"}]}, "pasword"),
-        ({"hosts": [{"host": "x", "decode_responses": True}]}, "data stays bytes"),
+        ({"hosts": [17]}, "a host must be a URL, a (host, port) pair or a dict of connection"),
+        ({"hosts": [None]}, "connection options, not None"),
+        ({"hosts": [("example.org", "http")]}, "a host's port must be a number, not 'http'"),
+        ({"hosts": [("example.org", True)]}, "a host's port must be a number, not True"),
+        ({"hosts": [("example.org", None)]}, "a host's port must be a number, not None"),
+        ({"hosts": [("example.org",)]}, "a host must be a URL"),
+        ({"hosts": [{"host": "x", "pasword": "y"}]}, "'pasword'; did you mean 'password'?"),
+        ({"hosts": [{"host": "x", "ssl_keyfile": "y"}]}, "does not take these options"),
+        ({"hosts": [{"host": "x", "ssl": "yes"}]}, "ssl must be True or False, not 'yes'"),
+        ({"hosts": [{"host": "x", "connection_class": int}]}, "connection_class <class 'int'>"),
         ({"prefx": "x"}, "unknown CONFIG key 'prefx'; did you mean 'prefix'?"),
+        ({"max_size": 1}, "did you mean 'max_message_size'?"),
         ({"zzz": 1}, "the keys are hosts, prefix"),
-        ({"prefix": ""}, "prefix must be a non-empty str, not ''"),
+        ({"prefix": None}, "prefix must be a str, not None"),
+        ({"prefix": b"asgi"}, "prefix must be a str, not b'asgi'"),
         ({"expiry": 0}, "expiry must be a number of seconds above 0, not 0"),
         ({"expiry": "60"}, "expiry must be a number of seconds above 0, not '60'"),
+        ({"expiry": None}, "expiry must be a number of seconds above 0, not None"),
+        ({"expiry": True}, "expiry must be a number of seconds above 0, not True"),
+        ({"expiry": float("nan")}, "expiry must be a number of seconds above 0, not nan"),
         ({"group_expiry": -1}, "group_expiry"),
+        ({"random_prefix_length": None}, "random_prefix_length must be a whole number of bytes"),
         ({"capacity": 0}, "capacity must be a whole number of messages from 1 up, not 0"),
         ({"capacity": 1.5}, "capacity must be a whole number"),
+        ({"capacity": True}, "capacity must be a whole number"),
+        ({"capacity": None}, "capacity must be a whole number"),
         ({"channel_capacity": [("a", 1)]}, "channel_capacity must be a dict"),
         ({"channel_capacity": {"a*": "many"}}, "channel_capacity['a*'] must be a whole number"),
         ({"channel_capacity": {17: 1}}, "channel_capacity key 17"),
+        ({"max_message_size": 0}, "max_message_size must be a whole number of bytes from 1024 up"),
+        ({"max_message_size": None}, "max_message_size must be a whole number of bytes"),
+        ({"on_disconnect": 1}, "on_disconnect must be the type of an event (a str), not 1"),
+        ({"on_reconnect": ""}, "on_reconnect must be the type of an event (a str), not ''"),
         ({"ping_interval": 0}, "ping_interval must be a number of seconds above 0, not 0"),
+        ({"connect_timeout": None}, "connect_timeout must be a number of seconds above 0"),
+        ({"unsubscribe_delay": -1}, "unsubscribe_delay must be a number of seconds from 0 up"),
+        ({"backlog_timeout": "5"}, "backlog_timeout must be a number of seconds from 0 up"),
+        ({"max_backlog": 0}, "max_backlog must be a whole number of messages from 1 up, not 0"),
+        ({"max_backlog": 1.5}, "max_backlog must be a whole number of messages"),
         ({"min_backoff": 2.0}, "min_backoff (2.0) must not be above max_backoff"),
     ],
 )
 def test_what_is_wrong_is_named(config: dict[str, Any], says: str) -> None:
-    with pytest.raises(InvalidConfig, match=re.escape(says)):
+    with pytest.raises(InvalidConfig, match=re.escape(says)) as caught:
         MpxChannelLayer(**config)
+    assert len(caught.value.problems) == 1
     assert issubclass(InvalidConfig, ImproperlyConfigured)
 
 
-def test_passwords_are_not_repeated() -> None:
+def test_everything_that_is_wrong_is_named() -> None:
+    config = {
+        "hosts": ["http://x"],
+        "prefx": "x",
+        "capcity": 1,
+        "expiry": None,
+        "capacity": "100",
+        "channel_capacity": {"a": 0, 3: 1},
+        "serializer_format": "yaml",
+        "symmetric_encryption_keys": ["a", 1, ""],
+        "on_disconnect": True,
+        "min_backoff": 5,
+    }
     with pytest.raises(InvalidConfig) as caught:
-        MpxChannelLayer(hosts=["http://user:secret@example.org"])
+        MpxChannelLayer(**config)
+    problems = "\n".join(caught.value.problems)
+    for says in (
+        "'prefx'", "'capcity'", "expiry", "capacity must", "channel_capacity['a']",
+        "bad Redis URL",
+        "channel_capacity key 3", "'yaml'", "keys[1]", "keys[2]", "on_disconnect", "min_backoff",
+    ):  # fmt: skip
+        assert says in problems
+    assert len(caught.value.problems) == 12
+    for problem in caught.value.problems:
+        assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [None, [("prefix", "x")], "prefix"])
+def test_config_is_a_dict(config: Any) -> None:
+    with pytest.raises(InvalidConfig, match="CONFIG must be a dict"):
+        LayerConfig.parse(config)
+
+
+def test_an_empty_prefix_is_one() -> None:
+    assert MpxChannelLayer(prefix="").prefix == ""
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        ["http://user:secret@example.org"],
+        "redis://user:secret@example.org",
+        b"redis://user:secret@example.org",
+        {"password": "secret"},
+        [{"password": "secret", "hots": "x"}],
+        [[{"password": "secret"}]],
+        [("redis://:secret@x",)],
+        [b"redis://:secret@example.org"],
+    ],
+)
+def test_passwords_are_not_repeated(hosts: Any) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        MpxChannelLayer(hosts=hosts)
     assert "secret" not in str(caught.value)
+    assert "secret" not in repr(LayerConfig(hosts=["redis://:secret@x"]))
 
 
 def test_channel_capacity_takes_regexes() -> None:

@@ -7,13 +7,13 @@ import asyncio
 import msgspec
 import pytest
 
-from mpx_channels.layer.codec import encode
+from mpx_channels.layer.codec import decode, encode
 from mpx_channels.layer.mailbox import Delivery, Mailbox
 from mpx_channels.layer.stats import Counters
 
 
 def delivery(number: int, expires: float = float("inf")) -> Delivery:
-    return Delivery(encode({"n": number}), expires)
+    return Delivery(decode, encode({"n": number}), expires)
 
 
 @pytest.fixture
@@ -75,6 +75,6 @@ async def test_what_has_expired_is_skipped_and_counted(mailbox: Mailbox) -> None
 
 async def test_a_delivery_is_no_message() -> None:
     with pytest.raises(msgspec.DecodeError):
-        Delivery(b"\x93", 0)
+        Delivery(decode, b"\x93", 0)
     with pytest.raises(msgspec.MsgspecError):
-        Delivery(b"\x01", 0)
+        Delivery(decode, b"\x01", 0)
