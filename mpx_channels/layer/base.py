@@ -21,7 +21,7 @@ from .background import background
 from .codec import Message
 from .config import LayerConfig
 from .hub import Hub
-from .loops import before_close
+from .loops import when_closed
 from .mailbox import Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .stats import LayerStats
@@ -82,8 +82,6 @@ class LayerBase(BaseChannelLayer):
         self.wrapping = config.wrapping()
         self._names = Names(config.prefix)
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
-        # Loops whose end is the end of their hub.
-        self._watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         _layers.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
@@ -97,7 +95,7 @@ class LayerBase(BaseChannelLayer):
         hub = self._hubs.pop(get_running_loop(), None)
         if hub is not None:
             await hub.stop()
-        if not background.is_current() and any(map(background.owns, self._hubs)):
+        if not background.is_current() and any(map(background.owns, list(self._hubs))):
             await self._elsewhere(self.close())
 
     def stats(self) -> LayerStats | None:
@@ -115,16 +113,10 @@ class LayerBase(BaseChannelLayer):
                 if other.is_closed():
                     self._hubs.pop(other, None)
             hub = self._hubs[loop] = self._make_hub()
-            if loop not in self._watched:
-                self._watched.add(loop)
-                before_close(loop, functools.partial(self._end_hub, loop))
+            when_closed(loop, hub.loop_closed)
         if not hub.running:
             await hub.start()
         return hub
-
-    def _end_hub(self, loop: asyncio.AbstractEventLoop) -> Coroutine[Any, Any, None] | None:
-        hub = self._hubs.pop(loop, None)
-        return hub.stop() if hub is not None and hub.running else None
 
     async def _elsewhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a call on the background loop: this one is too short-lived to connect for."""

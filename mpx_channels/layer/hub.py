@@ -94,6 +94,11 @@ class Hub:
         # If there was no connection just now, none has told them of its end.
         self.answers.disconnected(MultiplexerStopped("the layer was closed"))
 
+    def loop_closed(self) -> None:
+        """The event loop was closed, and nobody had stopped us: leave no socket open."""
+        self.queues.abandon()
+        self.multiplexer.abandon()
+
     async def ready(self) -> None:
         """Return once what is sent to our channels arrives."""
         if not self.live:

@@ -102,11 +102,13 @@ class Listening(LayerBase):
         channels: Iterable[str] = (),
         patterns: Iterable[str] = (),
     ) -> Subscription:
-        """Listen from code that is no consumer: a view, a task, a management command::
+        """Listen from code that is no consumer: a view, a task, a management command.
 
-        async with layer.subscribe(groups=["room-1"]) as events:
-            async for event in events:
-                ...
+        For example::
+
+            async with layer.subscribe(groups=["room-1"]) as events:
+                async for event in events:
+                    ...
         """
         return Subscription(self, groups, group_patterns, channels, patterns)
 

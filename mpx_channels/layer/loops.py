@@ -1,40 +1,52 @@
-"""The end of an event loop: what a layer has on it ends first."""
+"""The end of an event loop, noticed without touching the loop.
+
+`asyncio.run` and its like cancel all tasks before they close their loop, and our connections end
+with their tasks. Who calls ``loop.close()`` without that, as some test suites do, leaves tasks
+and sockets behind, which Python complains of when it collects them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+import weakref
+from collections.abc import Callable
 
-__all__ = ["before_close"]
+__all__ = ["when_closed"]
+
+# Seconds: a timer that never comes.
+NEVER = 10.0**9
 
 
-def before_close(
-    loop: asyncio.AbstractEventLoop, last: Callable[[], Coroutine[Any, Any, None] | None]
-) -> None:
-    """Have a loop run the coroutine that `last` returns, if it does, when it is closed.
+class _Witness:
+    """Held by nothing but a timer of the loop."""
 
-    `asyncio.run` and its like cancel all tasks first, and connections end with theirs. Who calls
-    ``loop.close()`` without that, as test suites do, would hear of tasks that were destroyed and
-    sockets that nobody closed. The loop has no hook for this, so its ``close`` is replaced.
+    __slots__ = ("__weakref__",)
+
+
+def when_closed(loop: asyncio.AbstractEventLoop, method: Callable[[], None]) -> None:
+    """Call a method when `loop` is closed, if its object still lives then.
+
+    There is no hook for it. But a loop that is closed drops its timers, and with a timer goes
+    what nothing but the timer held; so asyncio's loops do, and uvloop's.
     """
-    close = loop.close
+    witness = _Witness()
+    reference = weakref.WeakMethod(method)
 
-    def close_at_last() -> None:
-        loop.close = close  # type: ignore[method-assign]
-        if not (loop.is_closed() or loop.is_running() or _in_a_loop()):
-            coroutine = last()
-            if coroutine is not None:
-                loop.run_until_complete(coroutine)
-        close()
+    def closed() -> None:
+        living = reference()
+        if living is not None and loop_closed():
+            living()
 
-    loop.close = close_at_last  # type: ignore[method-assign]
+    # Weakly: what waits for a loop's end must not be what keeps it.
+    loop_reference = weakref.ref(loop)
+
+    def loop_closed() -> bool:
+        loop = loop_reference()
+        return loop is None or loop.is_closed()
+
+    weakref.finalize(witness, closed).atexit = False
+    loop.call_later(NEVER, _look, witness)
 
 
-def _in_a_loop() -> bool:
-    """Whether another loop runs in this thread, which forbids running one more."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def _look(witness: _Witness) -> None:
+    """What the timer would do."""

@@ -148,6 +148,11 @@ class Queues:
             await asyncio.wait(self._aside, timeout=PAUSE)
         self._closing = False
 
+    def abandon(self) -> None:
+        """The event loop was closed: what reads will never end."""
+        if self._reader is not None:
+            self._multiplexer.forget_task(self._reader)
+
     # -- reading ------------------------------------------------------------------------------
 
     def _read(self, name: str) -> None:

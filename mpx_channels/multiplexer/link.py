@@ -12,7 +12,7 @@ from redis.backoff import FullJitterBackoff
 
 from .exceptions import ConnectionLost
 from .topology import Node
-from .wire import Wire, WireHandler
+from .wire import Wire, WireHandler, forget_task
 
 __all__ = ["Link", "LinkHandler", "LinkOptions"]
 
@@ -99,8 +99,14 @@ class Link:
             # Not `await`: that would take a cancellation of our caller for the task's own.
             await asyncio.wait([self._task])
             self._task = None
-            # The transport ends in the next turn; after that the loop may be closed.
-            await asyncio.sleep(0)
+
+    def abandon(self) -> None:
+        """The event loop was closed under us: give the socket back without its help."""
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            forget_task(task)
+        if self.wire is not None:
+            self.wire.drop()
 
     async def _run(self) -> None:
         failures = 0
@@ -159,8 +165,9 @@ class Link:
             self.connected_at = None
             self.last_error = error
             # A cancelled task gets here, too: when a loop is torn down under us, nothing is left.
-            await wire.close()
-            self._handler.link_down(error)
+            if not wire.dropped:
+                await wire.close()
+                self._handler.link_down(error)
 
     async def _watch(self, wire: Wire) -> Exception:
         """Wait for the connection's end; when it falls silent, ask whether it still lives."""

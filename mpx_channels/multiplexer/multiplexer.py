@@ -15,7 +15,7 @@ from .stats import Counters, MultiplexerStats
 from .subscriber import Subscriber
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node
-from .wire import pack, pack_publish
+from .wire import forget_task, pack, pack_publish
 
 __all__ = ["Multiplexer"]
 
@@ -125,6 +125,15 @@ class Multiplexer:
         await self._blocker.stop()
         await self._publisher.stop()
         await self._subscriber.stop()
+
+    def abandon(self) -> None:
+        """The event loop was closed without `stop`: close the sockets without its help."""
+        for link in (self._subscriber.link, self._publisher.link, self._blocker.link):
+            link.abandon()
+
+    def forget_task(self, task: asyncio.Task[Any]) -> None:
+        """Have asyncio not complain of a task that was left behind by a loop that was closed."""
+        forget_task(task)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -14,6 +14,7 @@ Without hiredis the bytes go on to redis-py's own stream and parser, one awaited
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Sequence
 from types import ModuleType
@@ -30,7 +31,7 @@ try:
 except ImportError:
     hiredis = None
 
-__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler", "pack", "pack_publish"]
+__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler", "forget_task", "pack", "pack_publish"]
 
 HAS_HIREDIS: bool = hiredis is not None
 
@@ -59,6 +60,12 @@ def pack_publish(name: bytes, data: bytes) -> bytes:
     return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(data), data)
 
 
+def forget_task(task: asyncio.Task[Any]) -> None:
+    """Have asyncio not complain that a task of a closed loop never ended."""
+    # A private flag of asyncio's, which it sets on tasks of its own for the same reason.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 class WireHandler(Protocol):
     """Whoever reads a wire. Neither method may raise."""
 
@@ -80,6 +87,7 @@ class Wire(asyncio.Protocol):
         # Done when the connection is gone; its result is the reason.
         self.closed: asyncio.Future[Exception] = loop.create_future()
         self.paused = False
+        self.dropped = False
         self.bytes_in = 0
         self.bytes_out = 0
         self._connection = connection
@@ -119,6 +127,8 @@ class Wire(asyncio.Protocol):
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             return cls(connection, handler, use_hiredis=use_hiredis)
+        except GeneratorExit:
+            raise  # the loop was closed, nothing can be awaited any more
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -145,9 +155,32 @@ class Wire(asyncio.Protocol):
         self._lost(reason)
         self._transport.abort()
 
+    def drop(self) -> None:
+        """The event loop was closed with this connection open: close the socket without its help.
+
+        A transport closes its socket in a turn of the loop, of which there will be none. So its
+        own last step is called here, by its private name. uvloop's transports close by themselves,
+        though not in silence: there, close the layer first, or have `uvloop.run` do it.
+        """
+        self.dropped = True
+        transport: Any = self._transport
+        tls = getattr(transport, "_ssl_protocol", None)
+        if tls is not None:
+            transport._closed = True
+            transport = tls._transport
+        last_step = getattr(transport, "_call_connection_lost", None)
+        if last_step is not None:
+            transport._closing = True
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed
+                last_step(None)
+        # redis-py's complain of what is still open, and so do asyncio's streams: so these last.
+        self._connection._reader = self._connection._writer = None
+
     # -- in: asyncio.Protocol -----------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self.dropped:
+            return  # uvloop reads on while it closes
         self.bytes_in += len(data)
         if self._reader is None:
             self._stream.data_received(data)
@@ -194,6 +227,8 @@ class Wire(asyncio.Protocol):
         return self._stream.eof_received() if self._reader is None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.dropped:
+            return
         # As an end, not as an error: after an error the stream gives out nothing that it has.
         self._stream.connection_lost(None)
         if self._reader is not None:
