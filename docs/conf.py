@@ -37,7 +37,12 @@ html_show_sourcelink = False
 pygments_style = "friendly"
 
 
-MODULES = ("mpx_channels.multiplexer", "mpx_channels.layer", "mpx_channels.consumers")
+MODULES = (
+    "mpx_channels.multiplexer",
+    "mpx_channels.layer",
+    "mpx_channels.layer.serializers",
+    "mpx_channels.consumers",
+)
 # Classes that the layer is put together from; readers see the whole.
 PARTS = ("Asking.", "Listening.")
 

@@ -12,7 +12,7 @@ import pytest
 from django.core.checks import ERROR
 
 from mpx_channels.checks import check_channel_layers
-from mpx_channels.layer.config import DEFAULT_HOST, LayerConfig
+from mpx_channels.layer.config import LayerConfig
 
 from .pages import DOCS, PAGES, ROOT
 
@@ -20,7 +20,8 @@ from .pages import DOCS, PAGES, ROOT
 def test_config_lists_every_key_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", (DOCS / "config.md").read_text(), re.MULTILINE)
     listed = {key: ast.literal_eval(default) for key, default in rows}
-    there = {key.name: key.default for key in fields(LayerConfig)} | {"hosts": [DEFAULT_HOST]}
+    there = {key.name: key.default for key in fields(LayerConfig)}
+    there["hosts"] = [LayerConfig().host.url]
     assert listed == there
 
 
@@ -32,6 +33,8 @@ def test_config_lists_every_key_with_its_default() -> None:
         "mpx_channels.generic.websocket",
         "mpx_channels.layer",
         "mpx_channels.multiplexer",
+        "mpx_channels.testing",
+        "mpx_channels.worker",
     ],
 )
 def test_api_lists_every_public_name(module: str) -> None:
