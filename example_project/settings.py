@@ -19,8 +19,8 @@ ALLOWED_HOSTS += os.environ.get("DJANGO_ALLOWED_HOSTS", "").replace(",", " ").sp
 INSTALLED_APPS = [
     "daphne",  # first: its runserver speaks WebSocket
     "django.contrib.staticfiles",
+    "mpx_channels",  # before channels: its runworker is the better one
     "channels",
-    "mpx_channels",
     "example_project.chat",
 ]
 

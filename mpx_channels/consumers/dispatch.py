@@ -29,6 +29,21 @@ Handler = Callable[[Event], Awaitable[None] | None]
 Task = asyncio.Task[Any]
 
 
+@functools.lru_cache(1024)
+def _name_for_type(type_: str) -> str:
+    name: str = get_handler_name({"type": type_})
+    return name
+
+
+def _handler_name(message: Event) -> str:
+    """Channels' `get_handler_name`; the rule is applied once per type."""
+    type_ = message.get("type")
+    if isinstance(type_, str):
+        return _name_for_type(type_)
+    name: str = get_handler_name(message)
+    return name
+
+
 class _SocketEvent:
     """An event of the server, or of somebody else's layer, in a consumer's mailbox."""
 
@@ -62,8 +77,8 @@ class MpxConsumerMixin:
 
     Events of the socket and of the channel layer come into one mailbox, in the order of their
     arrival, and their handlers run one at a time, as before. What is gone is a task for each
-    message, and the trip to another thread before each handler. While a handler runs, the socket
-    is not read: the server's flow control holds a client back that sends faster.
+    message, and the trip to another thread before each handler. As before, the socket is not read
+    while a handler runs: the server's flow control holds a client back that sends faster.
 
     When the consumer ends, in whatever way, its groups, subscriptions, promises and tasks end.
     Works with other channel layers, too, as far as they can do these things.
@@ -127,8 +142,12 @@ class MpxConsumerMixin:
     async def dispatch(self, message: Event) -> None:
         """Run the handler for a message: the method that its type names."""
         try:
-            handler: Handler | None = getattr(self, get_handler_name(message), None)
+            handler: Handler | None = getattr(self, _handler_name(message), None)
             if handler is None:
+                if "mpx_group" in message:
+                    # By a wildcard group, whose senders need not know of this consumer.
+                    logger.info("%s has no handler for %s", type(self).__name__, message["type"])
+                    return
                 raise ValueError(f"No handler for message type {message['type']}")
             if self._sync:
                 await sync_to_async(self._mpx_handle_in_thread)(handler, message)
@@ -149,23 +168,24 @@ class MpxConsumerMixin:
         """Run a coroutine beside the handlers; it is cancelled when the consumer ends.
 
         An exception in it is handled as one in a handler: it ends the consumer and reaches the
-        server's log; `StopConsumer` ends the consumer quietly. From a sync consumer's thread this
-        cannot be called: it has no event loop.
+        server's log; `StopConsumer` ends the consumer quietly. A sync consumer's thread has no
+        event loop: there, call it by way of `async_to_sync`.
         """
         try:
             loop = asyncio.get_running_loop()
-            if self._mpx_mailbox is None:
-                raise RuntimeError("start_task() works while the consumer is connected only")
         except RuntimeError:
             coroutine.close()
-            raise
+            raise RuntimeError("start_task(): no running event loop in this thread") from None
+        if self._mpx_mailbox is None:
+            coroutine.close()
+            raise RuntimeError("start_task() works while the consumer is connected only")
         task = loop.create_task(coroutine)
         self._mpx_tasks.add(task)
         task.add_done_callback(self._mpx_task_done)
         return task
 
     async def reply(self, event: Event, value: Any = None) -> bool:
-        """Answer an event that came by ``layer.request``; False if who asked is gone."""
+        """Answer an event that came by ``layer.request``; False if the asking process is gone."""
         return await self._mpx_layer.reply(event, value)
 
     async def reply_error(self, event: Event, reason: str) -> bool:

@@ -1,5 +1,14 @@
 """The channel layer: Channels' specification on top of the multiplexer."""
 
+from mpx_channels.multiplexer import (
+    CommandRefused,
+    ConnectionLost,
+    MpxError,
+    NotConnected,
+    PromiseDisconnected,
+    SubscriptionRefused,
+)
+
 from .answers import REPLY_TO, PromiseRejected, RequestFailed, RequestTimeout
 from .asking import LayerPromise
 from .base import ForeignChannel, PlainChannel
@@ -15,6 +24,8 @@ from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
 __all__ = [
     "BROADCAST",
     "REPLY_TO",
+    "CommandRefused",
+    "ConnectionLost",
     "Event",
     "Failure",
     "ForeignChannel",
@@ -25,11 +36,15 @@ __all__ = [
     "Mailbox",
     "MessageTooLarge",
     "MpxChannelLayer",
+    "MpxError",
+    "NotConnected",
     "PlainChannel",
+    "PromiseDisconnected",
     "PromiseRejected",
     "RequestFailed",
     "RequestTimeout",
     "Subscription",
+    "SubscriptionRefused",
     "UndecryptableMessage",
     "UnreadableMessage",
     "UnserializableMessage",

@@ -104,6 +104,10 @@ class SyncLayer:
         """`MpxChannelLayer.reply`."""
         return self._run(self._layer.reply(event, value))
 
+    def reply_error(self, event: Message, reason: str) -> bool:
+        """`MpxChannelLayer.reply_error`."""
+        return self._run(self._layer.reply_error(event, reason))
+
     def _send(
         self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
     ) -> None:

@@ -59,7 +59,7 @@ async def test_past_the_capacity_while_a_reader_is_being_cancelled(mailbox: Mail
 async def test_a_failure_is_raised_in_its_turn(mailbox: Mailbox) -> None:
     mailbox.put(event(1))
     mailbox.put_always(Failure(LookupError("here")))
-    mailbox.put(event(2))
+    mailbox.put_always(event(2))
     assert await read(mailbox, 1) == [1]
     with pytest.raises(LookupError, match="here"):
         await mailbox.get()

@@ -1,0 +1,615 @@
+"""What holds for Channels' consumers holds for ours; and what is ours alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+from channels.consumer import AsyncConsumer
+from channels.exceptions import AcceptConnection, DenyConnection, StopConsumer
+
+from mpx_channels.consumers import MpxConsumerMixin
+from mpx_channels.generic.websocket import AsyncWebsocketConsumer
+from mpx_channels.layer import MpxChannelLayer
+from tests.conftest import eventually
+
+from .conftest import AnyLayer, Gate, Generic, Open, Socket
+
+Connected = Callable[..., Any]
+
+
+def echo_of(generic: Generic) -> Any:
+    """A consumer that says what it hears, from the socket and from the layer."""
+
+    class Echo(generic.AsyncWebsocketConsumer):  # type: ignore[misc,name-defined]
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send(text_data=self.channel_name)
+
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await self.send(text_data=f"heard {text_data or bytes_data}")
+
+        async def say(self, event: Any) -> None:
+            await self.send(text_data=f"told {event['text']}")
+
+        async def stop(self, event: Any) -> None:
+            raise StopConsumer
+
+        async def fail(self, event: Any) -> None:
+            raise LookupError(event["reason"])
+
+    return Echo
+
+
+# -- stock and mixed, on every layer --------------------------------------------------------------
+
+
+async def test_the_socket_and_the_layer_are_heard(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    channel = await socket.text()
+    socket.say("hello")
+    assert await socket.text() == "heard hello"
+    await any_layer.send(channel, {"type": "say", "text": "hello"})
+    assert await socket.text() == "told hello"
+    socket.push({"type": "websocket.receive", "bytes": b"\x00"})
+    assert await socket.text() == r"heard b'\x00'"
+    await socket.disconnect()
+
+
+async def test_groups(generic: Generic, any_layer: AnyLayer, connected: Connected) -> None:
+    class Member(echo_of(generic)):  # type: ignore[misc]
+        groups = ["room", "hall"]
+
+    one, two = await connected(Member), await connected(Member)
+    await one.text(), await two.text()
+    await any_layer.group_send("room", {"type": "say", "text": "1"})
+    assert (await one.text(), await two.text()) == ("told 1", "told 1")
+    await one.disconnect()
+    await any_layer.group_send("hall", {"type": "say", "text": "2"})
+    assert await two.text() == "told 2"
+    assert [frame.get("text") for frame in one.sent].count("told 2") == 0
+    await two.disconnect()
+
+
+async def test_handlers_run_one_at_a_time(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    class Busy(echo_of(generic)):  # type: ignore[misc]
+        running = most = 0
+
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await self.say({"text": text_data})
+
+        async def say(self, event: Any) -> None:
+            Busy.running += 1
+            Busy.most = max(Busy.most, Busy.running)
+            await asyncio.sleep(0)
+            await self.send(text_data=event["text"])
+            await asyncio.sleep(0)
+            Busy.running -= 1
+
+    socket = await connected(Busy)
+    channel = await socket.text()
+    for number in range(20):
+        await any_layer.send(channel, {"type": "say", "text": f"layer-{number}"})
+        socket.say(f"socket-{number}")
+    heard = await socket.texts(40)
+    # Each source in its own order, whatever the order between them.
+    for source in ("layer", "socket"):
+        assert [text for text in heard if text.startswith(source)] == [
+            f"{source}-{number}" for number in range(20)
+        ]
+    assert Busy.most == 1
+    await socket.disconnect()
+
+
+async def test_stop_consumer_ends_it(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    await any_layer.send(await socket.text(), {"type": "stop"})
+    await socket.ended()
+
+
+async def test_an_exception_in_a_handler_reaches_the_server(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    await any_layer.send(await socket.text(), {"type": "fail", "reason": "nothing there"})
+    with pytest.raises(LookupError, match="nothing there"):
+        await socket.ended()
+
+
+async def test_no_handler_is_said(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    await any_layer.send(await socket.text(), {"type": "un.known"})
+    with pytest.raises(ValueError, match=r"No handler for message type un\.known"):
+        await socket.ended()
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"text": "x"}, "no 'type' attribute"),
+        ({"type": "_private"}, "leading underscore"),
+        ({"type": ".private"}, "leading underscore"),
+    ],
+)
+async def test_what_is_no_message_is_said(
+    generic: Generic, default: MpxChannelLayer, connected: Connected, message: Any, reason: str
+) -> None:
+    socket = await connected(echo_of(generic))
+    await default.send(await socket.text(), message)
+    with pytest.raises(ValueError, match=reason):
+        await socket.ended()
+
+
+async def test_the_server_may_cancel(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    await eventually(lambda: socket.waiting)
+    socket.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await socket.ended()
+    # Nobody asks the server for events any more.
+    assert not socket.waiting
+
+
+async def test_the_server_may_cancel_a_handler(
+    generic: Generic, any_layer: AnyLayer, connected: Connected, gate: Gate
+) -> None:
+    class Slow(echo_of(generic)):  # type: ignore[misc]
+        cancelled = False
+
+        async def receive(self, **data: Any) -> None:
+            try:
+                await gate.passed()
+            except asyncio.CancelledError:
+                Slow.cancelled = True
+                raise
+
+    socket = await connected(Slow)
+    socket.say("wait")
+    await gate.reached.wait()
+    socket.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await socket.ended()
+    assert Slow.cancelled
+
+
+async def test_a_slow_handler_delays_its_own_consumer_only(
+    generic: Generic, any_layer: AnyLayer, connected: Connected, gate: Gate
+) -> None:
+    class Slow(echo_of(generic)):  # type: ignore[misc]
+        async def receive(self, **data: Any) -> None:
+            await gate.passed()
+
+    slow, quick = await connected(Slow), await connected(echo_of(generic))
+    channel = await slow.text()
+    await quick.text()
+    slow.say("wait")
+    await gate.reached.wait()
+    await any_layer.send(channel, {"type": "say", "text": "after"})
+    for number in range(10):
+        quick.say(str(number))
+        assert await quick.text() == f"heard {number}"
+    assert slow.sent[-1]["text"] == channel
+    gate.open()
+    assert await slow.text() == "told after"
+
+
+async def test_the_socket_waits_for_its_handler(
+    generic: Generic, any_layer: AnyLayer, connected: Connected, gate: Gate
+) -> None:
+    """Back pressure: what the server is not asked for stays with the client."""
+
+    class Slow(echo_of(generic)):  # type: ignore[misc]
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await gate.passed()
+            await self.send(text_data=f"heard {text_data}")
+
+    bystander = await connected(echo_of(generic))
+    await bystander.text()
+    socket = await connected(Slow)
+    channel = await socket.text()
+    await eventually(lambda: socket.waiting)
+    asked = socket.asked
+    socket.say("1", "2", "3")
+    await gate.reached.wait()
+    await any_layer.send(channel, {"type": "say", "text": "from the layer"})
+    # Whatever would have been read in these turns of the loop was not.
+    for number in range(10):
+        bystander.say(str(number))
+        await bystander.text()
+    assert (socket.asked, socket.unread) == (asked, 2)
+    gate.open()
+    heard = await socket.texts(4)
+    assert [text for text in heard if text.startswith("heard")] == ["heard 1", "heard 2", "heard 3"]
+
+
+async def test_a_disconnect_is_handled_once_and_last(
+    generic: Generic, any_layer: AnyLayer, connected: Connected, gate: Gate
+) -> None:
+    done = []
+
+    class Slow(echo_of(generic)):  # type: ignore[misc]
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await gate.passed()
+            done.append(text_data)
+
+        async def say(self, event: Any) -> None:
+            done.append(event["text"])
+
+        async def disconnect(self, code: int) -> None:
+            done.append(code)
+
+    socket = await connected(Slow)
+    channel = await socket.text()
+    socket.say("first")
+    await gate.reached.wait()
+    await any_layer.send(channel, {"type": "say", "text": "told"})
+    socket.say("second")
+    # A server that is asked again says it again.
+    socket.hang_up(1001)
+    socket.hang_up(1001)
+    gate.open()
+    await socket.ended()
+    assert done.count(1001) == 1
+    assert done[-1] == 1001
+    assert [text for text in done if text in ("first", "second")] == ["first", "second"]
+    assert socket.unread == 1
+
+
+async def test_an_error_of_the_server_ends_the_consumer(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    socket.push(OSError("the socket is gone"))
+    with pytest.raises(OSError, match="the socket is gone"):
+        await socket.ended()
+
+
+async def test_a_cancelled_read_ends_the_consumer(
+    generic: Generic, any_layer: AnyLayer, connected: Connected
+) -> None:
+    socket = await connected(echo_of(generic))
+    await eventually(lambda: socket.waiting)
+    socket.push(asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await socket.ended()
+
+
+async def test_an_error_of_send_ends_the_consumer(
+    generic: Generic, any_layer: AnyLayer, opened: Open
+) -> None:
+    socket = opened(echo_of(generic))
+
+    async def send(frame: Any) -> None:
+        raise ConnectionResetError("gone")
+
+    socket._send = send  # type: ignore[method-assign]
+    socket.task.cancel()
+    socket.task = asyncio.create_task(socket._app(socket.scope, socket._receive, send))
+    socket.push({"type": "websocket.connect"})
+    with pytest.raises(ConnectionResetError):
+        await socket.ended()
+
+
+@pytest.mark.parametrize(
+    ("exception", "frame"),
+    [(AcceptConnection, "websocket.accept"), (DenyConnection, "websocket.close")],
+)
+async def test_connections_are_accepted_and_denied(
+    generic: Generic, default: MpxChannelLayer, opened: Open, exception: Any, frame: str
+) -> None:
+    class Doorkeeper(generic.AsyncWebsocketConsumer):  # type: ignore[misc,name-defined]
+        async def connect(self) -> None:
+            raise exception
+
+    socket = opened(Doorkeeper)
+    socket.push({"type": "websocket.connect"})
+    assert (await socket.next())["type"] == frame
+    await socket.disconnect()
+
+
+# -- without a layer, and without a WebSocket -----------------------------------------------------
+
+
+async def test_without_a_layer(generic: Generic, install: Any, connected: Connected) -> None:
+    install(None)
+
+    class Lonely(generic.AsyncWebsocketConsumer):  # type: ignore[misc,name-defined]
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await self.send(text_data=f"{self.channel_layer} {text_data}")
+
+    socket = await connected(Lonely)
+    socket.say("hello")
+    assert await socket.text() == "None hello"
+    await socket.disconnect()
+
+
+async def test_groups_without_a_layer(generic: Generic, install: Any, opened: Open) -> None:
+    install(None)
+
+    class Member(generic.AsyncWebsocketConsumer):  # type: ignore[misc,name-defined]
+        groups = ["room"]
+
+    socket = opened(Member)
+    socket.push({"type": "websocket.connect"})
+    with pytest.raises(ValueError, match="doesn't support groups"):
+        await socket.ended()
+
+
+async def test_another_layer_alias(
+    generic: Generic, default: MpxChannelLayer, connected: Connected
+) -> None:
+    class Elsewhere(echo_of(generic)):  # type: ignore[misc]
+        channel_layer_alias = "no-such-alias"
+
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send(text_data=str(self.channel_layer))
+
+    socket = await connected(Elsewhere)
+    assert await socket.text() == "None"
+
+
+async def test_the_body_of_a_request(
+    generic: Generic, any_layer: AnyLayer, opened: Open
+) -> None:
+    class Upload(generic.AsyncHttpConsumer):  # type: ignore[misc,name-defined]
+        async def handle(self, body: bytes) -> None:
+            await self.send_response(200, b"got " + body, headers=[(b"x", b"y")])
+
+    socket = opened(Upload, type="http")
+    for body in (b"one, ", b"two, "):
+        socket.push({"type": "http.request", "body": body, "more_body": True})
+    socket.push({"type": "http.request", "body": b"three"})
+    await socket.ended()
+    assert socket.sent == [
+        {"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]},
+        {"type": "http.response.body", "body": b"got one, two, three", "more_body": False},
+    ]
+
+
+async def test_a_request_that_goes_away(
+    generic: Generic, any_layer: AnyLayer, opened: Open
+) -> None:
+    class Upload(generic.AsyncHttpConsumer):  # type: ignore[misc,name-defined]
+        gone = 0
+
+        async def disconnect(self) -> None:
+            Upload.gone += 1
+
+    socket = opened(Upload, type="http")
+    socket.push({"type": "http.request", "body": b"one", "more_body": True})
+    socket.push({"type": "http.disconnect"})
+    await socket.ended()
+    assert (Upload.gone, socket.sent) == (1, [])
+
+
+async def test_a_request_that_stays_open(
+    generic: Generic, any_layer: AnyLayer, opened: Open
+) -> None:
+    """Server-sent events: the handler joins, and the layer's messages come as they come."""
+
+    class Events(generic.AsyncHttpConsumer):  # type: ignore[misc,name-defined]
+        async def http_request(self, message: Any) -> None:
+            await self.channel_layer.group_add("news", self.channel_name)
+            await self.send_headers(headers=[(b"content-type", b"text/event-stream")])
+            await self.send_body(b"", more_body=True)
+
+        async def news(self, event: Any) -> None:
+            await self.send_body(event["text"].encode(), more_body=True)
+
+    socket = opened(Events, type="http")
+    socket.push({"type": "http.request"})
+    await socket.next(), await socket.next()
+    for number in range(3):
+        await any_layer.group_send("news", {"type": "news", "text": f"n{number}"})
+        assert (await socket.next())["body"] == f"n{number}".encode()
+    socket.push({"type": "http.disconnect"})
+    await socket.ended()
+
+
+async def test_a_bare_async_consumer(
+    generic: Generic, any_layer: AnyLayer, opened: Open
+) -> None:
+    bases = (MpxConsumerMixin, AsyncConsumer) if generic.mixed else (AsyncConsumer,)
+
+    class Bare(*bases):  # type: ignore[misc]
+        async def start(self, event: Any) -> None:
+            await self.send({"type": "started", "channel": self.channel_name, **self.scope})
+
+        async def echo(self, event: Any) -> None:
+            await self.send(event)
+
+        async def stop(self, event: Any) -> None:
+            raise StopConsumer
+
+    socket = opened(Bare, type="own.protocol", room=7)
+    socket.push({"type": "start"})
+    started = await socket.next()
+    assert (started["room"], started["type"]) == (7, "own.protocol")
+    await any_layer.send(started["channel"], {"type": "echo", "n": 1})
+    assert await socket.next() == {"type": "echo", "n": 1}
+    socket.push({"type": "stop"})
+    await socket.ended()
+
+
+async def test_arguments_reach_the_consumer(generic: Generic, default: MpxChannelLayer) -> None:
+    class Room(generic.AsyncWebsocketConsumer):  # type: ignore[misc,name-defined]
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        async def connect(self) -> None:
+            await self.accept(subprotocol=self.name)
+
+    app = Room.as_asgi(name="tea")
+    assert app.consumer_class is Room
+    socket = Socket(app)
+    socket.push({"type": "websocket.connect"})
+    assert (await socket.next())["subprotocol"] == "tea"
+    await socket.disconnect()
+
+
+# -- ours alone -----------------------------------------------------------------------------------
+
+
+async def test_one_mailbox_in_the_order_of_arrival(
+    default: MpxChannelLayer, connected: Connected, gate: Gate
+) -> None:
+    done = []
+
+    class Busy(AsyncWebsocketConsumer):
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send(text_data=self.channel_name)
+
+        async def wait(self, event: Any) -> None:
+            await gate.passed()
+
+        async def say(self, event: Any) -> None:
+            done.append(event["text"])
+
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            done.append(text_data)
+
+    socket = await connected(Busy)
+    channel = await socket.text()
+    stats = default.stats
+    await default.send(channel, {"type": "wait"})
+    await gate.reached.wait()
+    for count, step in enumerate(["layer 1", "layer 2", "socket 1", "layer 3"], 1):
+        if step.startswith("layer"):
+            await default.send(channel, {"type": "say", "text": step})
+        else:
+            await eventually(lambda: socket.waiting)
+            socket.say(step)
+        await eventually(lambda count=count: stats().unread == count)
+    # The server's next event is not asked for before the first one is handled.
+    socket.say("socket 2")
+    gate.open()
+    await socket.disconnect()
+    assert done == ["layer 1", "layer 2", "socket 1", "layer 3", "socket 2"]
+
+
+async def test_no_task_and_no_thread_per_message(
+    default: MpxChannelLayer, connected: Connected
+) -> None:
+    class Counter(AsyncWebsocketConsumer):
+        close_old_connections_interval = 3600.0
+        count = 0
+
+        async def connect(self) -> None:
+            await self.channel_layer.group_add("room", self.channel_name)
+            await self.accept()
+
+        async def count_me(self, event: Any) -> None:
+            Counter.count += 1
+
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            Counter.count += 1
+
+    sockets = [await connected(Counter) for _ in range(5)]
+    await eventually(lambda: all(socket.waiting for socket in sockets))
+    loop = asyncio.get_running_loop()
+    with (
+        mock.patch.object(loop, "create_task", wraps=loop.create_task) as tasks,
+        mock.patch.object(loop, "run_in_executor", wraps=loop.run_in_executor) as hops,
+    ):
+        for _ in range(20):
+            await default.group_send("room", {"type": "count.me"})
+        for socket in sockets:
+            socket.say(*"0123456789")
+        await eventually(lambda: Counter.count == 150)
+    assert (tasks.call_count, hops.call_count) == (0, 0)
+
+
+async def test_a_full_mailbox_never_costs_an_event_of_the_socket(
+    make_layer: Any, install: Any, connected: Connected, gate: Gate
+) -> None:
+    layer = install(make_layer(capacity=2))
+
+    class Slow(AsyncWebsocketConsumer):
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send(text_data=self.channel_name)
+
+        async def wait(self, event: Any) -> None:
+            await gate.passed()
+
+        async def say(self, event: Any) -> None:
+            await self.send(text_data=event["text"])
+
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await self.send(text_data=text_data)
+
+    socket = await connected(Slow)
+    channel = await socket.text()
+    await eventually(lambda: socket.waiting)
+    await layer.send(channel, {"type": "wait"})
+    await gate.reached.wait()
+    for number in range(5):
+        await layer.send(channel, {"type": "say", "text": f"layer {number}"})
+    await eventually(lambda: layer.stats().drops["full"] == 3)
+    socket.say("socket")
+    gate.open()
+    assert await socket.texts(3) == ["layer 0", "layer 1", "socket"]
+    await socket.disconnect()
+
+
+async def test_a_flushed_layer_loses_no_event_of_the_socket(
+    default: MpxChannelLayer, connected: Connected, gate: Gate
+) -> None:
+    """`flush` is for the layer's messages: a lost disconnect would leave a consumer for ever."""
+
+    class Slow(AsyncWebsocketConsumer):
+        told: list[Any] = []
+
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send(text_data=self.channel_name)
+
+        async def wait(self, event: Any) -> None:
+            await gate.passed()
+
+        async def say(self, event: Any) -> None:
+            Slow.told.append(event)
+
+    socket = await connected(Slow)
+    channel = await socket.text()
+    await eventually(lambda: socket.waiting)
+    await default.send(channel, {"type": "wait"})
+    await gate.reached.wait()
+    await default.send(channel, {"type": "say", "text": "unread"})
+    await eventually(lambda: default.stats().unread == 1)
+    socket.hang_up()
+    await eventually(lambda: default.stats().unread == 2)
+    await default.flush()
+    gate.open()
+    await socket.ended()
+    assert Slow.told == []
+
+
+async def test_handlers_own_their_events(default: MpxChannelLayer, connected: Connected) -> None:
+    class Spoiler(AsyncWebsocketConsumer):
+        groups = ["room"]
+
+        async def spoil(self, event: Any) -> None:
+            await self.send(text_data=repr(event.get("list")))
+            event.pop("list").append("spoiled")
+            event["type"] = "spoiled"
+
+    sockets = [await connected(Spoiler) for _ in range(3)]
+    await default.group_send("room", {"type": "spoil", "list": [1]})
+    assert [await socket.text() for socket in sockets] == ["[1]"] * 3
