@@ -287,3 +287,16 @@ async def test_without_a_server_the_error_names_it(restartable_server: Restartab
         assert await layer.receive(channel) == {"type": "x"}
     finally:
         await layer.close()
+
+
+async def test_a_stuck_reader_costs_no_more_than_its_capacity(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer
+) -> None:
+    stuck, well = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", stuck)
+    for _ in range(200):
+        await asyncio.gather(*[other_layer.group_send("room", {"type": "x"}) for _ in range(100)])
+    await eventually(lambda: layer.stats().messages_in == 20_000)
+    assert layer.stats().unread == layer.capacity
+    assert layer.stats().drops["full"] == 20_000 - layer.capacity
+    assert await receives_nothing(layer, well)

@@ -48,7 +48,9 @@ async def test_an_excluded_channel_hears_what_is_sent_to_it(layer: MpxChannelLay
 async def test_excluding_one_name_is_no_list(layer: MpxChannelLayer) -> None:
     for call in (layer.group_send("room", {"type": "x"}, exclude="specific.x!1"),
                  layer.group_broadcast("room", "x", exclude="specific.x!1")):  # fmt: skip
-        with pytest.raises(TypeError, match=r"exclude must be a list .* not the str 'specific\.x!1'"):
+        with pytest.raises(
+            TypeError, match=r"exclude must be a list .* not the str 'specific\.x!1'"
+        ):
             await call
 
 
@@ -62,9 +64,7 @@ async def test_excluding_too_many_is_said(layer: MpxChannelLayer) -> None:
 # -- many at once ---------------------------------------------------------------------------------
 
 
-async def test_many_messages_at_once(
-    layer: MpxChannelLayer, other_layer: MpxChannelLayer
-) -> None:
+async def test_many_messages_at_once(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     one = (await members(layer, "one", 1))[0]
     two = (await members(layer, "two", 1))[0]
     await layer.group_add("one", two)

@@ -230,7 +230,7 @@ async def test_a_join_that_is_not_confirmed_is_no_join(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
     restartable_server.start()
-    layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.3)
+    layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.4, max_backoff=0.02)
     (channel,) = await members(layer, "before", 1)
     restartable_server.kill()
     await eventually(lambda: not layer.stats().multiplexer.connected)

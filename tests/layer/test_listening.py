@@ -104,7 +104,13 @@ async def test_a_flood_of_raw_messages_is_bounded(
     for number in range(20):
         client.publish(f"{prefix}/x", str(number))
     await eventually(lambda: layer.stats().drops["full"] == 15)
-    assert [(await layer.receive(channel))["data"] for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [(await layer.receive(channel))["data"] for _ in range(5)] == [
+        b"0",
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+    ]
 
 
 async def test_raw_subscriptions_survive_a_broken_link(
@@ -157,7 +163,7 @@ async def test_an_add_that_is_not_confirmed_is_none(
     make_layer: MakeLayer, restartable_server: RestartableServer, prefix: str
 ) -> None:
     restartable_server.start()
-    layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.2)
+    layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.4, max_backoff=0.02)
     channel = await layer.new_channel()
     await layer.channel_add("before", channel)
     restartable_server.kill()
@@ -306,7 +312,11 @@ async def test_exclusion_holds_for_wildcards(
     await layer.group_add("room-1", both)
     await layer.group_pattern_add("room-?", both)
     await other_layer.group_send("room-1", {"type": "x", "n": 1}, exclude=[two, both])
-    assert [await unread(layer, channel) for channel in (one, two, both)] == [[of("room-1")], [], []]
+    assert [await unread(layer, channel) for channel in (one, two, both)] == [
+        [of("room-1")],
+        [],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("swap", [("a*", "ab*"), ("ab*", "a*"), ("a*", "a*")])

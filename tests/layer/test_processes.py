@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer
@@ -117,3 +118,58 @@ def test_a_loop_per_call_leaves_no_warning(redis_url: str) -> None:
         asyncio.run(use(), debug=True)
         gc.collect()
     assert len(layer._hubs) == 1
+
+
+BARE_LOOPS = """
+import asyncio, sys, gc
+from django.conf import settings
+settings.configure()
+from mpx_channels.layer import MpxChannelLayer
+
+layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+
+async def use():
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+
+for _ in range(3):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(use())
+    assert "close" not in vars(loop), "the loop was patched"
+    loop.close()
+    gc.collect()
+"""
+
+
+async def test_a_loop_that_is_just_closed_leaves_no_warning(
+    redis_url: str, prefix: str, client: Any
+) -> None:
+    before = len(client.client_list())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "dev", "-W", "error", "-c", BARE_LOOPS, redis_url, prefix,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert (process.returncode, output.decode()) == (0, "")
+    await eventually(lambda: len(client.client_list()) <= before)
+
+
+def test_uvloop(redis_url: str) -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
+    layer = MpxChannelLayer(hosts=[redis_url])
+
+    async def use() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await asyncio.gather(*[layer.group_send("room", {"type": "x"}) for _ in range(50)])
+        for _ in range(50):
+            assert await layer.receive(channel) == {"type": "x"}
+        await layer.send("jobs", {"type": "plain"})
+        assert await layer.receive("jobs") == {"type": "plain"}
+
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=True) as runner:
+            runner.run(use())
+        gc.collect()

@@ -64,9 +64,7 @@ async def test_each_waiter_gets_the_value(layer: MpxChannelLayer) -> None:
     assert [await each for each in waiting] == [[1], [1]]
 
 
-async def test_nobody_waits(
-    layer: MpxChannelLayer, other_layer: MpxChannelLayer
-) -> None:
+async def test_nobody_waits(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     assert await layer.resolve("order-42", "x") == 0
     assert await layer.reject("order-42", "x") == 0
     # The answer is gone: who comes later waits for the next one.
@@ -75,9 +73,7 @@ async def test_nobody_waits(
     assert await promise == "y"
 
 
-async def test_nobody_waits_any_more(
-    make_layer: MakeLayer, other_layer: MpxChannelLayer
-) -> None:
+async def test_nobody_waits_any_more(make_layer: MakeLayer, other_layer: MpxChannelLayer) -> None:
     """Redis still delivers the name to who waited just now: nobody waits for the other's word."""
     layer = make_layer(connect_timeout=600)
     other_layer = make_layer(connect_timeout=600)
@@ -118,7 +114,9 @@ async def test_names_are_left_again(
 
 @pytest.mark.parametrize("timeout", [0, 0.01, 0.2])
 async def test_time_is_over(layer: MpxChannelLayer, timeout: float) -> None:
-    with pytest.raises(TimeoutError, match=rf"nobody settled the promise 'order-42' in {timeout} s"):
+    with pytest.raises(
+        TimeoutError, match=rf"nobody settled the promise 'order-42' in {timeout} s"
+    ):
         await layer.promise("order-42", timeout=timeout)
     assert waited_for(layer) == 0
 

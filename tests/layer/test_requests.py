@@ -85,9 +85,7 @@ async def test_only_who_asks_hears_the_answer(
     assert bystander.stats().multiplexer.messages_in == before + 1
 
 
-async def test_nobody_answers_in_time(
-    layer: MpxChannelLayer, other_layer: MpxChannelLayer
-) -> None:
+async def test_nobody_answers_in_time(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     channel = await layer.new_channel()
     await other_layer.new_channel()  # connected: the question leaves at once
     with pytest.raises(RequestTimeout, match=rf"no answer from '{channel}' in 0\.01 s"):

@@ -211,7 +211,8 @@ def test_what_is_no_serializer(registry: ours.SerializersRegistry, wrong: Any) -
 
 
 def test_the_registry_is_like_channels_redis() -> None:
-    assert ours.registry.formats == ["json", "msgpack"]
+    # The documentation, which is run in this process, registers another.
+    assert {"json", "msgpack"} <= set(ours.registry.formats)
     serializer = ours.registry.get_serializer("json", expiry=60)
     assert serializer.deserialize(serializer.serialize({"a": 1})) == {"a": 1}
     assert serializer.from_bytes(serializer.as_bytes({"a": 1})) == {"a": 1}

@@ -137,7 +137,9 @@ async def test_killed_and_restarted_under_load(make_layer: MakeLayer, workers: W
     assert sent - len(workers.lines("end")) <= kills
 
 
-async def test_interrupted_loses_no_more_than_what_it_handles(make_layer: MakeLayer, workers: Workers) -> None:
+async def test_interrupted_loses_no_more_than_what_it_handles(
+    make_layer: MakeLayer, workers: Workers
+) -> None:
     layer = make_layer(capacity=100_000)
     process = await workers.start()
     for number in range(200):
