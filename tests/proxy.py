@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import socket
 import ssl
 from typing import Self
 
-__all__ = ["Direction", "Proxy"]
+__all__ = ["Direction", "Proxy", "free_port"]
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now.
+
+    Below those that the system gives to clients: a client that tries in vain to connect to one of
+    them may be given that very port, and find itself connected to itself.
+    """
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Direction:
@@ -53,7 +72,7 @@ class Proxy:
         self.to_server = Direction()
         self.to_client = Direction()
         self.accepted = 0
-        self.port = 0
+        self.port = free_port()
         self._upstream = (host, port)
         self._tls = tls
         self._listener: asyncio.Server | None = None
@@ -73,7 +92,6 @@ class Proxy:
         self._listener = await asyncio.start_server(
             self._serve, "127.0.0.1", self.port, ssl=self._tls
         )
-        self.port = self._listener.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
         """Take no new connections; those that stand go on."""

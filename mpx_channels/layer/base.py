@@ -113,6 +113,7 @@ class LayerBase(BaseChannelLayer):
                 if other.is_closed():
                     self._hubs.pop(other, None)
             hub = self._hubs[loop] = self._make_hub()
+            hub.on_loop_closed = functools.partial(self._hubs.pop, loop, None)
             when_closed(loop, hub.loop_closed)
         if not hub.running:
             await hub.start()

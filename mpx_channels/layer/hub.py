@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from mpx_channels.multiplexer import Multiplexer, MultiplexerStopped
@@ -46,6 +47,8 @@ class Hub:
         self.inbox = names.inbox(self.process_id)
         self.mailboxes: dict[str, Mailbox] = {}
         self.confirmations = Confirmations(multiplexer, patience)
+        # Whoever holds the hub lets go of it then.
+        self.on_loop_closed: Callable[[], object] = lambda: None
         self._expiry = expiry
         self._hooks = hooks
         self._hooked: dict[Mailbox, None] = {}
@@ -96,6 +99,7 @@ class Hub:
 
     def loop_closed(self) -> None:
         """The event loop was closed, and nobody had stopped us: leave no socket open."""
+        self.on_loop_closed()
         self.queues.abandon()
         self.multiplexer.abandon()
 

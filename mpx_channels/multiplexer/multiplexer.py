@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, Self
 
 from .callbacks import OnActivation, OnDisconnect, OnMessage
@@ -89,7 +90,8 @@ class Multiplexer:
         # Started by the first blocking command only.
         self._blocker = Publisher(
             self.node,
-            options,
+            # While a command blocks, a PING behind it is not answered.
+            replace(options, ping_interval=max(ping_interval, LONGEST_BLOCK)),
             self._counters,
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
@@ -122,9 +124,10 @@ class Multiplexer:
         Subscriptions hear ``on_disconnect``, outstanding promises fail with
         `PromiseDisconnected`. Returns within a second.
         """
-        await self._blocker.stop()
         await self._publisher.stop()
         await self._subscriber.stop()
+        # Last: while we are running, whoever lost a blocking command may open it again.
+        await self._blocker.stop()
 
     def abandon(self) -> None:
         """The event loop was closed without `stop`: close the sockets without its help."""

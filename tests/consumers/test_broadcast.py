@@ -71,9 +71,7 @@ async def test_exclude(default: MpxChannelLayer, connected: Connected) -> None:
         groups = ["room"]
 
         async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
-            await self.channel_layer.group_broadcast(
-                "room", text_data, exclude=[self.channel_name]
-            )
+            await self.channel_layer.group_broadcast("room", text_data, exclude=[self.channel_name])
             await self.send(text_data="sent")
 
     one, two = await connected(Member), await connected(Member)

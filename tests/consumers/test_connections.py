@@ -53,7 +53,7 @@ class Told:
         program = [sys.executable, "-W", "error", "-m", "tests.consumers.database_program"]
         process = subprocess.run(
             [*program, json.dumps({"database": database, "orders": sent})],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
+            cwd=ROOT, capture_output=True, timeout=60,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr.decode()
         self._told = dict(zip(asked, json.loads(process.stdout), strict=True))

@@ -362,9 +362,7 @@ async def test_another_layer_alias(
     assert await socket.text() == "None"
 
 
-async def test_the_body_of_a_request(
-    generic: Generic, any_layer: AnyLayer, opened: Open
-) -> None:
+async def test_the_body_of_a_request(generic: Generic, any_layer: AnyLayer, opened: Open) -> None:
     class Upload(generic.AsyncHttpConsumer):  # type: ignore[misc,name-defined]
         async def handle(self, body: bytes) -> None:
             await self.send_response(200, b"got " + body, headers=[(b"x", b"y")])
@@ -420,9 +418,7 @@ async def test_a_request_that_stays_open(
     await socket.ended()
 
 
-async def test_a_bare_async_consumer(
-    generic: Generic, any_layer: AnyLayer, opened: Open
-) -> None:
+async def test_a_bare_async_consumer(generic: Generic, any_layer: AnyLayer, opened: Open) -> None:
     bases = (MpxConsumerMixin, AsyncConsumer) if generic.mixed else (AsyncConsumer,)
 
     class Bare(*bases):  # type: ignore[misc]

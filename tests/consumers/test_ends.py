@@ -330,7 +330,8 @@ async def test_no_exception_of_a_task_is_lost(
     with pytest.raises(LookupError) as raised:
         await socket.ended()
     logged = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
-    assert sorted([str(raised.value), *logged]) == ["last words", *[f"number {n}" for n in range(3)]]
+    failures = [f"number {n}" for n in range(3)]
+    assert sorted([str(raised.value), *logged]) == ["last words", *failures]
     assert all("consumer's task failed" in record.getMessage() for record in caplog.records)
 
 

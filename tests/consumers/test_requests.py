@@ -56,7 +56,7 @@ class Maker(AsyncWebsocketConsumer):
         pass
 
     async def answer_nobody(self, event: Any) -> None:
-        with pytest.raises(ValueError, match="'answer.nobody' is no request"):
+        with pytest.raises(ValueError, match=r"'answer\.nobody' is no request"):
             await self.reply(event, 1)
         await self.send(text_data="nobody asked")
 

