@@ -76,6 +76,7 @@ class Proxy:
         self._upstream = (host, port)
         self._tls = tls
         self._listener: asyncio.Server | None = None
+        self._ended = False
         self._serving: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     @property
@@ -120,11 +121,15 @@ class Proxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         # Not by cancelling: asyncio would log the tasks of its server as failed.
+        self._ended = True
         self.refuse()
         self.thaw()
-        self.cut()
-        if self._serving:
-            await asyncio.wait(self._serving)
+        # What was accepted in the last moment is served in the next turns, and ends then.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        while self._serving:
+            self.cut()
+            await asyncio.wait(self._serving, timeout=0.1)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -139,7 +144,8 @@ class Proxy:
                 asyncio.create_task(self.to_server.pump(reader, up_writer)),
                 asyncio.create_task(self.to_client.pump(up_reader, writer)),
             ]
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ended:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass  # the server is away: so are we
         finally:

@@ -102,8 +102,8 @@ class MpxConsumerMixin:
         order = cls.__mro__
         if AsyncConsumer in order and order.index(AsyncConsumer) < order.index(MpxConsumerMixin):
             raise TypeError(
-                f"{cls.__name__} must name MpxConsumerMixin before the consumer of Channels: "
-                "as it stands, Channels' own dispatch would run"
+                f"{cls.__name__} must name the mixins of mpx_channels before the consumer of "
+                "Channels: as it stands, Channels' own dispatch would run"
             )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -111,7 +111,7 @@ class MpxConsumerMixin:
         self.scope = scope
         self.channel_layer = layer = get_channel_layer(self.channel_layer_alias)
         self.base_send = async_to_sync(send) if self._sync else send
-        sources: list[Callable[[], Awaitable[Event]]] = [receive]
+        theirs: Callable[[], Awaitable[Event]] | None = None
         if isinstance(layer, MpxChannelLayer):
             mailbox = await layer.open_channel(hooks=self._mpx_hooks())
             self.channel_name = mailbox.channel
@@ -119,16 +119,21 @@ class MpxConsumerMixin:
             mailbox = Mailbox.unbounded()
             if layer is not None:
                 self.channel_name = await layer.new_channel()
-                sources.append(functools.partial(layer.receive, self.channel_name))
+                theirs = functools.partial(layer.receive, self.channel_name)
         self._mpx_mailbox = mailbox
         self._mpx_tasks: set[Task] = set()
         try:
             # What is subscribed to may have messages at once. They wait until the first event is
             # handled: a frame before the handshake's end is an error.
+            handling: dict[int, asyncio.Future[None]] = {}
+            if theirs is not None:
+                # At once, as Channels does: who waits for a channel is what some layers know it by.
+                self._mpx_pump(theirs, mailbox, handling)
             event = await receive()
             await self._mpx_subscribe()
             await self.dispatch(event)
-            await self._mpx_serve(mailbox, sources)
+            self._mpx_pump(receive, mailbox, handling)
+            await self._mpx_serve(mailbox, handling)
         except StopConsumer:
             pass
         finally:
@@ -240,15 +245,19 @@ class MpxConsumerMixin:
         }
         return Hooks(**types) if any(types.values()) else None
 
-    async def _mpx_serve(
-        self, mailbox: Mailbox, sources: list[Callable[[], Awaitable[Event]]]
+    def _mpx_pump(
+        self,
+        source: Callable[[], Awaitable[Event]],
+        mailbox: Mailbox,
+        handling: dict[int, asyncio.Future[None]],
     ) -> None:
-        """Handle events until one of them ends the consumer."""
-        loop = asyncio.get_running_loop()
-        # Events of sources that wait for their handler's end, by identity.
-        handling: dict[int, asyncio.Future[None]] = {}
+        """Put the events of a source into the mailbox, each after the one before was handled.
 
-        async def pump(source: Callable[[], Awaitable[Event]]) -> None:
+        `handling` has those that wait for their handler's end, by identity.
+        """
+        loop = asyncio.get_running_loop()
+
+        async def pump() -> None:
             try:
                 while True:
                     event = await source()
@@ -259,8 +268,10 @@ class MpxConsumerMixin:
                 if self._mpx_mailbox is not None:  # else it is the consumer's end that cancels us
                     mailbox.put_always(Failure(error))
 
-        pumps = [loop.create_task(pump(source)) for source in sources]
-        self._mpx_tasks.update(pumps)
+        self._mpx_tasks.add(loop.create_task(pump()))
+
+    async def _mpx_serve(self, mailbox: Mailbox, handling: dict[int, asyncio.Future[None]]) -> None:
+        """Handle events until one of them ends the consumer."""
         get, dispatch = mailbox.get, self.dispatch
         while True:
             message = await get()

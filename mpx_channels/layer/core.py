@@ -9,6 +9,8 @@ from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from channels.exceptions import ChannelFull
+
 from mpx_channels.multiplexer import BacklogFull
 
 from .asking import Asking
@@ -20,6 +22,7 @@ from .envelope import UnreadableMessage
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
 from .sync import SyncLayer
+from .wrapping import MessageTooLarge
 
 __all__ = ["MpxChannelLayer"]
 
@@ -32,6 +35,9 @@ class MpxChannelLayer(Asking, Listening):
     """
 
     extensions = ["groups", "flush"]
+    # The specification has the layer name its exceptions.
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
 
     @functools.cached_property
     def sync(self) -> SyncLayer:

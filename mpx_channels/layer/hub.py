@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from mpx_channels.multiplexer import Multiplexer, MultiplexerStopped
+from mpx_channels.multiplexer import Multiplexer
 
 from .answers import Answers
 from .confirmations import Confirmations
@@ -94,8 +94,6 @@ class Hub:
         self.answers.close()
         await self.queues.close()
         await self.multiplexer.stop()
-        # If there was no connection just now, none has told them of its end.
-        self.answers.disconnected(MultiplexerStopped("the layer was closed"))
 
     def loop_closed(self) -> None:
         """The event loop was closed, and nobody had stopped us: leave no socket open."""

@@ -98,11 +98,11 @@ class Inflow:
         topic: Topic,
     ) -> None:
         """A group's message that is not for all, or that wildcard groups may match."""
-        tagged = item
-        if self._hub.wildcards.topics:
-            tagged = self._tagged(name, body)
-        excluded = header.get("not", ())
-        self._publication = publication = Publication(name, data, tagged, excluded)
+        wild = bool(self._hub.wildcards.topics)
+        tagged = self._tagged(name, body) if wild else item
+        publication = Publication(name, data, tagged, header.get("not", ()))
+        # Kept only if it may come again: it keeps all who got it.
+        self._publication = publication if wild else None
         for mailbox in topic.members.values():
             # Who uses wildcard groups finds the group's name in every event.
             publication.deliver(mailbox, tagged if mailbox.wildcards else item, self)

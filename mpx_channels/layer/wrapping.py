@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from channels.exceptions import MessageTooLarge as ChannelsMessageTooLarge
+
 from mpx_channels.multiplexer import MpxError
 
 from .codec import Message
@@ -28,7 +30,7 @@ __all__ = [
 DEFAULT_MAX_MESSAGE_SIZE = 4 * 1024 * 1024
 
 
-class MessageTooLarge(MpxError, ValueError):
+class MessageTooLarge(MpxError, ChannelsMessageTooLarge, ValueError):
     """A message is over ``max_message_size``; `size` and `limit` are in bytes."""
 
     def __init__(self, size: int, limit: int) -> None:

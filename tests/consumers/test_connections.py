@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_the_end_of_a_consumer_closes_what_is_old(sqlite: Told, kind: str) -> No
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def postgresql() -> Iterator[Told]:
     """A PostgreSQL of this module's own."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     found = shutil.which("initdb") or next(
@@ -119,42 +120,40 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     if found is None:
         pytest.skip("there is no PostgreSQL server")
     programs = Path(found).resolve().parent
-    folder = tmp_path_factory.mktemp("postgresql")
     user = None
     if os.geteuid() == 0:
         try:
             user = pwd.getpwnam("postgres").pw_name
         except KeyError:
             pytest.skip("PostgreSQL refuses to run as root, and there is no user postgres")
-        # pytest's folders are for our eyes only.
-        base = tmp_path_factory.getbasetemp()
-        for each in (base.parent, base):
-            each.chmod(each.stat().st_mode | 0o011)
-        shutil.chown(folder, user)
     port = free_port()
+    # Not in a folder of pytest's: those are for our user's eyes only.
+    with tempfile.TemporaryDirectory(prefix="mpx-postgresql-") as folder:
+        if user is not None:
+            shutil.chown(folder, user)
 
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [programs / program, "-D", str(folder / "data"), *arguments],
-            check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, timeout=60,
-        )  # fmt: skip
+        def run(program: str, *arguments: str) -> None:
+            subprocess.run(
+                [programs / program, "-D", f"{folder}/data", *arguments],
+                check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, timeout=60,
+            )  # fmt: skip
 
-    run("initdb", "-U", "mpx", "-A", "trust", "-N")
-    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder}", "start")
-    try:
-        yield Told(
-            {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": "postgres",
-                "USER": "mpx",
-                "HOST": "127.0.0.1",
-                "PORT": port,
-                "CONN_HEALTH_CHECKS": True,
-            },
-            HEALTH_ORDERS,
-        )
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
+        run("initdb", "-U", "mpx", "-A", "trust", "-N")
+        run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder}", "start")
+        try:
+            yield Told(
+                {
+                    "ENGINE": "django.db.backends.postgresql",
+                    "NAME": "postgres",
+                    "USER": "mpx",
+                    "HOST": "127.0.0.1",
+                    "PORT": port,
+                    "CONN_HEALTH_CHECKS": True,
+                },
+                HEALTH_ORDERS,
+            )
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
 @pytest.mark.parametrize("kind", KINDS)

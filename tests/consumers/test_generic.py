@@ -78,7 +78,7 @@ def test_the_order_of_bases_is_checked(mixin: type, base: type) -> None:
     """The other way round, Channels' own loop would run, and nobody would notice."""
     type("Right", (mixin, base), {})
     type("Mixin", (mixin,), {})
-    with pytest.raises(TypeError, match="Wrong must name MpxConsumerMixin before"):
+    with pytest.raises(TypeError, match="Wrong must name the mixins of mpx_channels before"):
         type("Wrong", (base, mixin), {})
 
 

@@ -102,6 +102,27 @@ async def test_wildcard_groups_come_and_go(default: MpxChannelLayer, connected: 
     await socket.disconnect()
 
 
+async def test_a_wildcard_event_without_a_handler_is_passed_over(
+    default: MpxChannelLayer, connected: Connected
+) -> None:
+    """Who sends to a group knows its members, not who listens to all groups."""
+
+    class Listener(Raw):
+        async def connect(self) -> None:
+            await self.group_pattern_add("room-*")
+            await self.accept()
+
+    class Member(Raw):
+        groups = ["room-1"]
+
+    listener, member = await connected(Listener), await connected(Member)
+    await default.group_send("room-1", {"type": "un.known"})
+    await default.group_send("room-2", {"type": "say", "text": "still here"})
+    assert await listener.text() == "room-2 still here"
+    with pytest.raises(ValueError, match=r"No handler for message type un\.known"):
+        await member.ended()
+
+
 async def test_the_class_names_its_own(
     default: MpxChannelLayer, client: Any, prefix: str, connected: Connected
 ) -> None:

@@ -217,11 +217,15 @@ async def test_what_the_mixins_offer(
 
         def start(self, event: Any) -> None:
             async def beside() -> None:
-                self.started = True
+                await socket._send({"type": "websocket.send", "text": "from a task"})
 
             with pytest.raises(RuntimeError, match="no running event loop"):
                 self.start_task(beside())
-            self.send(text_data="refused")
+
+            async def start() -> None:
+                self.start_task(beside())
+
+            async_to_sync(start)()
 
     socket = await connected(Handy)
     channel = await socket.text()
@@ -238,7 +242,7 @@ async def test_what_the_mixins_offer(
     with pytest.raises(RequestFailed, match="no size"):
         await default.request(channel, {"type": "make.nothing"})
     await default.send(channel, {"type": "start"})
-    assert await socket.text() == "refused"
+    assert await socket.text() == "from a task"
     await socket.disconnect()
     stats = default.stats()
     assert (stats.channels, stats.raw_channels, stats.patterns, stats.promises) == (0, 0, 0, 0)

@@ -15,14 +15,7 @@ from .conftest import RunFile
 from .sources import channels_tests
 
 KNOWN: dict[str, dict[str, str]] = {
-    "test_generic_websocket.py": dict.fromkeys(
-        (
-            "test_async_websocket_consumer_specific_channel_layer",
-            "test_block_underscored_type_function_call",
-            "test_block_leading_dot_type_function_call",
-        ),
-        "looks into another layer for the consumer's channel, which is read a moment later by us",
-    ),
+    "test_generic_websocket.py": {},
     "test_generic_http.py": {},
 }
 

@@ -135,9 +135,9 @@ async def test_a_settled_promise_keeps_its_value(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
     """Settled before anybody awaits it, awaited later, and more than once."""
-    promise = await layer.new_promise("order-42", timeout=0.05)
+    promise = await layer.new_promise("order-42", timeout=1)
     await other_layer.resolve("order-42", "x")
-    marker = await layer.new_promise("marker", timeout=0.1)
+    marker = await layer.new_promise("marker", timeout=1.1)
     with pytest.raises(TimeoutError):
         await marker
     assert await promise == "x"

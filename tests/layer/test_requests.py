@@ -143,7 +143,7 @@ async def test_cancelled(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -
 
 
 async def test_a_reply_to_a_process_that_is_gone(
-    layer: MpxChannelLayer, make_layer: MakeLayer
+    layer: MpxChannelLayer, make_layer: MakeLayer, client: Any, prefix: str
 ) -> None:
     channel = await layer.new_channel()
     asker = make_layer()
@@ -152,6 +152,8 @@ async def test_a_reply_to_a_process_that_is_gone(
     await asker.close()
     with pytest.raises(PromiseDisconnected):
         await asking
+    # The server sees the end of a connection a moment later.
+    await eventually(lambda: len(client.pubsub_channels(f"{prefix}:p:*")) == 1)
     assert await layer.reply(event, "made") is False
 
 

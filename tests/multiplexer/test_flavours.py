@@ -54,6 +54,26 @@ async def a_flood(mpx: Multiplexer, proxy: Proxy) -> None:
     assert [data for _, data in recorder.messages] == sent
 
 
+async def a_stop_during_a_flood(mpx: Multiplexer, proxy: Proxy) -> None:
+    recorder = Recorder()
+    stopping: list[asyncio.Task[None]] = []
+
+    def on_message(name: str, data: bytes) -> None:
+        recorder.on_message(name, data)
+        if not stopping:
+            stopping.append(asyncio.create_task(mpx.stop()))
+
+    sub = mpx.new_channel_subscription(on_message, recorder.on_disconnect)
+    sub.add("a")
+    await sub.wait_for_activation("a")
+    publishing = [mpx.publish_soon("a", b"x") for _ in range(10_000)]
+    await asyncio.gather(*publishing, return_exceptions=True)
+    await asyncio.gather(*stopping)
+    assert recorder.kinds.count("disconnect") == 1
+    assert recorder.kinds[-1] == "disconnect"
+    assert mpx.stats().deliveries == len(recorder.messages)
+
+
 async def late_joiners(mpx: Multiplexer, proxy: Proxy) -> None:
     recorders = [Recorder() for _ in range(3)]
     for recorder in recorders:
@@ -142,6 +162,7 @@ async def churn(mpx: Multiplexer, proxy: Proxy) -> None:
 SCENARIOS = [
     messages,
     a_flood,
+    a_stop_during_a_flood,
     late_joiners,
     a_break,
     a_frozen_link,

@@ -629,6 +629,9 @@ def test_the_loop_can_be_closed(
     server: ValkeyServer, loop: asyncio.AbstractEventLoop, tls: bool, end: str
 ) -> None:
     """After `stop` no turn of the loop is needed; after `abandon` it was closed already."""
+    if end == "abandon" and not isinstance(loop, asyncio.BaseEventLoop):
+        loop.close()
+        pytest.skip("uvloop's transports close by themselves, and complain when they do")
 
     async def life() -> None:
         await mpx.start()
