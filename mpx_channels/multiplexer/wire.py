@@ -163,6 +163,8 @@ class Wire(asyncio.Protocol):
         though not in silence: there, close the layer first, or have `uvloop.run` do it.
         """
         self.dropped = True
+        if self._stream_task is not None:
+            forget_task(self._stream_task)
         transport: Any = self._transport
         tls = getattr(transport, "_ssl_protocol", None)
         if tls is not None:

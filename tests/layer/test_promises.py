@@ -307,6 +307,7 @@ settings.configure()
 from mpx_channels.layer import MpxChannelLayer, PromiseRejected
 
 async def main(url, prefix):
+    asyncio.get_running_loop().slow_callback_duration = 60  # the machine may be busy
     layer = MpxChannelLayer(hosts=[url], prefix=prefix)
     promises = [await layer.new_promise("order-42", timeout=30) for _ in range(2)]
     rejected = await layer.new_promise("order-43", timeout=30)

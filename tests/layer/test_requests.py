@@ -250,6 +250,7 @@ settings.configure()
 from mpx_channels.layer import MpxChannelLayer
 
 async def main(url, prefix):
+    asyncio.get_running_loop().slow_callback_duration = 60  # the machine may be busy
     layer = MpxChannelLayer(hosts=[url], prefix=prefix)
     channel = await layer.new_channel()
     print(channel, flush=True)

@@ -129,6 +129,7 @@ settings.configure()
 from mpx_channels.layer import MpxChannelLayer
 
 async def main(url, prefix):
+    asyncio.get_running_loop().slow_callback_duration = 60  # the machine may be busy
     layer = MpxChannelLayer(hosts=[url], prefix=prefix)
     async with layer.subscribe(groups=["room-1"], group_patterns=["room-*", "*-1"]) as events:
         await layer.group_send("ready", {"type": "ready"})

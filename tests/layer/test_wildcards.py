@@ -159,6 +159,7 @@ async def test_the_same_message_after_a_change_of_patterns(
         await layer.group_pattern_discard(before, channel)
         # Redis keeps sending for a while what nobody here listens to any more.
         await layer.group_send("abc", {"type": "x", "n": 1})
+        assert await unread(layer, channel) == []
         await layer.group_pattern_add(after, channel)
         await layer.group_send("abc", {"type": "x", "n": 1})
         assert await unread(layer, channel) == [of("abc")]

@@ -58,9 +58,6 @@ application = ProtocolTypeRouter({
 })
 
 def main():
-    import signal
-    # A shell's & has it ignored, in all that is started from there.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     from django.core.management import execute_from_command_line
     execute_from_command_line(["manage.py", "runworker", "jobs", "fast"])
 """
