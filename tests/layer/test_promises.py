@@ -89,6 +89,36 @@ async def test_nobody_waits_any_more(make_layer: MakeLayer, other_layer: MpxChan
         assert await other_layer.resolve("order-43") == 0
 
 
+async def test_who_listens_by_a_pattern_is_not_waited_for(
+    make_layer: MakeLayer, other_layer: MpxChannelLayer, prefix: str
+) -> None:
+    """Somebody who watches Redis, or a consumer with a pattern: Redis counts them as receivers."""
+    layer = make_layer(connect_timeout=600)
+    async with other_layer.subscribe(patterns=["*", f"{prefix}:r:*"]):
+        promise = await other_layer.new_promise("order-42")
+        async with asyncio.timeout(30):
+            assert await layer.resolve("order-42", "x") == 1
+            assert await layer.resolve("nobody", "x") == 0
+        assert await promise == "x"
+
+
+async def test_without_permission_to_count_there_is_patience(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    with restartable_server.client() as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", "app", "on", ">secret", "allchannels", "+@all", "-pubsub"
+        )
+    url = restartable_server.url.replace("redis://", "redis://app:secret@")
+    layer = make_layer(hosts=[url], connect_timeout=0.5)
+    promise = await layer.new_promise("order-42")
+    assert await layer.resolve("order-42", "x") == 1
+    assert await promise == "x"
+    await layer.pattern_add("*", await layer.new_channel())
+    assert await layer.resolve("order-42", "x") == 0
+
+
 async def test_a_name_can_be_used_again_at_once(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
