@@ -132,16 +132,19 @@ class Asking(LayerBase):
         try:
             redis_name = self._names.promise(name)
             data = self.wrapping.seal(redis_name, body, {"by": hub.process_id, "id": number})
-            published = hub.multiplexer.publish_soon(redis_name, data)
-            listeners = hub.multiplexer.command(b"PUBSUB", b"NUMSUB", redis_name.encode())
-            receivers, counted = await asyncio.gather(published, listeners, return_exceptions=True)
-            if isinstance(receivers, BaseException):
-                raise receivers
-            expected = receivers
+            results: list[Any] = await asyncio.gather(
+                hub.multiplexer.publish_soon(redis_name, data),
+                hub.multiplexer.command(b"PUBSUB", b"NUMSUB", redis_name.encode()),
+                return_exceptions=True,
+            )
+            received, counted = results
+            if isinstance(received, BaseException):
+                raise received
+            expected = received
             if not isinstance(counted, BaseException):
-                # Whoever listens by a pattern, to watch Redis perhaps, received it, but does not
-                # answer. (Where an ACL forbids to count, the patience has to do.)
-                expected = min(receivers, int(counted[1]))
+                # Whoever listens by a pattern, to watch Redis perhaps, received it but does not
+                # answer. Where an ACL forbids to count, our patience ends the wait.
+                expected = min(received, int(counted[1]))
             if heard < expected:
                 await asyncio.wait([complete], timeout=self.config.connect_timeout)
         finally:
