@@ -132,7 +132,7 @@ class Asking(LayerBase):
         try:
             redis_name = self._names.promise(name)
             data = self.wrapping.seal(redis_name, body, {"by": hub.process_id, "id": number})
-            results: list[Any] = await asyncio.gather(
+            results: tuple[int | BaseException, Any] = await asyncio.gather(
                 hub.multiplexer.publish_soon(redis_name, data),
                 hub.multiplexer.command(b"PUBSUB", b"NUMSUB", redis_name.encode()),
                 return_exceptions=True,
