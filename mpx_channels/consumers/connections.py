@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-__all__ = ["check_due"]
+__all__ = ["check_due", "check_soon"]
 
 
 class _LastCheck(threading.local):
@@ -30,3 +30,8 @@ def check_due(interval: float) -> bool:
         return False
     _last.at = now
     return True
+
+
+def check_soon() -> None:
+    """A handler failed, perhaps on a connection that died: have the next one look first."""
+    _last.at = float("-inf")

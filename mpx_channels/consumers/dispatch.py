@@ -17,7 +17,7 @@ from django.db import close_old_connections
 
 from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLayer
 
-from .connections import check_due
+from .connections import check_due, check_soon
 
 __all__ = ["MpxConsumerMixin"]
 
@@ -165,6 +165,7 @@ class MpxConsumerMixin:
         except StopConsumer:
             raise
         except Exception as error:
+            check_soon()
             if REPLY_TO in message:
                 await self._mpx_tell_asker(message, error)
             raise

@@ -18,7 +18,8 @@ from tests.conftest import eventually
 from .conftest import MakeLayer
 
 ECHO = """
-import asyncio, sys
+import asyncio, logging, sys
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # a busy machine's slow callbacks aside
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import MpxChannelLayer
@@ -121,7 +122,8 @@ def test_a_loop_per_call_leaves_no_warning(redis_url: str) -> None:
 
 
 BARE_LOOPS = """
-import asyncio, sys, gc
+import asyncio, logging, sys, gc
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # a busy machine's slow callbacks aside
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import MpxChannelLayer
