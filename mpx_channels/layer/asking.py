@@ -14,6 +14,7 @@ from .base import LayerBase
 from .codec import Message
 from .hub import Hub
 from .names import PROCESS_ID_LENGTH
+from .polls import ask_all
 
 __all__ = ["Asking", "LayerPromise"]
 
@@ -113,44 +114,9 @@ class Asking(LayerBase):
         if passing_by():
             return await self._elsewhere(self._settle(name, answer))
         hub = await self._ready_hub()
-        told = 0
-        heard = 0
-        expected: int | None = None
-        complete: asyncio.Future[None] = hub.loop.create_future()
-
-        def on_reply(reply: Answer | Exception) -> None:
-            nonlocal told, heard
-            if isinstance(reply, Exception):
-                heard = expected or 0
-            else:
-                heard += 1
-                told += int(reply.get("value", 0))
-            if heard == expected and not complete.done():
-                complete.set_result(None)
-
-        number = hub.answers.expect(on_reply)
-        try:
-            redis_name = self._names.promise(name)
-            data = self.wrapping.seal(redis_name, body, {"by": hub.process_id, "id": number})
-            results: tuple[int | BaseException, Any] = await asyncio.gather(
-                hub.multiplexer.publish_soon(redis_name, data),
-                hub.multiplexer.command(b"PUBSUB", b"NUMSUB", redis_name.encode()),
-                return_exceptions=True,
-            )
-            received, counted = results
-            if isinstance(received, BaseException):
-                raise received
-            expected = received
-            if not isinstance(counted, BaseException):
-                # Whoever listens by a pattern, to watch Redis perhaps, received it but does not
-                # answer. Where an ACL forbids to count, our patience ends the wait.
-                expected = min(received, int(counted[1]))
-            if heard < expected:
-                await asyncio.wait([complete], timeout=self.config.connect_timeout)
-        finally:
-            hub.answers.expect_no_more(number)
-            complete.cancel()
-        return told
+        redis_name = self._names.promise(name)
+        poll = await ask_all(hub, redis_name, body, self.config.connect_timeout)
+        return sum(int(answer.get("value", 0)) for answer in poll.answers)
 
     def _require_promise_name(self, name: str) -> None:
         try:

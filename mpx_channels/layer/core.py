@@ -21,13 +21,14 @@ from .codec import Message
 from .envelope import UnreadableMessage
 from .listening import Listening
 from .mailbox import Hooks, Mailbox
+from .overview import Overview
 from .sync import SyncLayer
 from .wrapping import MessageTooLarge
 
 __all__ = ["MpxChannelLayer"]
 
 
-class MpxChannelLayer(Asking, Listening):
+class MpxChannelLayer(Asking, Listening, Overview):
     """A channel layer over Redis Pub/Sub, with two connections per process (and event loop).
 
     `LayerConfig` has the CONFIG keys. Rules not said here are those of
@@ -234,24 +235,6 @@ class MpxChannelLayer(Asking, Listening):
         ``expiry`` seconds if it is encrypted. Raises `UnreadableMessage`.
         """
         return self.wrapping.decode(self.wrapping.unwrap("", message)[1])
-
-    async def flush(self) -> None:
-        """Forget the groups and unread messages of this process, and all that is in Redis.
-
-        Of this layer's prefix, that is: what other processes have not read of plain channels is
-        gone, too. Returns when it is.
-        """
-        hub = await self._hub()
-        hub.clear()
-        for pattern in self._names.lists:
-            cursor = b"0"
-            while True:
-                words = (b"SCAN", cursor, b"MATCH", pattern.encode(), b"COUNT", b"1000")
-                cursor, keys = await hub.multiplexer.command(*words)
-                if keys:
-                    await hub.multiplexer.command(b"UNLINK", *keys)
-                if cursor == b"0":
-                    break
 
 
 def _channels(names: Collection[str]) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from mpx_channels.multiplexer import Multiplexer
 
@@ -16,7 +16,9 @@ from .confirmations import Confirmations
 from .inflow import Inflow
 from .mailbox import Event, Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
+from .processes import host_name
 from .queues import Queues
+from .serving import Serving
 from .stats import Counters, LayerStats
 from .topics import ChannelTopics, PatternTopics, Topic, Topics
 from .wrapping import Wrapping
@@ -58,6 +60,9 @@ class Hub:
         self._inbox = multiplexer.new_channel_subscription(
             inflow.inbox, self._link_down, self._inbox_up
         )
+        # Questions to all processes; and a name that says that this one lives, and where.
+        self.serving = Serving(self)
+        self._control = multiplexer.new_channel_subscription(inflow.inbox)
         self.groups = ChannelTopics("group", names.group_of, self, multiplexer, inflow.group)
         self.raw_channels = ChannelTopics("channel", str, self, multiplexer, inflow.raw)
         self.raw_patterns = PatternTopics("pattern", str, self, multiplexer, inflow.raw_match)
@@ -83,6 +88,8 @@ class Hub:
     async def start(self) -> None:
         """Begin to connect, and to listen to the inbox; returns at once."""
         self._inbox.add(self.inbox)
+        presence = self.names.presence(self.process_id, os.getpid(), host_name())
+        self._control.add(self.names.control, presence)
         await self.multiplexer.start()
 
     async def stop(self) -> None:
@@ -223,17 +230,6 @@ class Hub:
                 topics.leave(name, mailbox)
             raise
 
-    async def serve(self, asked: dict[str, Any]) -> None:
-        """Do what another process asks of the owner of a channel."""
-        mailbox = self.mailboxes.get(asked["channel"])
-        if mailbox is None:
-            raise KeyError(f"nobody has the channel {asked['channel']!r} any more")
-        name = self.names.group(asked["group"])
-        if asked["do"] == "group_add":
-            await self.join(self.groups, name, mailbox)
-        else:
-            self.groups.leave(name, mailbox)
-
     def topic_live(self, topics: Topics, name: str, topic: Topic) -> None:
         """Redis delivers a name from now on: tell the members that want to know."""
         if topics is self.wildcards:
@@ -273,6 +269,7 @@ class Hub:
     def _link_down(self, error: Exception) -> None:
         for topics in self._all_topics():
             topics.went_down()
+        self.counters.gaps += sum(bool(box.memberships) for box in self.mailboxes.values())
         for mailbox in self._hooked:
             # One that was not told of the link's return yet has nothing new to hear.
             if not mailbox.cut_off and mailbox.hooks is not None:
@@ -298,6 +295,7 @@ class Hub:
             messages_in=counters.messages_in,
             deliveries=counters.deliveries,
             unread=sum(map(len, self.mailboxes.values())),
+            gaps=counters.gaps,
             drops={
                 "full": counters.dropped_full,
                 "expired": counters.dropped_expired,

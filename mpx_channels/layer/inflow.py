@@ -190,9 +190,9 @@ class Inflow:
         """Another process asks for something that only the owner of a channel can do."""
 
         async def serve() -> None:
-            answer: Message = {"value": None}
+            answer: Message
             try:
-                await self._hub.serve(asked)
+                answer = {"value": await self._hub.serving.serve(asked)}
             except Exception as error:
                 answer = {"error": str(error.args[0] if error.args else error)}
             self._answer(process_id, number, answer)

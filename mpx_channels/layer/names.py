@@ -5,6 +5,9 @@
     <prefix>:r:<promise>      answers to a promise
     <prefix>:q:<channel>      a list: the messages of a plain channel
     <prefix>:w:<process id>   a list: wakes the process that reads plain channels
+    <prefix>:c:               the control channel: questions to all processes
+    <prefix>:c:<process id>:<pid>:<host>    carries nothing: that a process is subscribed to it
+                                            tells the others that it lives, and where
 
 Neither group nor promise names have a colon in them, so two prefixes never meet in one name.
 """
@@ -29,8 +32,12 @@ class Names:
         self._promise = f"{prefix}:r:"
         self._queue = f"{prefix}:q:"
         self._wake = f"{prefix}:w:"
+        self.control = f"{prefix}:c:"
+        # What matches the presence of every process, and nothing else.
+        self.presences = f"{escape_glob(prefix)}:c:?*"
         # What matches every list of this prefix, and nothing else.
         self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
+        self.queues = self.lists[0]
 
     def group(self, group: str) -> str:
         return self._group + group
@@ -53,5 +60,18 @@ class Names:
     def queue(self, channel: str) -> str:
         return self._queue + channel
 
+    def queue_of(self, name: str) -> str:
+        return name[len(self._queue) :]
+
     def wake(self, process_id: str) -> str:
         return self._wake + process_id
+
+    def presence(self, process_id: str, pid: int, host: str) -> str:
+        return f"{self.control}{process_id}:{pid}:{host}"
+
+    def presence_of(self, name: str) -> tuple[str, int, str] | None:
+        """The process id, pid and host; None for a name that is no presence."""
+        match name[len(self.control) :].split(":", 2):
+            case [process_id, pid, host] if pid.isdecimal():
+                return process_id, int(pid), host
+        return None

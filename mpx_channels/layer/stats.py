@@ -23,6 +23,7 @@ class Counters:
     dropped_unreadable: int = 0
     dropped_undecryptable: int = 0
     dropped_undelivered: int = 0
+    gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class LayerStats:
     - ``messages_out``: messages sent to channels and groups; ``messages_in``: messages that came
       from Redis; ``deliveries``: messages put into mailboxes.
     - ``unread``: messages in mailboxes now.
+    - ``gaps``: how often a channel may have missed messages because the link to Redis broke.
     - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity;
       ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
       any more; ``unreadable``: not a message of a layer like ours; ``undecryptable``: not with
@@ -55,5 +57,6 @@ class LayerStats:
     messages_in: int
     deliveries: int
     unread: int
+    gaps: int
     drops: Mapping[str, int]
     multiplexer: MultiplexerStats

@@ -78,10 +78,10 @@ class Topics:
             self._owner.topic_left(mailbox)
 
     def clear(self) -> None:
-        """Have no members at all."""
+        """Have no members at all; Redis is told at once."""
         for name in list(self.topics):
             del self.topics[name]
-            self._unsubscribe(name)
+            self._unsubscribe(name, at_once=True)
 
     def memberships(self) -> int:
         """How many pairs of a name and a channel there are."""
@@ -111,7 +111,7 @@ class Topics:
         """Have Redis deliver the name; return whether it does so already."""
         raise NotImplementedError
 
-    def _unsubscribe(self, name: str) -> None:
+    def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[str]:
@@ -144,8 +144,8 @@ class ChannelTopics(Topics):
         self._subscription.add(name)
         return self._subscription.is_active(name)
 
-    def _unsubscribe(self, name: str) -> None:
-        self._subscription.remove(name)
+    def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
+        self._subscription.remove(name, at_once=at_once)
 
 
 class PatternTopics(Topics):
@@ -182,5 +182,5 @@ class PatternTopics(Topics):
         self._subscriptions[name] = subscription
         return subscription.active
 
-    def _unsubscribe(self, name: str) -> None:
-        self._subscriptions.pop(name).close()
+    def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
+        self._subscriptions.pop(name).close(at_once=at_once)

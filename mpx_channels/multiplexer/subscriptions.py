@@ -65,11 +65,14 @@ class BaseSubscription:
         """Whether `close` was called."""
         return self._closed
 
-    def close(self) -> None:
-        """End the subscription: no callback comes after this. Closing twice is harmless."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the subscription: no callback comes after this. Closing twice is harmless.
+
+        With ``at_once`` Redis is told in this turn of the loop, not after ``unsubscribe_delay``.
+        """
         if self._closed:
             return
-        self._remove(*self._entries)
+        self._remove(*self._entries, at_once=at_once)
         self._closed = True
         self.deliver = _ignore
         self._callbacks.close()

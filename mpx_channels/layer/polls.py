@@ -1,0 +1,66 @@
+"""A question to every process that listens to a name, and what they answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .answers import Answer
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+__all__ = ["Poll", "ask_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """The ``answers`` that came in time, of ``asked`` processes."""
+
+    answers: list[Answer]
+    asked: int
+
+
+async def ask_all(hub: Hub, name: str, body: bytes, timeout: float) -> Poll:
+    """Publish an encoded question to `name` and collect the answers, for `timeout` seconds at most.
+
+    They come to our inbox; a link that breaks meanwhile ends the wait. Raises as
+    `Multiplexer.publish`.
+    """
+    answers: list[Answer] = []
+    expected: int | None = None
+    broken = False
+    complete: asyncio.Future[None] = hub.loop.create_future()
+
+    def on_reply(reply: Answer | Exception) -> None:
+        nonlocal broken
+        if isinstance(reply, Exception):
+            broken = True
+        else:
+            answers.append(reply)
+        if (broken or len(answers) == expected) and not complete.done():
+            complete.set_result(None)
+
+    number = hub.answers.expect(on_reply)
+    try:
+        data = hub.wrapping.seal(name, body, {"by": hub.process_id, "id": number})
+        results: tuple[int | BaseException, Any] = await asyncio.gather(
+            hub.multiplexer.publish_soon(name, data),
+            hub.multiplexer.command(b"PUBSUB", b"NUMSUB", name.encode()),
+            return_exceptions=True,
+        )
+        received, counted = results
+        if isinstance(received, BaseException):
+            raise received
+        if not isinstance(counted, BaseException):
+            # Whoever listens by a pattern, to watch Redis perhaps, received it but does not
+            # answer. Where an ACL forbids to count, our patience ends the wait.
+            received = min(received, int(counted[1]))
+        expected = received
+        if len(answers) < expected and not broken:
+            await asyncio.wait([complete], timeout=timeout)
+        return Poll(answers, received)
+    finally:
+        hub.answers.expect_no_more(number)
+        complete.cancel()

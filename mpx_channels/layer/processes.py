@@ -1,0 +1,139 @@
+"""What processes tell each other of themselves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from .answers import Answer
+from .stats import LayerStats
+
+__all__ = ["ClusterStats", "ProcessStats", "host_name"]
+
+# Drops of the engine that nobody misses: those who had asked for the message had left.
+NOT_MISSED = {"no_listener", "no_promise"}
+
+_started = time.time()
+
+
+def _born() -> None:
+    global _started
+    _started = time.time()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_born)
+
+
+def host_name() -> str:
+    """This machine's name, as the operating system has it."""
+    return socket.gethostname()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStats:
+    """A process of a prefix at one moment, or one event loop of it: what it told of itself.
+
+    Counts run from the layer's first use there, times are Unix time in seconds.
+
+    - ``process_id``: as in the names of its channels (``specific.<process_id>!...``); ``host`` and
+      ``pid``: where it runs, empty and 0 where Redis does not let us know; ``silent``: it is
+      subscribed, but did not answer in time, and nothing below is known.
+    - ``started``: when the process began to use mpx_channels; ``connected_since``: since when its
+      subscribing connection stands.
+    - ``consumers``: channels that are open there; ``groups``: groups with members there;
+      ``memberships``: pairs of a group and a channel; ``patterns``, ``promises``: those waited for;
+      ``unread``: messages in mailboxes.
+    - ``messages_in``, ``messages_out``, ``deliveries``: see `LayerStats`.
+    - ``drops``: messages that somebody missed, by cause: those of `LayerStats`, and of
+      `MultiplexerStats` ``queue_full``, ``backlog_full``, ``backlog_timeout``, ``unreadable``.
+    - ``gaps``: how often a channel may have missed messages because the link broke.
+    - ``reconnects``: subscribing connections after the first.
+    - ``round_trip``: seconds from a PING of that process to Redis' answer; None if it had none.
+    """
+
+    process_id: str
+    host: str = ""
+    pid: int = 0
+    silent: bool = False
+    started: float | None = None
+    connected_since: float | None = None
+    consumers: int = 0
+    groups: int = 0
+    memberships: int = 0
+    patterns: int = 0
+    promises: int = 0
+    unread: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    deliveries: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict)
+    gaps: int = 0
+    reconnects: int = 0
+    round_trip: float | None = None
+
+    @property
+    def dropped(self) -> int:
+        """All drops together."""
+        return sum(self.drops.values())
+
+    @classmethod
+    def of(cls, process_id: str, stats: LayerStats, round_trip: float | None) -> Self:
+        """What this process tells of itself."""
+        engine = stats.multiplexer
+        drops = dict(stats.drops)
+        for cause, count in engine.drops.items():
+            if cause not in NOT_MISSED:
+                drops[cause] = drops.get(cause, 0) + count
+        return cls(
+            process_id=process_id,
+            host=host_name(),
+            pid=os.getpid(),
+            started=_started,
+            connected_since=engine.connected_since,
+            consumers=stats.channels,
+            groups=stats.groups,
+            memberships=stats.memberships,
+            patterns=stats.patterns + stats.raw_channels,
+            promises=stats.promises,
+            unread=stats.unread,
+            messages_in=stats.messages_in,
+            messages_out=stats.messages_out,
+            deliveries=stats.deliveries,
+            drops=drops,
+            gaps=stats.gaps,
+            reconnects=engine.reconnects,
+            round_trip=round_trip,
+        )
+
+    @classmethod
+    def from_answer(cls, answer: Answer) -> Self:
+        """From what a process answered, which may run another version of ours."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in answer.items() if key in known})
+
+    def to_answer(self) -> dict[str, Any]:
+        """As a message can carry it."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStats:
+    """All processes of a prefix, at one moment.
+
+    - ``processes``: those that answered, and behind them the silent ones.
+    - ``groups``: the busiest groups, with their members in all processes that answered, the
+      largest first.
+    - ``queues``: plain channels with unread messages in Redis, and how many; those that have
+      expired but were not yet thrown away count.
+    - ``at``: when, as Unix time in seconds.
+    """
+
+    processes: tuple[ProcessStats, ...]
+    groups: Mapping[str, int]
+    queues: Mapping[str, int]
+    at: float
