@@ -18,12 +18,14 @@ from .config import InvalidConfig
 from .core import MpxChannelLayer
 from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox
+from .processes import ClusterStats, ProcessStats
 from .stats import LayerStats
 from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
 
 __all__ = [
     "BROADCAST",
     "REPLY_TO",
+    "ClusterStats",
     "CommandRefused",
     "ConnectionLost",
     "Event",
@@ -39,6 +41,7 @@ __all__ = [
     "MpxError",
     "NotConnected",
     "PlainChannel",
+    "ProcessStats",
     "PromiseDisconnected",
     "PromiseRejected",
     "RequestFailed",

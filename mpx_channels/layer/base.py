@@ -86,6 +86,24 @@ class LayerBase(BaseChannelLayer):
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
+    async def connect(self, timeout: float | None = None) -> None:
+        """Connect now, not at the first use; returns once what is sent to this process arrives.
+
+        Raises `NotConnected` with the reason after ``timeout`` seconds (``connect_timeout`` unless
+        given), and `SubscriptionRefused`.
+        """
+        hub = await self._hub()
+        if timeout is None:
+            timeout = self.config.connect_timeout
+        await hub.multiplexer.wait_connected(timeout)
+        await hub.ready()
+
+    @property
+    def process_id(self) -> str | None:
+        """What this process, on the running event loop, is called; None before the first use."""
+        hub = self._hubs.get(get_running_loop())
+        return hub.process_id if hub is not None else None
+
     async def close(self) -> None:
         """Let publishes out and close the connections; the next use opens others.
 

@@ -54,9 +54,10 @@ class MpxChannelLayer(Asking, Listening, Overview):
         """
         return (await self.open_channel(prefix)).channel
 
-    async def send(self, channel: str, message: Message) -> None:
+    async def send(self, channel: str, message: Message) -> bool:
         """Send a message to one channel; returns once Redis has it.
 
+        Returns False if no process has the channel any more, which is counted as unroutable.
         Raises `TypeError` for an invalid name or message, `UnserializableMessage` with the path
         to a value that cannot be sent, `ChannelFull` for a plain channel at its capacity, and the
         errors of `Multiplexer.publish`.
@@ -65,10 +66,9 @@ class MpxChannelLayer(Asking, Listening, Overview):
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             if passing_by():
-                await self._elsewhere(self.send(channel, message))
-                return
+                return await self._elsewhere(self.send(channel, message))
             hub = await self._hub()
-        await self._post(hub, channel, message)
+        return await self._post(hub, channel, message)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message to a channel; cancelling loses none.
@@ -166,10 +166,11 @@ class MpxChannelLayer(Asking, Listening, Overview):
 
     async def group_send(
         self, group: str, message: Message, *, exclude: Collection[str] = ()
-    ) -> None:
+    ) -> int:
         """Send a message to every channel in a group; returns once Redis has it.
 
-        The channels named in `exclude` do not get it. Raises as `send`.
+        The channels named in `exclude` do not get it. Returns how many processes Redis handed it
+        to; whoever listens by a pattern counts, too. Raises as `send`.
         """
         name = self._group_name(group)
         header = {"not": _channels(exclude)} if exclude else None
@@ -177,11 +178,10 @@ class MpxChannelLayer(Asking, Listening, Overview):
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             if passing_by():
-                await self._elsewhere(self.group_send(group, message, exclude=exclude))
-                return
+                return await self._elsewhere(self.group_send(group, message, exclude=exclude))
             hub = await self._hub()
         hub.counters.messages_out += 1
-        await hub.multiplexer.publish_soon(name, data)
+        return await hub.multiplexer.publish_soon(name, data)
 
     async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> None:
         """Send messages, each to its group, in one write; returns once Redis has all of them.

@@ -1,0 +1,15 @@
+"""What `manage.py mpx` does: a file for each subcommand.
+
+It stands beside the floors and reads them through their public snapshots; none imports it.
+"""
+
+from .send import Request, Resolve, Send
+from .status import Status
+from .subcommand import Subcommand
+
+__all__ = ["subcommands"]
+
+
+def subcommands() -> list[Subcommand]:
+    """All of them, in the order of ``--help``."""
+    return [Status(), Send(), Resolve(), Request()]

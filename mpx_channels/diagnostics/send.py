@@ -1,0 +1,156 @@
+"""`mpx send`, `mpx resolve` and `mpx request`: try things from a shell."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from channels.exceptions import ChannelFull
+
+from mpx_channels.layer import (
+    MessageTooLarge,
+    RequestFailed,
+    RequestTimeout,
+    UnserializableMessage,
+)
+
+from .output import Output
+from .session import Session
+from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
+
+__all__ = ["Request", "Resolve", "Send"]
+
+# What the layer says of a name or a message that cannot be sent.
+BAD_INPUT = (TypeError, UnserializableMessage, MessageTooLarge)
+
+
+class Send(Subcommand):
+    """Sends one message to a group or a channel."""
+
+    name = "send"
+    help = "Send a message to a group or a channel."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "target", metavar="GROUP_OR_CHANNEL", help="a name with ! is a channel, else a group"
+        )
+        parser.add_argument(
+            "message", metavar="JSON", help='an object such as {"type": "chat.message"}'
+        )
+        parser.add_argument(
+            "--channel", action="store_true", help="the name is a plain channel, not a group"
+        )
+
+    async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
+        target, message = options["target"], _event(options["message"])
+        to_channel = options["channel"] or "!" in target
+        layer = await session.connect()
+        try:
+            if to_channel:
+                processes = int(await layer.send(target, message))
+            else:
+                processes = await layer.group_send(target, message)
+        except BAD_INPUT as error:
+            raise Refusal(str(error), WRONG_USAGE) from error
+        except ChannelFull as error:
+            raise Refusal(str(error)) from error
+        kind = "channel" if to_channel else "group"
+        queued = to_channel and "!" not in target
+        if out.as_json:
+            received = None if queued else processes
+            out.json({"sent_to": target, "kind": kind, "queued": queued, "processes": received})
+        elif queued:
+            out.say(f"In the queue of the plain channel {target}, for whichever worker reads it.")
+        elif not to_channel:
+            out.say(f"Sent to the group {target}: {_processes(processes)} received it.")
+        elif processes:
+            out.say(f"Sent to the channel {target}: its process received it.")
+        else:
+            out.say(f"No process has the channel {target} any more: nobody received it.")
+        return FOUND if to_channel and not processes else FINE
+
+
+class Resolve(Subcommand):
+    """Settles the promises on a name."""
+
+    name = "resolve"
+    help = "Settle a promise: give everybody who waits for it a value."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("target", metavar="NAME", help="the promise's name")
+        parser.add_argument("value", metavar="JSON", help="any JSON value")
+
+    async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
+        name, value = options["target"], _json(options["value"])
+        layer = await session.connect()
+        try:
+            waiting = await layer.resolve(name, value)
+        except BAD_INPUT as error:
+            raise Refusal(str(error), WRONG_USAGE) from error
+        if out.as_json:
+            out.json({"promise": name, "resolved": waiting})
+        elif waiting:
+            out.say(f"Settled the promise {name}: {waiting} waited for it.")
+        else:
+            out.say(f"Nobody waits for the promise {name}: the value reached nobody.")
+        return FINE if waiting else FOUND
+
+
+class Request(Subcommand):
+    """Sends a message to a channel and shows the answer."""
+
+    name = "request"
+    help = "Send a message to a channel and wait for its consumer's answer."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("target", metavar="CHANNEL", help="the channel's name")
+        parser.add_argument(
+            "message", metavar="JSON", help='an object such as {"type": "who.are.you"}'
+        )
+        parser.add_argument(
+            "--timeout", type=float, default=10.0, metavar="S", help="seconds to wait (10)"
+        )
+
+    async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
+        channel, message = options["target"], _event(options["message"])
+        layer = await session.connect()
+        started = time.perf_counter()
+        try:
+            answer = await layer.request(channel, message, options["timeout"])
+        except (RequestFailed, RequestTimeout, ChannelFull) as error:
+            raise Refusal(str(error)) from error
+        except (*BAD_INPUT, ValueError) as error:
+            raise Refusal(str(error), WRONG_USAGE) from error
+        seconds = time.perf_counter() - started
+        if out.as_json:
+            out.json({"channel": channel, "answer": answer, "seconds": seconds})
+        else:
+            out.pretty(answer)
+            out.say(f"answered in {seconds * 1000:.1f} ms", "dim")
+        return FINE
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Refusal(f"{text!r} is not JSON: {error}", WRONG_USAGE) from None
+
+
+def _event(text: str) -> dict[str, Any]:
+    event = _json(text)
+    if not isinstance(event, dict):
+        raise Refusal(f"a message is a JSON object, not {text}", WRONG_USAGE)
+    if not isinstance(event.get("type"), str):
+        raise Refusal(
+            'a message needs a "type", which names its handler: consumers fail without, as in '
+            f'{{"type": "chat.message", ...}}; got {text}',
+            WRONG_USAGE,
+        )
+    return event
+
+
+def _processes(number: int) -> str:
+    return "no process" if not number else "1 process" if number == 1 else f"{number} processes"

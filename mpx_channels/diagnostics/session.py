@@ -1,0 +1,69 @@
+"""The layer that a subcommand looks at, on the event loop that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from channels.layers import channel_layers
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from mpx_channels.layer import MpxChannelLayer
+
+__all__ = ["NotOurs", "Session", "entry"]
+
+# Seconds that a server has to be reached: who sits at a terminal does not want to wait longer.
+PATIENCE = 2.0
+
+
+class NotOurs(Exception):
+    """There is no such layer in the settings, or not one of ours; the text is a sentence."""
+
+
+def entry(alias: str) -> Mapping[str, Any]:
+    """The entry in CHANNEL_LAYERS of a layer that is ours; raises `NotOurs`."""
+    layers = getattr(settings, "CHANNEL_LAYERS", None) or {}
+    if alias not in layers:
+        there = ", ".join(map(repr, layers)) or "none"
+        raise NotOurs(f"there is no layer {alias!r} in CHANNEL_LAYERS: it has {there}")
+    backend = layers[alias].get("BACKEND")
+    try:
+        class_ = import_string(backend)
+    except (ImportError, TypeError, AttributeError) as error:
+        raise NotOurs(
+            f"the BACKEND of CHANNEL_LAYERS[{alias!r}] cannot be imported: {error}"
+        ) from None
+    if not (isinstance(class_, type) and issubclass(class_, MpxChannelLayer)):
+        raise NotOurs(
+            f"CHANNEL_LAYERS[{alias!r}] is {backend}, and this command is for "
+            "mpx_channels.layer.MpxChannelLayer"
+        )
+    result: Mapping[str, Any] = layers[alias]
+    return result
+
+
+class Session:
+    """The layer with an alias, as the project's settings have it."""
+
+    def __init__(self, alias: str) -> None:
+        entry(alias)
+        self.alias = alias
+
+    @property
+    def layer(self) -> MpxChannelLayer:
+        """The layer; raises `InvalidConfig` and its like at the first use."""
+        layer: MpxChannelLayer = channel_layers[self.alias]
+        return layer
+
+    async def connect(self) -> MpxChannelLayer:
+        """The layer, connected; raises `NotConnected` with the reason if that takes too long."""
+        layer = self.layer
+        await layer.connect(timeout=min(PATIENCE, layer.config.connect_timeout))
+        return layer
+
+    async def close(self) -> None:
+        """Let go of the layer's connections."""
+        layer = channel_layers.backends.get(self.alias)
+        if layer is not None:
+            await layer.close()
