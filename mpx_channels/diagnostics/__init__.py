@@ -3,6 +3,7 @@
 It stands beside the floors and reads them through their public snapshots; none imports it.
 """
 
+from .bench import Bench
 from .send import Request, Resolve, Send
 from .status import Status
 from .subcommand import Subcommand
@@ -12,4 +13,4 @@ __all__ = ["subcommands"]
 
 def subcommands() -> list[Subcommand]:
     """All of them, in the order of ``--help``."""
-    return [Status(), Send(), Resolve(), Request()]
+    return [Status(), Send(), Resolve(), Request(), Bench()]

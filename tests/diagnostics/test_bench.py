@@ -1,0 +1,286 @@
+"""`mpx bench`. Nothing here is about how fast anything is."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import redis
+
+from tests.conftest import RestartableServer, eventually, missing
+
+from .conftest import PATIENCE, ROOT, MakeProject, Project
+from .schemas import check
+
+SHORT = ("--seconds", "0.2", "--clients", "6", "--groups", "2")
+LONG = ("--seconds", "60", "--clients", "6", "--groups", "2")
+TITLES = ["publish", "fan-out", "round trip, p50", "round trip, p99", "joins"]
+
+
+@pytest.fixture(params=["channels_redis", "channels_redis.core"])
+def rival(request: pytest.FixtureRequest) -> str:
+    """What can be named after --against."""
+    if find_spec("channels_redis") is None:
+        missing("channels_redis is not installed")
+    return str(request.param)
+
+
+def left(client: redis.Redis, prefix: str) -> list[bytes]:
+    """Every name on the server that begins with the prefix."""
+    pattern = f"{prefix}*"
+    found: list[bytes] = [*client.scan_iter(match=pattern), *client.pubsub_channels(pattern)]
+    return found
+
+
+async def nothing_left(client: redis.Redis, prefix: str) -> None:
+    # Redis may notice a moment later that a connection was closed.
+    await eventually(lambda: not left(client, prefix))
+
+
+async def measuring(client: redis.Redis, prefix: str) -> None:
+    """Wait until clients are in their groups."""
+    await eventually(lambda: client.pubsub_channels(f"{prefix}:bench-*:g:room-1"), PATIENCE)
+
+
+async def test_a_table_in_a_pipe(project: Project, client: redis.Redis, prefix: str) -> None:
+    done = project.run("bench", *SHORT)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith('Measuring the layer "default" on redis://')
+    assert (
+        f"6 clients in 2 groups, up to 50 calls at once, under the prefix {prefix}:bench-"
+        in (lines[1])
+    )
+    start = next(number for number, line in enumerate(lines) if line.startswith("publish"))
+    table = lines[start - 1 : start + len(TITLES)]
+    assert [line[: len(title)] for line, title in zip(table[1:], TITLES, strict=True)] == TITLES
+    # Numbers end where the heading does.
+    end = table[0].index("  unit")
+    for line in table[1:]:
+        assert line[end - 1].isdigit()
+        assert line[end : end + 2] == "  "
+    assert "One process is both ends" in done.stdout
+    assert not {"\x1b", "━", "\r"} & set(done.stdout)
+    await nothing_left(client, prefix)
+
+
+async def test_json(project: Project, client: redis.Redis, prefix: str) -> None:
+    told = project.json("bench", *SHORT)
+    check("bench", told)
+    assert told["settings"]["clients"] == 6
+    assert told["prefix"].startswith(f"{prefix}:bench-")
+    assert (told["times_better"], told["other_processes"]) == (None, 0)
+    (ours,) = told["results"]
+    for key in ("messages_published", "deliveries", "round_trips", "joins"):
+        assert ours[key] > 0
+    assert 0 < ours["round_trip_p50_seconds"] <= ours["round_trip_p99_seconds"]
+    assert (ours["lost"], ours["drops"]) == (0, {})
+    await nothing_left(client, prefix)
+
+
+async def test_against(
+    project: Project, client: redis.Redis, prefix: str, rival: str, tmp_path: Any
+) -> None:
+    told = project.json("bench", *SHORT, "--against", rival)
+    check("bench", told)
+    ours, theirs = told["results"]
+    assert (ours["name"], theirs["name"]) == ("mpx_channels", rival)
+    assert theirs["version"] == told["versions"]["channels_redis"]
+    assert (theirs["deliveries"] > 0, theirs["lost"]) == (True, 0)
+    for ratio in told["times_better"].values():
+        assert ratio["least"] <= ratio["median"] <= ratio["most"]
+    await nothing_left(client, prefix)
+
+
+def test_against_with_keys_of_the_project(make_project: MakeProject, rival: str) -> None:
+    project = make_project(symmetric_encryption_keys=["secret"], on_disconnect="chat.gone")
+    done = project.run("bench", *SHORT, "--against", rival)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "times better" in done.stdout
+
+
+def test_on_a_terminal(project: Project, rival: str) -> None:
+    terminal = project.terminal("bench", *SHORT, "--against", rival)
+    assert terminal.wait() == 0
+    assert b"round 1 of 3: fan-out, mpx_channels" in terminal.output
+    assert f"round 3 of 3: joins, {rival}".encode() in terminal.output
+    screen = terminal.text
+    assert "round 1 of 3" not in screen
+    (line,) = [line for line in screen.splitlines() if line.startswith("publish")]
+    assert line.endswith("━" * 24)
+
+
+def test_the_package_to_compare_with_is_missing(project: Project) -> None:
+    code = (
+        "import sys; sys.modules['channels_redis'] = None\n"
+        "from django.core.management import execute_from_command_line\n"
+        "execute_from_command_line(sys.argv)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "mpx", "bench", *SHORT, "--against", "channels_redis"],
+        env=project.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "needs the package channels_redis" in done.stderr
+    assert done.stderr.rstrip().endswith("pip install channels_redis")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--clients", "0"), "--clients must be from 1 to 10,000, not 0"),
+        (("--clients", "-3"), "not -3"),
+        (("--clients", "10001"), "not 10001"),
+        (("--clients", "many"), "invalid int value: 'many'"),
+        (("--groups", "0"), "--groups must be from 1 to the number of --clients, 100, not 0"),
+        (("--groups", "101"), "not 101"),
+        (("--seconds", "0"), "--seconds must be from 0.1 to 600, not 0"),
+        (("--seconds", "-1"), "not -1"),
+        (("--seconds", "601"), "not 601"),
+        (("--seconds", "nan"), "not nan"),
+        (("--against", "rabbits"), "invalid choice: 'rabbits'"),
+    ],
+)
+def test_wrong_numbers(project: Project, arguments: tuple[str, ...], told: str) -> None:
+    done = project.run("bench", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_others_are_warned_of(project: Project) -> None:
+    project.worker()
+    done = project.run("bench", *SHORT)
+    assert done.returncode == 0
+    assert done.stderr.startswith("Warning: 1 other process is live under ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_live_consumers_hear_nothing(project: Project, rival: str) -> None:
+    # Its groups have the names that the room's have.
+    worker = project.worker(groups={"room-0": 1, "room-1": 1, "probe": 1, "nobody-0": 1})
+    assert project.run("bench", *SHORT, "--against", rival).returncode == 0
+    project.run("send", "room-1", '{"type": "the.first"}')
+    assert worker.read() == {"received": {"type": "the.first"}}
+
+
+def test_lost_messages_are_told(make_project: MakeProject) -> None:
+    project = make_project(capacity=3)
+    told = project.json("bench", "--seconds", "0.2", "--clients", "3", "--groups", "1", code=1)
+    check("bench", told)
+    (ours,) = told["results"]
+    assert ours["lost"] == ours["drops"]["full"] > 0
+    done = project.run("bench", "--seconds", "0.2", "--clients", "3", "--groups", "1")
+    assert done.returncode == 1
+    assert "mpx_channels lost " in done.stdout
+    assert "(full: " in done.stdout
+
+
+@pytest.fixture
+def narrow_user(client: redis.Redis, prefix: str) -> Iterator[str]:
+    """A user with the rights that docs/layer.md says are enough; its password is its name."""
+    name = f"user-{uuid.uuid4().hex[:8]}"
+    client.acl_setuser(
+        name,
+        enabled=True,
+        passwords=[f"+{name}"],
+        channels=[f"{prefix}:*"],
+        reset_channels=True,
+        commands=["+subscribe", "+unsubscribe", "+publish", "+ping"],
+    )
+    yield name
+    client.acl_deluser(name)
+
+
+def test_the_documented_rights_are_enough(
+    make_project: MakeProject, redis_url: str, narrow_user: str
+) -> None:
+    url = redis_url.replace("//", f"//{narrow_user}:{narrow_user}@")
+    project = make_project(hosts=[url])
+    done = project.run("bench", *SHORT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert narrow_user not in done.stdout
+    told = project.json("bench", *SHORT)
+    check("bench", told)
+    assert told["other_processes"] is None
+
+
+def test_a_right_that_the_other_layer_needs_is_missing(
+    make_project: MakeProject, redis_url: str, narrow_user: str
+) -> None:
+    url = redis_url.replace("//", f"//{narrow_user}:{narrow_user}@")
+    done = make_project(hosts=[url]).run("bench", *SHORT, "--against", "channels_redis.core")
+    assert done.returncode == 1
+    assert "channels_redis.core failed at letting the clients in" in done.stderr
+    assert "no permissions" in done.stderr.lower()
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_config_that_the_other_layer_cannot_use(make_project: MakeProject, rival: str) -> None:
+    project = make_project(serializer_format="nothing.like.it")
+    done = project.run("bench", *SHORT, "--against", rival)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+
+
+def test_no_server(make_project: MakeProject, restartable_server: RestartableServer) -> None:
+    done = make_project(hosts=[restartable_server.url]).run("bench", *SHORT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(restartable_server.port) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("against", [(), ("--against", "channels_redis")])
+async def test_the_server_dies(
+    make_project: MakeProject,
+    restartable_server: RestartableServer,
+    prefix: str,
+    against: tuple[str, ...],
+) -> None:
+    restartable_server.start()
+    project = make_project(hosts=[restartable_server.url])
+    process = project.start("bench", *LONG, *against)
+    with restartable_server.client() as watcher:
+        await measuring(watcher, prefix)
+    restartable_server.kill()
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "the link to the server broke while it was measured: " in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("against", [None, "channels_redis", "channels_redis.core"])
+async def test_interrupted(
+    project: Project, client: redis.Redis, prefix: str, against: str | None
+) -> None:
+    chosen = ("--against", against) if against else ()
+    process = project.start("bench", *LONG, *chosen)
+    await measuring(client, prefix)
+    if against == "channels_redis.core":
+        await eventually(lambda: any(client.scan_iter(match=f"{prefix}*")), PATIENCE)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (130, "")
+    assert "publish" not in output
+    await nothing_left(client, prefix)
+
+
+def test_interrupted_on_a_terminal(project: Project) -> None:
+    terminal = project.terminal("bench", *LONG)
+    terminal.wait_for(lambda text: b"round 1 of 60" in terminal.output)
+    terminal.press("\x03")
+    assert terminal.wait() == 130
+    assert "Traceback" not in terminal.text
+    assert terminal.output.rindex(b"\x1b[?25h") > terminal.output.rindex(b"\x1b[?25l")
