@@ -89,7 +89,9 @@ class Ours(Contender):
         burst: int,
     ) -> None:
         kept = {key: value for key, value in config.items() if key not in EVENTS}
-        super().__init__(class_(**kept | {"prefix": prefix}), clients, groups, burst)
+        # Groups that were left would otherwise be unsubscribed in the middle of a later turn.
+        layer = class_(**kept | {"prefix": prefix, "unsubscribe_delay": 0})
+        super().__init__(layer, clients, groups, burst)
         self.path = f"{class_.__module__}.{class_.__qualname__}"
 
     async def open(self) -> None:

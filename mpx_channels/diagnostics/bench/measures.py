@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from .room import TEXT, Room, in_bursts
 
-__all__ = ["FIGURES", "MEASURES", "Figure", "Turn"]
+__all__ = ["FIGURES", "MEASURES", "Figure", "Turn", "percentile"]
 
 
 @dataclass(slots=True)
