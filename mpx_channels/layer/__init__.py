@@ -11,11 +11,12 @@ from mpx_channels.multiplexer import (
 
 from .answers import REPLY_TO, PromiseRejected, RequestFailed, RequestTimeout
 from .asking import LayerPromise
-from .base import ForeignChannel, PlainChannel
+from .base import ForeignChannel, PlainChannel, layers
 from .broadcasts import BROADCAST
 from .codec import UnserializableMessage
 from .config import InvalidConfig
 from .core import MpxChannelLayer
+from .ledger import LocalStats
 from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox
 from .processes import ClusterStats, ProcessStats
@@ -35,6 +36,7 @@ __all__ = [
     "InvalidConfig",
     "LayerPromise",
     "LayerStats",
+    "LocalStats",
     "Mailbox",
     "MessageTooLarge",
     "MpxChannelLayer",
@@ -51,4 +53,5 @@ __all__ = [
     "UndecryptableMessage",
     "UnreadableMessage",
     "UnserializableMessage",
+    "layers",
 ]

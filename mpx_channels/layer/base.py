@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import threading
 import weakref
 from asyncio import get_running_loop
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from channels.layers import BaseChannelLayer
+from channels.layers import BaseChannelLayer, channel_layers
 from django.conf import settings
 
 from mpx_channels import embedded
@@ -21,12 +22,13 @@ from .background import background
 from .codec import Message
 from .config import LayerConfig
 from .hub import Hub
+from .ledger import Ledger, LocalStats
 from .loops import when_closed
 from .mailbox import Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .stats import LayerStats
 
-__all__ = ["ForeignChannel", "LayerBase", "PlainChannel"]
+__all__ = ["ForeignChannel", "LayerBase", "PlainChannel", "layers"]
 
 T = TypeVar("T")
 
@@ -82,7 +84,9 @@ class LayerBase(BaseChannelLayer):
         self.wrapping = config.wrapping()
         self._names = Names(config.prefix)
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
-        _layers.add(self)
+        self._ledger = Ledger()
+        with _layers_lock:
+            _layers.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
@@ -121,6 +125,14 @@ class LayerBase(BaseChannelLayer):
         hub = self._hubs.get(get_running_loop())
         return hub.stats() if hub is not None else None
 
+    def local_stats(self) -> LocalStats:
+        """What the layer holds and has counted in every event loop of the process; thread-safe.
+
+        Each loop takes its snapshot itself, between two callbacks. Returns within about a second,
+        also when loops are blocked.
+        """
+        return self._ledger.stats()
+
     async def _hub(self) -> Hub:
         """The running loop's hub, connected or about to be."""
         loop = get_running_loop()
@@ -128,10 +140,10 @@ class LayerBase(BaseChannelLayer):
         if hub is None:
             # Other threads do the same at the same time.
             for other in list(self._hubs):
-                if other.is_closed():
-                    self._hubs.pop(other, None)
+                if other.is_closed() and (ended := self._hubs.pop(other, None)) is not None:
+                    ended.on_end()
             hub = self._hubs[loop] = self._make_hub()
-            hub.on_loop_closed = functools.partial(self._hubs.pop, loop, None)
+            hub.on_end = functools.partial(_end, self._hubs, hub, self._ledger.open(hub))
             when_closed(loop, hub.loop_closed)
         if not hub.running:
             await hub.start()
@@ -261,8 +273,30 @@ class LayerBase(BaseChannelLayer):
         return False
 
 
+def _end(
+    hubs: dict[asyncio.AbstractEventLoop, Hub], hub: Hub, close_account: Callable[[], None]
+) -> None:
+    """A hub has ended; its loop may have another one by now."""
+    if hubs.get(hub.loop) is hub:
+        hubs.pop(hub.loop, None)
+    close_account()
+
+
 _layers: weakref.WeakSet[LayerBase] = weakref.WeakSet()
+_layers_lock = threading.Lock()
 _left_behind: list[object] = []
+
+
+def layers() -> list[tuple[str, LayerBase]]:
+    """Every layer of the process, under its alias in CHANNEL_LAYERS, else its prefix; thread-safe.
+
+    Those of CHANNEL_LAYERS are there from their first use. A layer is not kept for this: one that
+    nobody holds any more is not listed.
+    """
+    with _layers_lock:
+        living = list(_layers)
+    aliases = {id(layer): alias for alias, layer in list(channel_layers.backends.items())}
+    return [(aliases.get(id(layer), layer.prefix), layer) for layer in living]
 
 
 def _forget_hubs() -> None:
@@ -271,9 +305,12 @@ def _forget_hubs() -> None:
     They are kept from the garbage collector, which would tell the parent's selector, a file
     description that both share, to forget them.
     """
+    global _layers_lock
+    _layers_lock = threading.Lock()  # another thread of the parent may have held it
     for layer in _layers:
-        _left_behind.append(layer._hubs)
+        _left_behind.append((layer._hubs, layer._ledger))
         layer._hubs = {}
+        layer._ledger = Ledger()
 
 
 if hasattr(os, "register_at_fork"):

@@ -50,7 +50,7 @@ class Hub:
         self.mailboxes: dict[str, Mailbox] = {}
         self.confirmations = Confirmations(multiplexer, patience)
         # Whoever holds the hub lets go of it then.
-        self.on_loop_closed: Callable[[], object] = lambda: None
+        self.on_end: Callable[[], object] = lambda: None
         self._expiry = expiry
         self._hooks = hooks
         self._hooked: dict[Mailbox, None] = {}
@@ -99,14 +99,17 @@ class Hub:
             self._sweep_timer = None
         self.confirmations.close()
         self.answers.close()
-        await self.queues.close()
-        await self.multiplexer.stop()
+        try:
+            await self.queues.close()
+            await self.multiplexer.stop()
+        finally:
+            self.on_end()
 
     def loop_closed(self) -> None:
         """The event loop was closed, and nobody had stopped us: leave no socket open."""
-        self.on_loop_closed()
         self.queues.abandon()
         self.multiplexer.abandon()
+        self.on_end()
 
     async def ready(self) -> None:
         """Return once what is sent to our channels arrives."""
@@ -296,13 +299,6 @@ class Hub:
             deliveries=counters.deliveries,
             unread=sum(map(len, self.mailboxes.values())),
             gaps=counters.gaps,
-            drops={
-                "full": counters.dropped_full,
-                "expired": counters.dropped_expired,
-                "unroutable": counters.dropped_unroutable,
-                "unreadable": counters.dropped_unreadable,
-                "undecryptable": counters.dropped_undecryptable,
-                "undelivered": counters.dropped_undelivered,
-            },
+            drops=counters.drops(),
             multiplexer=self.multiplexer.stats(),
         )

@@ -25,6 +25,17 @@ class Counters:
     dropped_undelivered: int = 0
     gaps: int = 0
 
+    def drops(self) -> dict[str, int]:
+        """The drops by their cause; every cause is there, also at zero."""
+        return {
+            "full": self.dropped_full,
+            "expired": self.dropped_expired,
+            "unroutable": self.dropped_unroutable,
+            "unreadable": self.dropped_unreadable,
+            "undecryptable": self.dropped_undecryptable,
+            "undelivered": self.dropped_undelivered,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
