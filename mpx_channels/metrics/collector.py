@@ -1,0 +1,78 @@
+"""What prometheus-client asks at each scrape: the figures of every layer, as they are then."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mpx_channels.layer import LocalStats, layers
+
+from .families import FAMILIES, Family
+
+__all__ = ["MpxCollector", "register"]
+
+
+class MpxCollector(Collector):
+    """Reads the statistics of every layer of the process when it is asked, from any thread.
+
+    There is one series for each layer, over all event loops of the process. The label ``layer``
+    is its alias in CHANNEL_LAYERS; for a layer that was made by hand its prefix, and those with
+    the same prefix count together. Nothing is counted for this: a scrape costs one snapshot.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics with their values."""
+        by_label: dict[str, LocalStats] = {}
+        for label, layer in layers():
+            stats = layer.local_stats()
+            by_label[label] = by_label[label] + stats if label in by_label else stats
+        totals = [
+            # A layer that nobody has used is neither connected nor cut off.
+            (label, stats.total, bool(stats.loops))
+            for label, stats in sorted(by_label.items())
+        ]
+        for family in FAMILIES:
+            metric = _metric(family)
+            value = attrgetter(family.field)
+            for label, total, in_use in totals:
+                figure = value(total)
+                if isinstance(figure, Mapping):
+                    for cause, count in figure.items():
+                        metric.add_metric((label, cause), count)
+                elif figure is not None and (in_use or not isinstance(figure, bool)):
+                    metric.add_metric((label,), figure)
+            yield metric
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values: registering asks for the names, and takes no snapshot."""
+        return map(_metric, FAMILIES)
+
+
+def register(registry: CollectorRegistry = REGISTRY) -> None:
+    """Have a registry of prometheus-client show the layers; again, and nothing changes.
+
+    Raises `ValueError` if the registry has other metrics of these names.
+    """
+    with _lock:
+        try:
+            registry.register(MpxCollector())
+        except ValueError:
+            if registry not in _registries:
+                raise
+        _registries.add(registry)
+
+
+_registries: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+def _metric(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
+    # CounterMetricFamily takes the name with _total or without, and shows it with.
+    kind = CounterMetricFamily if family.counter else GaugeMetricFamily
+    return kind(family.name, family.help, labels=family.labels)
