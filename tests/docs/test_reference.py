@@ -32,6 +32,7 @@ def test_config_lists_every_key_with_its_default() -> None:
         "mpx_channels.generic.http",
         "mpx_channels.generic.websocket",
         "mpx_channels.layer",
+        "mpx_channels.metrics",
         "mpx_channels.multiplexer",
         "mpx_channels.testing",
         "mpx_channels.worker",

@@ -12,11 +12,11 @@ import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import AsyncClient, Client
 from django.urls import path
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.metrics import metrics_view
+from mpx_channels.metrics import metrics_view, register
 
 from .test_collector import chat
 
@@ -97,6 +97,22 @@ async def test_by_a_server_in_another_thread(layer: MpxChannelLayer) -> None:
         finally:
             await asyncio.to_thread(server.shutdown)
             thread.join()
+
+
+async def test_by_a_port_of_its_own(layer: MpxChannelLayer) -> None:
+    """As in a worker, which has no views: the server of prometheus-client, in a thread."""
+    registry = CollectorRegistry()
+    register(registry)
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
+    try:
+        await chat(layer, 3)
+        url = f"http://127.0.0.1:{server.server_port}/metrics"
+        with await asyncio.to_thread(urllib.request.urlopen, url, timeout=10) as response:
+            assert sent(response.read().decode()) == 3
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()
 
 
 @pytest.mark.parametrize(
