@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .logs import LimitedLog, origin
 from .stats import Counters
 
 __all__ = [
@@ -19,8 +19,6 @@ __all__ = [
     "OnDisconnect",
     "OnMessage",
 ]
-
-logger = logging.getLogger("mpx_channels.multiplexer")
 
 # Plain functions or coroutine functions; what they return is not used.
 OnMessage = Callable[[str, bytes], object]
@@ -54,12 +52,14 @@ class Callbacks:
         on_activation: OnActivation | None,
         *,
         counters: Counters,
+        log: LimitedLog,
         max_queue: int,
     ) -> None:
         self._on_message = on_message
         self._on_disconnect = on_disconnect
         self._on_activation = on_activation
         self._counters = counters
+        self._log = log
         self._max_queue = max_queue
         self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -90,8 +90,8 @@ class Callbacks:
             return
         try:
             callback(argument)
-        except CALLBACK_ERRORS:
-            self._raised(callback)
+        except CALLBACK_ERRORS as error:
+            self._raised(callback, error)
 
     def _enqueue_message(self, name: str, data: bytes) -> None:
         if len(self._queue) >= self._max_queue:
@@ -118,13 +118,19 @@ class Callbacks:
                     task = asyncio.current_task()
                     if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                         raise  # meant for us, not something cancelled that the callback awaited
-                    self._raised(callback)
+                    self._raised(callback, error)
         finally:
             self._worker = None
 
-    def _raised(self, callback: object) -> None:
+    def _raised(self, callback: object, error: BaseException) -> None:
         self._counters.callback_errors += 1
-        logger.exception("A subscription's callback %r raised", callback)
+        self._log.error(
+            origin(error),
+            "A subscription's callback %r raised: %s",
+            callback,
+            repr(error),
+            exc_info=error,
+        )
 
 
 class MessageStream:

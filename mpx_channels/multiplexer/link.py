@@ -11,6 +11,7 @@ from typing import Protocol
 from redis.backoff import FullJitterBackoff
 
 from .exceptions import ConnectionLost
+from .logs import LimitedLog
 from .topology import Node
 from .wire import Wire, WireHandler, forget_task
 
@@ -82,7 +83,10 @@ class Link:
         self._options = options
         self._backoff = FullJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
         self._task: asyncio.Task[None] | None = None
-        self._reminded = float("-inf")
+        # One kind: a link that flaps is mentioned twice, then by its latest turn once in a while.
+        self._log = LimitedLog(logger, burst=2)
+        self._reminded = 0.0
+        self._attempts = 0
 
     @property
     def running(self) -> bool:
@@ -99,6 +103,7 @@ class Link:
             # Not `await`: that would take a cancellation of our caller for the task's own.
             await asyncio.wait([self._task])
             self._task = None
+            self._log.flush()
 
     def abandon(self) -> None:
         """The event loop was closed under us: give the socket back without its help."""
@@ -132,15 +137,29 @@ class Link:
             error = caught
         else:
             if self.connections:
-                logger.info("Reconnected to %s (%s)", self.node, self.label)
-            self._reminded = float("-inf")
+                self._log.info("link", "Reconnected to %s (%s)", self.node, self.label)
+            self._attempts = 0
             return wire
         self.last_error = error
+        self._attempts += 1
         now = time.monotonic()
-        if now - self._reminded >= REMIND_EVERY:
+        if self._attempts == 1:
+            self._reminded = now
+            self._log.warning(
+                "link",
+                "Cannot connect to %s (%s), trying on: %s",
+                self.node,
+                self.label,
+                describe(error),
+            )
+        elif now - self._reminded >= REMIND_EVERY:
             self._reminded = now
             logger.warning(
-                "Cannot connect to %s (%s), trying on: %s", self.node, self.label, describe(error)
+                "Cannot connect to %s (%s) after %d attempts, trying on: %s",
+                self.node,
+                self.label,
+                self._attempts,
+                describe(error),
             )
         return None
 
@@ -154,7 +173,8 @@ class Link:
         try:
             self._handler.link_up(wire)
             error = await self._watch(wire)
-            logger.warning(
+            self._log.warning(
+                "link",
                 "Lost the connection to %s (%s), reconnecting: %s",
                 self.node,
                 self.label,

@@ -15,6 +15,7 @@ from .exceptions import (
     NotConnected,
 )
 from .link import Link, LinkOptions, describe
+from .logs import LimitedLog
 from .stats import Counters
 from .topology import Node
 from .wire import Frame, Wire, pack
@@ -50,6 +51,7 @@ class Publisher:
         longest_command: float = 0.0,
     ) -> None:
         self.link = Link(node, self, options, label)
+        self._log = LimitedLog(logger)
         self._counters = counters
         self._max_backlog = max_backlog
         self._backlog_timeout = backlog_timeout
@@ -87,6 +89,7 @@ class Publisher:
                 timer.cancel()
         self._backlog_timer = self._watchdog = None
         self._loop = None
+        self._log.flush()
         while self._backlog:
             _, future, _ = self._backlog.popleft()
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
@@ -231,7 +234,7 @@ class Publisher:
         for frame in frames:
             if not unanswered:
                 self._counters.dropped_unreadable += 1
-                logger.warning("%s answered unasked: %.100r", self.link.node, frame)
+                self._log.warning("", "%s answered unasked: %.100r", self.link.node, frame)
                 continue
             future = unanswered.popleft()
             if future is None or future.done():

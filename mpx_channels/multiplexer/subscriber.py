@@ -9,6 +9,7 @@ from typing import Protocol
 
 from .callbacks import CALLBACK_ERRORS
 from .link import Link, LinkOptions
+from .logs import LimitedLog, origin
 from .registry import Entry, Listener, Registry
 from .stats import Counters
 from .topology import Node
@@ -37,6 +38,7 @@ class Subscriber:
         self.subscriptions: set[Subscription] = set()
         self.up = asyncio.Event()
         self.counters = counters
+        self.log = LimitedLog(logger)
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
@@ -58,6 +60,7 @@ class Subscriber:
                 handle.cancel()
         self._flush_soon = self._linger_timer = None
         self._loop = None
+        self.log.flush()
         self.up.set()  # whoever waits for a connection looks again, and sees the stop
 
     def now(self) -> float:
@@ -147,8 +150,8 @@ class Subscriber:
                 if listener in entry.listeners:
                     try:
                         listener.deliver(name, data)
-                    except CALLBACK_ERRORS:
-                        self._callback_raised("on_message", name)
+                    except CALLBACK_ERRORS as error:
+                        self._callback_raised("on_message", name, error)
                     deliveries += 1
         self.counters.messages_in += messages
         self.counters.deliveries += deliveries
@@ -174,7 +177,13 @@ class Subscriber:
         """Take what is no push: the PONG of an idle or RESP3 connection, or an error."""
         if isinstance(frame, Exception):
             for entry in self.registry.refuse(frame):
-                logger.error("%s refused to subscribe to %r: %s", self.link.node, entry.text, frame)
+                self.log.error(
+                    "refused",
+                    "%s refused to subscribe to %r: %s",
+                    self.link.node,
+                    entry.text,
+                    frame,
+                )
                 for listener in entry.ears():
                     listener.refused(entry)
             self.changed()
@@ -185,8 +194,16 @@ class Subscriber:
 
     def _unreadable(self, frame: Frame) -> None:
         self.counters.dropped_unreadable += 1
-        logger.warning("%s sent what we cannot read: %.100r", self.link.node, frame)
+        self.log.warning("unreadable", "%s sent what we cannot read: %.100r", self.link.node, frame)
 
-    def _callback_raised(self, which: str, name: str) -> None:
+    def _callback_raised(self, which: str, name: str, error: BaseException) -> None:
         self.counters.callback_errors += 1
-        logger.exception("An %s callback raised on %r", which, name)
+        self.log.error(
+            origin(error),
+            "An %s callback raised on %r of %s: %s",
+            which,
+            name,
+            self.link.node,
+            repr(error),
+            exc_info=error,
+        )

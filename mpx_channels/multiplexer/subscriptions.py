@@ -51,6 +51,7 @@ class BaseSubscription:
             on_disconnect,
             on_activation,
             counters=subscriber.counters,
+            log=subscriber.log,
             max_queue=max_queue,
         )
         # Looked up and called for every message: an attribute, without a step between.

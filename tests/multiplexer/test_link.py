@@ -122,6 +122,43 @@ async def test_it_reconnects_when_the_connection_is_cut(
     assert caplog.text.count("Reconnected to redis://") == 2
 
 
+async def test_a_link_that_flaps_is_mentioned_at_a_limited_rate(
+    new_link: NewLink, proxy: Proxy, handler: Handler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    link = new_link(proxy.url, min_backoff=0.001, max_backoff=0.002)
+    await eventually(lambda: handler.events)
+    for times in range(1, 11):
+        proxy.cut()
+        await eventually(lambda times=times: handler.events.count("up") == times + 1)
+    assert caplog.text.count("Lost the connection") == 2
+    assert caplog.text.count("Reconnected") == 2
+    await link.stop()
+    # The others are told in the end, with how the last of them left things.
+    assert len(caplog.records) == 5
+    last = caplog.messages[-1]
+    assert last.startswith(f"Reconnected to redis://127.0.0.1:{proxy.port} (")
+    assert "(and 15 more in the last" in last
+
+
+async def test_an_outage_of_a_link_that_flapped_is_mentioned_at_once(
+    new_link: NewLink,
+    restartable_server: RestartableServer,
+    handler: Handler,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    restartable_server.start()
+    new_link(restartable_server.url, min_backoff=0.001, max_backoff=0.002)
+    with restartable_server.client() as client:
+        for times in range(1, 6):
+            await eventually(lambda times=times: handler.events.count("up") == times)
+            client.client_kill_filter(_type="normal", skipme=True)
+            await eventually(lambda times=times: handler.events.count("down") == times)
+    restartable_server.kill()
+    await eventually(lambda: "Cannot connect" in caplog.text)
+    assert caplog.text.count("Lost the connection") == 2
+
+
 async def test_it_reconnects_when_the_server_closes_in_good_order(
     new_link: NewLink, handler: Handler
 ) -> None:
