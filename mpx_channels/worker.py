@@ -9,9 +9,12 @@ from typing import Any
 from asgiref.compatibility import guarantee_single_callable
 from channels.worker import Worker
 
+from mpx_channels.multiplexer.logs import LimitedLog, origin
+
 __all__ = ["MpxWorker"]
 
 logger = logging.getLogger("mpx_channels.worker")
+log = LimitedLog(logger, burst=5)
 
 # Seconds before a consumer that failed is made anew: a broken one must not spin.
 PAUSE = 0.1
@@ -40,8 +43,14 @@ class MpxWorker(Worker):
 
             try:
                 await application(scope, receive, send)
-            except Exception:
-                logger.exception("A consumer of the channel %s failed", channel)
+            except Exception as error:
+                log.error(
+                    (channel, origin(error)),
+                    "A consumer of the channel %s failed: %s",
+                    channel,
+                    repr(error),
+                    exc_info=error,
+                )
                 await asyncio.sleep(PAUSE)
 
     async def _next(self, channel: str) -> dict[str, Any]:
@@ -49,4 +58,4 @@ class MpxWorker(Worker):
             message: dict[str, Any] = await self.channel_layer.receive(channel)
             if message.get("type"):
                 return message
-            logger.error("Dropped a message without a type on the channel %s", channel)
+            log.error(channel, "Dropped a message without a type on the channel %s", channel)

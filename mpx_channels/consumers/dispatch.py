@@ -16,12 +16,15 @@ from channels.layers import get_channel_layer
 from django.db import close_old_connections
 
 from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLayer
+from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 from .connections import check_due, check_soon
 
 __all__ = ["MpxConsumerMixin"]
 
 logger = logging.getLogger("mpx_channels.consumers")
+# One for all consumers of the process: they fail by the thousand.
+log = LimitedLog(logger, burst=5)
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -151,7 +154,8 @@ class MpxConsumerMixin:
             if handler is None:
                 if "mpx_group" in message:
                     # By a wildcard group, whose senders need not know of this consumer.
-                    logger.info("%s has no handler for %s", type(self).__name__, message["type"])
+                    name, type_ = type(self).__name__, message["type"]
+                    log.info((name, type_), "%s has no handler for %s", name, type_)
                     return
                 raise ValueError(f"No handler for message type {message['type']}")
             if self._sync:
@@ -295,9 +299,15 @@ class MpxConsumerMixin:
     async def _mpx_tell_asker(self, request: Event, error: Exception) -> None:
         try:
             await self.channel_layer.reply_error(request, f"{type(error).__name__}: {error}")
-        except Exception:
+        except Exception as failure:
             # What matters is the handler's own exception, which is on its way to the server.
-            logger.warning("Could not answer a request with its failure", exc_info=True)
+            log.warning(
+                origin(failure),
+                "Could not answer a request with its failure (%s): %s",
+                type(self).__name__,
+                repr(failure),
+                exc_info=failure,
+            )
 
     def _mpx_task_done(self, task: Task) -> None:
         error = task.exception() if not task.cancelled() else None
@@ -313,4 +323,10 @@ class MpxConsumerMixin:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception) and not isinstance(result, StopConsumer):
-                logger.error("A consumer's task failed at the consumer's end", exc_info=result)
+                log.error(
+                    origin(result),
+                    "A consumer's task failed at the consumer's end (%s): %s",
+                    type(self).__name__,
+                    repr(result),
+                    exc_info=result,
+                )

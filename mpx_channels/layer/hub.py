@@ -103,6 +103,7 @@ class Hub:
             await self.queues.close()
             await self.multiplexer.stop()
         finally:
+            self.inflow.close()
             self.on_end()
 
     def loop_closed(self) -> None:

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mpx_channels.multiplexer.logs import LimitedLog
+
 from .answers import REPLY_TO
 from .codec import Message
 from .envelope import UndecryptableMessage, UnreadableMessage
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Inflow"]
 
 logger = logging.getLogger("mpx_channels.layer")
-
-# A full mailbox, and foreign bytes on a name, are mentioned this often (seconds).
-COMPLAIN_EVERY = 60.0
 
 
 class Publication:
@@ -60,8 +59,7 @@ class Inflow:
         self._wrapping = hub.wrapping
         self._decode = hub.wrapping.decode
         self._publication: Publication | None = None
-        # When each kind of unreadable message was last logged, by the loop's clock.
-        self._complained_at: dict[type[Exception], float] = {}
+        self._log = LimitedLog(logger)
         self._serving: set[asyncio.Task[None]] = set()
 
     def group(self, name: str, data: bytes) -> None:
@@ -234,20 +232,30 @@ class Inflow:
             data = self._wrapping.wrap(name, answer, {"re": number})
             published = self._hub.multiplexer.publish_soon(name, data)
         except Exception as error:
-            logger.warning("Could not publish to %s: %s", name, error)
+            self._unpublished(name, error)
         else:
-            published.add_done_callback(_log_failure(name))
+            published.add_done_callback(self._look_at(name))
+
+    def _look_at(self, name: str) -> Callable[[asyncio.Future[int]], None]:
+        def done(published: asyncio.Future[int]) -> None:
+            error = None if published.cancelled() else published.exception()
+            if error is not None:
+                self._unpublished(name, error)
+
+        return done
+
+    def _unpublished(self, name: str, error: BaseException) -> None:
+        """An answer is lost: whoever waits for it hears nothing before the timeout."""
+        self._log.warning("answer", "Could not publish an answer to %s: %s", name, str(error))
 
     def _full(self, mailbox: Mailbox) -> None:
         self._counters.dropped_full += 1
-        now = self._loop.time()
-        if now - mailbox.complained_at >= COMPLAIN_EVERY:
-            mailbox.complained_at = now
-            logger.info(
-                "Channel %s has %d unread messages, its capacity: dropping newer ones",
-                mailbox.channel,
-                mailbox.capacity,
-            )
+        self._log.info(
+            "full",
+            "Channel %s has %d unread messages, its capacity: dropping newer ones",
+            mailbox.channel,
+            mailbox.capacity,
+        )
 
     def unreadable(self, name: str, error: Exception) -> None:
         """Count a message that is none of ours, and say so at a limited rate."""
@@ -257,16 +265,15 @@ class Inflow:
         else:
             self._counters.dropped_unreadable += 1
             what = "unreadable"
-        now = self._loop.time()
-        if now - self._complained_at.get(type(error), float("-inf")) >= COMPLAIN_EVERY:
-            self._complained_at[type(error)] = now
-            logger.warning("Dropped an %s message on %s: %s", what, name, error)
+        self._log.warning(
+            (what, type(error).__name__),
+            "Dropped an %s message on %s from %s: %s",
+            what,
+            name,
+            self._hub.multiplexer.node,
+            str(error),
+        )
 
-
-def _log_failure(name: str) -> Callable[[asyncio.Future[int]], None]:
-    def done(published: asyncio.Future[int]) -> None:
-        error = None if published.cancelled() else published.exception()
-        if error is not None:
-            logger.warning("Could not publish to %s: %s", name, error)
-
-    return done
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self._log.flush()

@@ -122,7 +122,6 @@ class Mailbox:
         "abandoned",
         "capacity",
         "channel",
-        "complained_at",
         "counters",
         "cut_off",
         "hooks",
@@ -152,8 +151,6 @@ class Mailbox:
         self.hooks: Hooks | None = None
         # Between the end of a link and the return of all that the channel subscribed to.
         self.cut_off = False
-        # When it was last logged to be full, by the loop's clock.
-        self.complained_at = float("-inf")
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
         self._unread: deque[Item] | None = None

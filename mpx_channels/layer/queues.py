@@ -17,6 +17,7 @@ from channels.exceptions import ChannelFull
 from redis.exceptions import NoScriptError
 
 from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer
+from mpx_channels.multiplexer.logs import LimitedLog
 
 from .stats import Counters
 
@@ -94,6 +95,7 @@ class Queues:
         self._multiplexer = multiplexer
         self._wake_name = wake_name
         self._counters = counters
+        self._log = LimitedLog(logger)
         self._waiters: dict[str, deque[asyncio.Future[bytes]]] = {}
         self._held: dict[str, deque[bytes]] = {}
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -146,6 +148,7 @@ class Queues:
         self._give_all_back()
         if self._aside:
             await asyncio.wait(self._aside, timeout=PAUSE)
+        self._log.flush()
         self._closing = False
 
     def abandon(self) -> None:
@@ -177,7 +180,7 @@ class Queues:
                     self._fail_waiters(error)
                 except MpxError as error:
                     # The link says in the log why; what is in Redis stays there meanwhile.
-                    logger.debug("Cannot read plain channels, trying on: %s", error)
+                    self._log.debug("read", "Cannot read plain channels, trying on: %s", str(error))
                     await asyncio.sleep(PAUSE)
         finally:
             self._reader = None
@@ -246,7 +249,9 @@ class Queues:
             await _PUT_BACK(self._multiplexer, name, data)
         except MpxError as error:
             self._counters.dropped_undelivered += 1
-            logger.warning("Could not give a message back to %s, dropped it: %s", name, error)
+            self._log.warning(
+                "give back", "Could not give a message back to %s, dropped it: %s", name, str(error)
+            )
 
     def _wake(self) -> None:
         self._run_aside(self._wake_reader())
@@ -256,7 +261,7 @@ class Queues:
             await _WAKE(self._multiplexer, self._wake_name)
         except MpxError as error:
             # The pop ends by itself soon.
-            logger.debug("Could not wake the reader of plain channels: %s", error)
+            self._log.debug("wake", "Could not wake the reader of plain channels: %s", str(error))
 
     def _run_aside(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
