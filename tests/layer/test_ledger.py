@@ -147,6 +147,22 @@ async def test_counts_outlive_their_loop(
     assert layer.local_stats().total.deliveries == 7
 
 
+async def test_a_layer_that_is_used_while_it_closes(layer: MpxChannelLayer) -> None:
+    """It has two hubs for a moment: the old one's end is not the new one's."""
+    await chat(layer)
+    closing = asyncio.create_task(layer.close())
+    await asyncio.sleep(0)
+    assert not layer._hubs
+    joining = asyncio.create_task(layer.new_channel())
+    await asyncio.sleep(0)
+    assert len(layer.local_stats().loops) == 2
+    await closing
+    channel = await joining
+    assert len(layer.local_stats().loops) == 1
+    await layer.send(channel, {"type": "still here"})
+    assert await layer.receive(channel) == {"type": "still here"}
+
+
 async def test_many_short_loops(layer: MpxChannelLayer) -> None:
     """One after another, as in a script: they are added up, not piled up."""
     for number in range(1, 6):
@@ -268,6 +284,22 @@ def test_adding_up() -> None:
     assert add(True, False) is False
 
 
+def test_connected_is_all_of_them() -> None:
+    def at(since: float | None) -> LayerStats:
+        engine = replace(NOTHING.multiplexer, connected=since is not None, connected_since=since)
+        return replace(NOTHING, multiplexer=engine)
+
+    def total(*loops: LayerStats) -> tuple[bool, float | None]:
+        stats = LocalStats(dict(zip("abc", loops, strict=False)), NOTHING).total.multiplexer
+        return stats.connected, stats.connected_since
+
+    assert total() == (False, None)
+    assert total(at(2.0)) == (True, 2.0)
+    assert total(at(2.0), at(3.0), at(1.0)) == (True, 3.0)
+    assert total(at(2.0), at(None)) == total(at(None), at(2.0)) == (False, None)
+    assert total(at(None)) == (False, None)
+
+
 async def test_layers_by_alias_or_prefix(
     settings: Any, layer: MpxChannelLayer, redis_url: str, prefix: str
 ) -> None:
@@ -290,8 +322,19 @@ async def test_layers_by_alias_or_prefix(
     assert set(channel_layers.backends) == {"default", "chat", "memory"}  # none made for this
 
 
-async def test_layers_while_others_come_and_go() -> None:
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_layers_while_others_come_and_go() -> None:
     over = threading.Event()
+    living = [MpxChannelLayer() for _ in range(1000)]
 
     def make() -> None:
         while not over.is_set():
@@ -301,8 +344,9 @@ async def test_layers_while_others_come_and_go() -> None:
     for maker in makers:
         maker.start()
     try:
-        for _ in range(300):
-            layers()
+        for _ in range(200):
+            there = {id(layer) for _, layer in layers()}
+            assert there >= set(map(id, living))
     finally:
         over.set()
         for maker in makers:
