@@ -54,10 +54,9 @@ class MpxChannelLayer(Asking, Listening, Overview):
         """
         return (await self.open_channel(prefix)).channel
 
-    async def send(self, channel: str, message: Message) -> bool:
+    async def send(self, channel: str, message: Message) -> None:
         """Send a message to one channel; returns once Redis has it.
 
-        Returns False if no process has the channel any more, which is counted as unroutable.
         Raises `TypeError` for an invalid name or message, `UnserializableMessage` with the path
         to a value that cannot be sent, `ChannelFull` for a plain channel at its capacity, and the
         errors of `Multiplexer.publish`.
@@ -66,9 +65,10 @@ class MpxChannelLayer(Asking, Listening, Overview):
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             if passing_by():
-                return await self._elsewhere(self.send(channel, message))
+                await self._elsewhere(self.send(channel, message))
+                return
             hub = await self._hub()
-        return await self._post(hub, channel, message)
+        await self._post(hub, channel, message)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message to a channel; cancelling loses none.
@@ -166,11 +166,10 @@ class MpxChannelLayer(Asking, Listening, Overview):
 
     async def group_send(
         self, group: str, message: Message, *, exclude: Collection[str] = ()
-    ) -> int:
+    ) -> None:
         """Send a message to every channel in a group; returns once Redis has it.
 
-        The channels named in `exclude` do not get it. Returns how many processes Redis handed it
-        to; whoever listens by a pattern counts, too. Raises as `send`.
+        The channels named in `exclude` do not get it. Raises as `send`.
         """
         name = self._group_name(group)
         header = {"not": _channels(exclude)} if exclude else None
@@ -178,10 +177,11 @@ class MpxChannelLayer(Asking, Listening, Overview):
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             if passing_by():
-                return await self._elsewhere(self.group_send(group, message, exclude=exclude))
+                await self._elsewhere(self.group_send(group, message, exclude=exclude))
+                return
             hub = await self._hub()
         hub.counters.messages_out += 1
-        return await hub.multiplexer.publish_soon(name, data)
+        await hub.multiplexer.publish_soon(name, data)
 
     async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> None:
         """Send messages, each to its group, in one write; returns once Redis has all of them.

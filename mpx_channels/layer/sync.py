@@ -109,7 +109,7 @@ class SyncLayer:
         return self._run(self._layer.reply_error(event, reason))
 
     def _send(
-        self, make: Callable[[], Coroutine[Any, Any, object]], on_commit: bool, using: str | None
+        self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
     ) -> None:
         if on_commit:
             transaction.on_commit(lambda: self._run(make()), using=using)

@@ -266,11 +266,15 @@ async def test_ten_thousand_connections_leave_nothing(
     for start in range(0, 10_000, 2_500):
         await asyncio.gather(*[connect_and_go(number) for number in range(start, start + 2_500)])
     assert held(layer) == NOTHING
-    await eventually(lambda: layer.stats().multiplexer.names_wanted == 1)
-    # All that is left in Redis is the inbox (and the promises' names, for a moment).
-    await eventually(
-        lambda: len([n for n in client.pubsub_channels(f"{prefix}:*") if b":p:" not in n]) == 0
-    )
+    # The inbox, the control channel and the presence; promises' names leave a moment later.
+    await eventually(lambda: layer.stats().multiplexer.names_wanted == 3)
+    inbox, control, presence = f"{prefix}:p:", f"{prefix}:c:", f"{prefix}:c:{layer.process_id}:"
+
+    def left_in_redis() -> list[str]:
+        names = [name.decode() for name in client.pubsub_channels(f"{prefix}:*")]
+        return [n for n in names if n != control and not n.startswith((inbox, presence))]
+
+    await eventually(lambda: left_in_redis() == [])
     gc.collect()
     left = [each for each in gc.get_objects() if isinstance(each, Member | Mailbox)]
     assert [each for each in left if id(each) not in before] == []
