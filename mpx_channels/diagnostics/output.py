@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -11,22 +11,37 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
+from .streams import write
+from .values import as_json, encodable, printable
+
 __all__ = ["Output"]
 
 # Columns: wide enough for any line, so that nothing is wrapped or cut in a pipe.
 UNLIMITED = 100_000
+
+_highlight_json = JSONHighlighter()
 
 
 class Output:
     """Where a subcommand writes to.
 
     ``as_json``: the user asked for JSON: what `say` and `table` are given is left out, and the
-    subcommand calls `json`. ``terminal``: somebody looks at it now.
+    subcommand calls `json`. ``terminal``: somebody looks at it now. ``colors``: there are colours,
+    on a terminal or because the user wants them in a pipe.
     """
 
-    def __init__(self, file: TextIO, *, as_json: bool = False, color: bool | None = None) -> None:
-        """``color``: None decides by the terminal."""
+    def __init__(
+        self,
+        file: TextIO,
+        *,
+        errors: TextIO | None = None,
+        as_json: bool = False,
+        color: bool | None = None,
+    ) -> None:
+        """``color``: None decides by the terminal; ``errors``: where `note` writes (stderr)."""
         self.as_json = as_json
+        self.file = file
+        self.terminal = not as_json and _is_terminal(file)
         self.console = Console(
             file=file,
             no_color=color is False or None,
@@ -34,14 +49,48 @@ class Output:
             highlight=False,
             soft_wrap=True,
         )
-        self.terminal = self.console.is_terminal and not as_json
-        if not self.console.is_terminal:
+        self.colors = self.console.is_terminal and not as_json
+        if not self.terminal:
             self.console.width = UNLIMITED
+        self._errors = Console(
+            file=errors or sys.stderr,
+            no_color=color is False or None,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """A line of text, not markup."""
         if not self.as_json:
-            self.console.print(Text(text, style=style or ""))
+            self.console.print(Text(self._fit(printable(text)), style=style or ""))
+
+    def note(self, text: str, style: str | None = None) -> None:
+        """A line on stderr, also with ``--json``: about the output, not part of it."""
+        text = encodable(printable(text), getattr(self._errors.file, "encoding", None) or "utf-8")
+        self._errors.print(Text(text, style=style or ""))
+
+    async def line(self, *parts: tuple[str, str | None]) -> None:
+        """A line of texts with their styles, two spaces between them; "json" highlights JSON.
+
+        It is written at once, and the event loop runs while whoever reads takes their time.
+        """
+        if self.as_json:
+            return
+        texts = [self._fit(printable(text)) for text, _ in parts]
+        if not self.colors:
+            await write(self.file, "  ".join(texts) + "\n")
+            return
+        line = Text("  ").join(
+            _highlight_json(Text(text)) if style == "json" else Text(text, style=style or "")
+            for text, (_, style) in zip(texts, parts, strict=True)
+        )
+        with self.console.capture() as capture:
+            self.console.print(line)
+        await write(self.file, capture.get())
+
+    async def json_line(self, value: Any) -> None:
+        """A JSON document in a line of its own, written as `line` does."""
+        await write(self.file, self._fit(as_json(value)) + "\n")
 
     def table(
         self,
@@ -61,7 +110,9 @@ class Output:
         with self.console.capture() as capture:
             self.console.print(table)
         for line in capture.get().splitlines():
-            self.console.print(Text(line.rstrip()))
+            text = Text.from_ansi(line)
+            text.rstrip()
+            self.console.print(text)
 
     def make_table(
         self,
@@ -79,23 +130,33 @@ class Output:
             box=None,
             pad_edge=False,
             padding=(0, 2, 0, 0),
-            header_style="bold" if self.terminal else "",
+            header_style="bold" if self.colors else "",
         )
         aligned = set(right)
         for column in columns:
             table.add_column(column, justify="right" if column in aligned else "left")
         for row in rows:
-            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+            table.add_row(*(self._cell(cell) for cell in row))
         return table
 
     def pretty(self, value: Any) -> None:
         """A value as indented JSON; coloured on a terminal."""
-        text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
         if not self.as_json:
-            self.console.print(JSONHighlighter()(Text(text)) if self.terminal else Text(text))
+            text = Text(self._fit(as_json(value, indent=2)))
+            self.console.print(_highlight_json(text) if self.colors else text)
 
     def json(self, value: Any, *, lines: bool = False) -> None:
         """A JSON document; with ``lines`` in a line of its own, else indented."""
-        text = json.dumps(value, ensure_ascii=False, indent=None if lines else 2, default=str)
-        self.console.file.write(text + "\n")
-        self.console.file.flush()
+        self.file.write(self._fit(as_json(value, indent=None if lines else 2)) + "\n")
+        self.file.flush()
+
+    def _cell(self, cell: str | Text) -> Text:
+        return Text(self._fit(printable(cell))) if isinstance(cell, str) else cell
+
+    def _fit(self, text: str) -> str:
+        """The text as the file can have it."""
+        return encodable(text, getattr(self.file, "encoding", None) or "utf-8")
+
+
+def _is_terminal(file: TextIO) -> bool:
+    return bool(getattr(file, "isatty", bool)())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import ArgumentParser
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from channels.exceptions import ChannelFull
 
 from mpx_channels.layer import (
+    CommandRefused,
     MessageTooLarge,
+    MpxChannelLayer,
     RequestFailed,
     RequestTimeout,
     UnserializableMessage,
@@ -18,12 +21,15 @@ from mpx_channels.layer import (
 
 from .output import Output
 from .session import Session
-from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
+from .streams import read_all
+from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand, seconds
 
 __all__ = ["Request", "Resolve", "Send"]
 
 # What the layer says of a name or a message that cannot be sent.
 BAD_INPUT = (TypeError, UnserializableMessage, MessageTooLarge)
+# So much of a message is repeated in an error.
+QUOTED = 200
 
 
 class Send(Subcommand):
@@ -37,14 +43,16 @@ class Send(Subcommand):
             "target", metavar="GROUP_OR_CHANNEL", help="a name with ! is a channel, else a group"
         )
         parser.add_argument(
-            "message", metavar="JSON", help='an object such as {"type": "chat.message"}'
+            "message",
+            metavar="JSON",
+            help='an object such as {"type": "chat.message"}; - reads it from stdin',
         )
         parser.add_argument(
             "--channel", action="store_true", help="the name is a plain channel, not a group"
         )
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
-        target, message = options["target"], _event(options["message"])
+        target, message = options["target"], await _event(options["message"])
         to_channel = options["channel"] or "!" in target
         layer = await session.connect()
         try:
@@ -52,6 +60,7 @@ class Send(Subcommand):
                 processes = int(await layer.send(target, message))
             else:
                 processes = await layer.group_send(target, message)
+            processes = min(processes, await _processes(layer, target, to_channel, processes))
         except BAD_INPUT as error:
             raise Refusal(str(error), WRONG_USAGE) from error
         except ChannelFull as error:
@@ -64,7 +73,7 @@ class Send(Subcommand):
         elif queued:
             out.say(f"In the queue of the plain channel {target}, for whichever worker reads it.")
         elif not to_channel:
-            out.say(f"Sent to the group {target}: {_processes(processes)} received it.")
+            out.say(f"Sent to the group {target}: {_count(processes)} received it.")
         elif processes:
             out.say(f"Sent to the channel {target}: its process received it.")
         else:
@@ -80,10 +89,10 @@ class Resolve(Subcommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("target", metavar="NAME", help="the promise's name")
-        parser.add_argument("value", metavar="JSON", help="any JSON value")
+        parser.add_argument("value", metavar="JSON", help="any JSON value; - reads it from stdin")
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
-        name, value = options["target"], _json(options["value"])
+        name, value = options["target"], await _json(options["value"])
         layer = await session.connect()
         try:
             waiting = await layer.resolve(name, value)
@@ -107,14 +116,16 @@ class Request(Subcommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("target", metavar="CHANNEL", help="the channel's name")
         parser.add_argument(
-            "message", metavar="JSON", help='an object such as {"type": "who.are.you"}'
+            "message",
+            metavar="JSON",
+            help='an object such as {"type": "who.are.you"}; - reads it from stdin',
         )
         parser.add_argument(
-            "--timeout", type=float, default=10.0, metavar="S", help="seconds to wait (10)"
+            "--timeout", type=seconds, default=10.0, metavar="S", help="seconds to wait (10)"
         )
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
-        channel, message = options["target"], _event(options["message"])
+        channel, message = options["target"], await _event(options["message"])
         layer = await session.connect()
         started = time.perf_counter()
         try:
@@ -132,25 +143,48 @@ class Request(Subcommand):
         return FINE
 
 
-def _json(text: str) -> Any:
+async def _processes(layer: MpxChannelLayer, target: str, to_channel: bool, received: int) -> int:
+    """How many processes can have received it: Redis' count has `mpx listen` and its like, too."""
+    try:
+        if not to_channel:
+            return await layer.group_processes(target)
+        if "!" in target:
+            return int(await layer.channel_process_lives(target))
+    except CommandRefused:
+        pass  # an ACL does not let us know
+    return received
+
+
+async def _json(text: str) -> Any:
+    if text == "-":
+        try:
+            text = await read_all(sys.stdin)
+        except UnicodeDecodeError as error:
+            raise Refusal(f"what stdin has is not JSON: {error}", WRONG_USAGE) from None
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise Refusal(f"{text!r} is not JSON: {error}", WRONG_USAGE) from None
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{_quoted(text)} is not JSON: {error}", WRONG_USAGE) from None
 
 
-def _event(text: str) -> dict[str, Any]:
-    event = _json(text)
+async def _event(text: str) -> dict[str, Any]:
+    event = await _json(text)
     if not isinstance(event, dict):
-        raise Refusal(f"a message is a JSON object, not {text}", WRONG_USAGE)
-    if not isinstance(event.get("type"), str):
+        raise Refusal(f"a message is a JSON object, not {_quoted(json.dumps(event))}", WRONG_USAGE)
+    if not (isinstance(event.get("type"), str) and event["type"]):
         raise Refusal(
             'a message needs a "type", which names its handler: consumers fail without, as in '
-            f'{{"type": "chat.message", ...}}; got {text}',
+            f'{{"type": "chat.message", ...}}; got {_quoted(json.dumps(event))}',
             WRONG_USAGE,
         )
     return event
 
 
-def _processes(number: int) -> str:
+def _quoted(text: str) -> str:
+    """A text in an error: in a line, and no longer than people read."""
+    text = text.strip()
+    return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}...")
+
+
+def _count(number: int) -> str:
     return "no process" if not number else "1 process" if number == 1 else f"{number} processes"

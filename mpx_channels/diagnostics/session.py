@@ -27,13 +27,17 @@ def entry(alias: str) -> Mapping[str, Any]:
     if alias not in layers:
         there = ", ".join(map(repr, layers)) or "none"
         raise NotOurs(f"there is no layer {alias!r} in CHANNEL_LAYERS: it has {there}")
+    if not isinstance(layers[alias], Mapping):
+        raise NotOurs(f"CHANNEL_LAYERS[{alias!r}] must be a dict, not {layers[alias]!r}")
     backend = layers[alias].get("BACKEND")
+    if not isinstance(backend, str):
+        raise NotOurs(f"CHANNEL_LAYERS[{alias!r}] needs a BACKEND, the path of a class")
     try:
         class_ = import_string(backend)
-    except (ImportError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a module raises when it is imported
         raise NotOurs(
             f"the BACKEND of CHANNEL_LAYERS[{alias!r}] cannot be imported: {error}"
-        ) from None
+        ) from error
     if not (isinstance(class_, type) and issubclass(class_, MpxChannelLayer)):
         raise NotOurs(
             f"CHANNEL_LAYERS[{alias!r}] is {backend}, and this command is for "

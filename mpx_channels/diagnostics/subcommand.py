@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any, ClassVar
 
 from .output import Output
 from .session import Session
 
-__all__ = ["FINE", "FOUND", "INTERRUPTED", "WRONG_USAGE", "Refusal", "Subcommand"]
+__all__ = [
+    "FINE",
+    "FOUND",
+    "INTERRUPTED",
+    "WRONG_USAGE",
+    "Refusal",
+    "Subcommand",
+    "positive",
+    "seconds",
+]
 
 # Exit codes. The last is a shell's own for a program that SIGINT ended.
 FINE, FOUND, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -40,3 +50,25 @@ class Subcommand(ABC):
     @abstractmethod
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         """Do it; returns the exit code. `Refusal` and `MpxError` become one sentence on stderr."""
+
+
+def positive(text: str) -> int:
+    """The type of an argument: a number from 1 up."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ArgumentTypeError(f"it must be a whole number from 1 up, not {text!r}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """The type of an argument: seconds, more than none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ArgumentTypeError(f"it must be a number of seconds above 0, not {text!r}")
+    return number

@@ -21,6 +21,7 @@ from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox
 from .processes import ClusterStats, ProcessStats
 from .stats import LayerStats
+from .tapping import Tap, TapEvent, Tapped
 from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
 
 __all__ = [
@@ -50,6 +51,9 @@ __all__ = [
     "RequestTimeout",
     "Subscription",
     "SubscriptionRefused",
+    "Tap",
+    "TapEvent",
+    "Tapped",
     "UndecryptableMessage",
     "UnreadableMessage",
     "UnserializableMessage",

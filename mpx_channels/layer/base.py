@@ -26,6 +26,7 @@ from .ledger import Ledger, LocalStats
 from .loops import when_closed
 from .mailbox import Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
+from .polls import reach
 from .stats import LayerStats
 
 __all__ = ["ForeignChannel", "LayerBase", "PlainChannel", "layers"]
@@ -226,7 +227,7 @@ class LayerBase(BaseChannelLayer):
             inbox = self._inbox_name(channel)
             asked = {"do": do, "group": group, "channel": channel}
             data = self.wrapping.wrap(inbox, asked, {"by": hub.process_id, "id": number})
-            if not await hub.multiplexer.publish_soon(inbox, data):
+            if not await reach(hub, inbox, data):
                 raise ForeignChannel(f"no process has the channel {channel!r} any more")
             async with asyncio.timeout(self.config.connect_timeout):
                 answer = await answered
@@ -253,10 +254,13 @@ class LayerBase(BaseChannelLayer):
         owner, mark, _ = channel.partition("!")
         return self._names.inbox(owner[-PROCESS_ID_LENGTH:]) if mark else ""
 
-    async def _post(self, hub: Hub, channel: str, message: Message) -> bool:
+    async def _post(
+        self, hub: Hub, channel: str, message: Message, *, to_be_answered: bool = False
+    ) -> bool:
         """Send a message to a channel, plain or not; False if nobody has it.
 
-        Raises `ChannelFull` for a plain channel at its capacity.
+        Somebody who listens by a pattern seems to have it, unless it is ``to_be_answered``. Raises
+        `ChannelFull` for a plain channel at its capacity.
         """
         inbox = self._inbox_name(channel)
         hub.counters.messages_out += 1
@@ -267,7 +271,10 @@ class LayerBase(BaseChannelLayer):
             await hub.queues.put(name, data, capacity, self.expiry)
             return True
         data = self.wrapping.wrap(inbox, message, {"to": channel})
-        if await hub.multiplexer.publish_soon(inbox, data):
+        sending = (
+            reach(hub, inbox, data) if to_be_answered else hub.multiplexer.publish_soon(inbox, data)
+        )
+        if await sending:
             return True
         hub.counters.dropped_unroutable += 1
         return False

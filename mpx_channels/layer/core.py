@@ -19,16 +19,16 @@ from .base import ForeignChannel
 from .broadcasts import broadcast
 from .codec import Message
 from .envelope import UnreadableMessage
-from .listening import Listening
 from .mailbox import Hooks, Mailbox
 from .overview import Overview
 from .sync import SyncLayer
+from .tapping import Tapping
 from .wrapping import MessageTooLarge
 
 __all__ = ["MpxChannelLayer"]
 
 
-class MpxChannelLayer(Asking, Listening, Overview):
+class MpxChannelLayer(Asking, Tapping, Overview):
     """A channel layer over Redis Pub/Sub, with two connections per process (and event loop).
 
     `LayerConfig` has the CONFIG keys. Rules not said here are those of

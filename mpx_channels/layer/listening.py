@@ -14,7 +14,7 @@ from .mailbox import Failure, Mailbox
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
 
-__all__ = ["Listening", "Subscription"]
+__all__ = ["Listening", "Subscription", "require_name"]
 
 # What a group's name may be made of, and what Redis' patterns are made of.
 _GROUP_PATTERN = re.compile(r"[a-zA-Z\d\-_.*?\[\]^\\]+")
@@ -31,13 +31,13 @@ class Listening(LayerBase):
 
         Each message comes as ``{"type": "channel.message", "channel": str, "data": bytes}``.
         """
-        name = _require_name(name)
+        name = require_name(name)
         hub, mailbox = await self._own_mailbox(channel)
         await hub.join(hub.raw_channels, name, mailbox)
 
     async def channel_discard(self, name: str, channel: str) -> None:
         """End `channel_add`; does nothing if there was none."""
-        name = _require_name(name)
+        name = require_name(name)
         if here := self._mailbox_here(channel):
             hub, mailbox = here
             hub.raw_channels.leave(name, mailbox)
@@ -48,13 +48,13 @@ class Listening(LayerBase):
         Each message comes as ``{"type": "pattern.message", "pattern": str, "channel": str,
         "data": bytes}``, once per pattern that matches.
         """
-        pattern = _require_name(pattern)
+        pattern = require_name(pattern)
         hub, mailbox = await self._own_mailbox(channel)
         await hub.join(hub.raw_patterns, pattern, mailbox)
 
     async def pattern_discard(self, pattern: str, channel: str) -> None:
         """End `pattern_add`; does nothing if there was none."""
-        pattern = _require_name(pattern)
+        pattern = require_name(pattern)
         if here := self._mailbox_here(channel):
             hub, mailbox = here
             hub.raw_patterns.leave(pattern, mailbox)
@@ -176,7 +176,8 @@ class Subscription:
         return self._mailbox
 
 
-def _require_name(name: str) -> str:
+def require_name(name: str) -> str:
+    """A name of Redis' own, or a pattern; raises `TypeError` for what is none."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"a Redis channel or pattern is a non-empty str, not {name!r}")
     return name

@@ -38,6 +38,8 @@ class Names:
         # What matches every list of this prefix, and nothing else.
         self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
         self.queues = self.lists[0]
+        # What matches the names of groups, of inboxes and of promises.
+        self.traffic = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "gpr")
 
     def group(self, group: str) -> str:
         return self._group + group
@@ -50,6 +52,10 @@ class Names:
 
     def group_pattern_of(self, name: str) -> str:
         return name[len(self._group_pattern) :]
+
+    def traffic_of(self, name: str) -> str:
+        """The group, the process id or the promise in a name that matches `traffic`."""
+        return name[len(self._group) :]
 
     def inbox(self, process_id: str) -> str:
         return self._inbox + process_id

@@ -12,7 +12,7 @@ from .background import passing_by
 from .base import LayerBase
 from .codec import Message
 from .hub import Hub
-from .polls import Poll, ask_all
+from .polls import Poll, ask_all, count_subscribers
 from .processes import ClusterStats, ProcessStats
 
 __all__ = ["Overview"]
@@ -61,6 +61,27 @@ class Overview(LayerBase):
             return await self._elsewhere(self.group_size(group))
         hub = await self._ready_hub()
         return (await self._group_sizes(hub, [group]))[group]
+
+    async def group_processes(self, group: str) -> int:
+        """How many processes have members in a group; those who listen by patterns do not count.
+
+        Raises `CommandRefused` without the permission for PUBSUB (an ACL), and as `group_size`.
+        """
+        name = self._group_name(group)
+        if passing_by():
+            return await self._elsewhere(self.group_processes(group))
+        return await count_subscribers(await self._hub(), name)
+
+    async def channel_process_lives(self, channel: str) -> bool:
+        """Whether the process of a channel is there; its consumer may be gone.
+
+        Raises `ValueError` for a plain channel, which has no process, and as `group_processes`.
+        """
+        if not (inbox := self._inbox_name(channel)):
+            raise ValueError(f"{channel!r} is a plain channel, which belongs to no process")
+        if passing_by():
+            return await self._elsewhere(self.channel_process_lives(channel))
+        return bool(await count_subscribers(await self._hub(), inbox))
 
     async def flush(self) -> None:
         """Forget all groups and unread messages of this prefix: in Redis, and in every process.

@@ -11,7 +11,7 @@ from .answers import Answer
 if TYPE_CHECKING:
     from .hub import Hub
 
-__all__ = ["Poll", "ask_all"]
+__all__ = ["Poll", "ask_all", "count_subscribers", "reach"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,35 @@ class Poll:
 
     answers: list[Answer]
     asked: int
+
+
+async def count_subscribers(hub: Hub, name: str) -> int:
+    """How many processes are subscribed to this very name.
+
+    Raises `CommandRefused` where an ACL forbids to count.
+    """
+    _, count = await hub.multiplexer.command(b"PUBSUB", b"NUMSUB", name.encode())
+    return int(count)
+
+
+async def reach(hub: Hub, name: str, data: bytes) -> int:
+    """Publish to `name`; return how many processes got it that can answer.
+
+    Whoever listens by a pattern, to look on perhaps, gets it but does not answer. Raises as
+    `Multiplexer.publish`.
+    """
+    results: tuple[int | BaseException, Any] = await asyncio.gather(
+        hub.multiplexer.publish_soon(name, data),
+        count_subscribers(hub, name),
+        return_exceptions=True,
+    )
+    received, subscribed = results
+    if isinstance(received, BaseException):
+        raise received
+    if isinstance(subscribed, BaseException):
+        # Where an ACL forbids to count, whoever waits for answers runs out of patience.
+        return received
+    return min(received, int(subscribed))
 
 
 async def ask_all(hub: Hub, name: str, body: bytes, timeout: float) -> Poll:
@@ -45,18 +74,7 @@ async def ask_all(hub: Hub, name: str, body: bytes, timeout: float) -> Poll:
     number = hub.answers.expect(on_reply)
     try:
         data = hub.wrapping.seal(name, body, {"by": hub.process_id, "id": number})
-        results: tuple[int | BaseException, Any] = await asyncio.gather(
-            hub.multiplexer.publish_soon(name, data),
-            hub.multiplexer.command(b"PUBSUB", b"NUMSUB", name.encode()),
-            return_exceptions=True,
-        )
-        received, counted = results
-        if isinstance(received, BaseException):
-            raise received
-        if not isinstance(counted, BaseException):
-            # Whoever listens by a pattern, to watch Redis perhaps, received it but does not
-            # answer. Where an ACL forbids to count, our patience ends the wait.
-            received = min(received, int(counted[1]))
+        received = await reach(hub, name, data)
         expected = received
         if len(answers) < expected and not broken:
             await asyncio.wait([complete], timeout=timeout)

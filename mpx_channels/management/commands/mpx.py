@@ -7,16 +7,23 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from mpx_channels.diagnostics import subcommands
 from mpx_channels.diagnostics.output import Output
 from mpx_channels.diagnostics.session import NotOurs, Session
-from mpx_channels.diagnostics.subcommand import FINE, WRONG_USAGE, Refusal, Subcommand
+from mpx_channels.diagnostics.subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
 from mpx_channels.multiplexer import MpxError
+
+# A shell's own exit code for a program that SIGTERM ended.
+TERMINATED = 143
 
 
 class Command(BaseCommand):
@@ -56,27 +63,24 @@ class Command(BaseCommand):
             )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run the subcommand; its exit code becomes the process'."""
-        if options["verbosity"] < 2:
-            # What fails is said in a sentence. Python would print our warnings, too, where no
-            # logging is set up; where it is, they go there.
-            logging.getLogger("mpx_channels").addHandler(logging.NullHandler())
+        """Run the subcommand; its exit code becomes the process'.
+
+        From Python, `call_command` raises `CommandError` for what goes wrong, and `SystemExit` for
+        other exit codes than 0.
+        """
+        _require_no_running_loop()
         subcommand: Subcommand = options["run"]
-        out = Output(
-            options.get("stdout") or sys.stdout,
-            as_json=options["json"],
-            color=False if options["no_color"] else True if options["force_color"] else None,
-        )
         code = FINE
         try:
-            session = Session(options["layer"])
-            code = asyncio.run(_run(subcommand, session, out, options))
+            code = self._run(subcommand, options)
         except NotOurs as error:
             raise CommandError(_sentence(error), returncode=WRONG_USAGE) from error
         except Refusal as error:
             raise CommandError(_sentence(error), returncode=error.code) from error
         except MpxError as error:
-            raise CommandError(_sentence(error), returncode=1) from error
+            raise CommandError(_sentence(error), returncode=FOUND) from error
+        except Terminated:
+            code = TERMINATED
         except KeyboardInterrupt:
             code = subcommand.interrupted
         except BrokenPipeError:
@@ -86,15 +90,90 @@ class Command(BaseCommand):
         if code != FINE:
             sys.exit(code)
 
+    def _run(self, subcommand: Subcommand, options: dict[str, Any]) -> int:
+        out = Output(
+            options.get("stdout") or sys.stdout,
+            errors=options.get("stderr"),
+            as_json=options["json"],
+            color=False if options["no_color"] else True if options["force_color"] else None,
+        )
+        session = Session(options["layer"])
+        with _quiet(options["verbosity"] < 2):
+            return asyncio.run(_run(subcommand, session, out, options))
+
 
 async def _run(
     subcommand: Subcommand, session: Session, out: Output, options: dict[str, Any]
 ) -> int:
+    with _terminated_like_interrupted():
+        try:
+            return await subcommand.run(session, out, options)
+        finally:
+            await session.close()
+
+
+class Terminated(BaseException):
+    """SIGTERM ended the subcommand."""
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Have SIGTERM end the task as Ctrl-C does, so that it leaves the terminal as it was."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
     try:
-        return await subcommand.run(session, out, options)
+        if ours:
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(signal.SIGTERM, terminate)
+        yield
+    except asyncio.CancelledError:
+        if terminated:
+            raise Terminated from None
+        raise
     finally:
-        await session.close()
+        if ours:
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """What fails is said in a sentence; Python would print our warnings, too.
+
+    It does so where no logging is set up. Where it is, they go there all the same.
+    """
+    logger, handler = logging.getLogger("mpx_channels"), logging.NullHandler()
+    if quiet:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _require_no_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise SynchronousOnlyOperation(
+        "manage.py mpx runs an event loop of its own, so it cannot be called from one: use "
+        "await asyncio.to_thread(call_command, 'mpx', ...), or the layer's own methods"
+    )
 
 
 def _sentence(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """What went wrong, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
