@@ -274,6 +274,11 @@ class Tap:
                 return tapped
 
     @property
+    def unread(self) -> int:
+        """How much waits to be taken, messages and events."""
+        return len(self._unread)
+
+    @property
     def _half_empty(self) -> bool:
         return (
             len(self._unread) * 2 <= self._max_messages
@@ -339,6 +344,7 @@ class Tap:
 
     def _close(self) -> None:
         self._ended = True
+        self._unread.clear()
         for subscription in self._subscriptions.values():
             subscription.close(at_once=True)
         self._more.set()
