@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from mpx_channels.multiplexer import escape_glob
 from .output import Output
 from .session import Session
 from .streams import on_reader_gone
-from .subcommand import FINE, WRONG_USAGE, Refusal, Subcommand, positive
+from .subcommand import FINE, Refusal, Subcommand, named, positive
 from .values import as_json, as_text
 
 __all__ = ["Listen"]
@@ -57,10 +58,7 @@ class Listen(Subcommand):
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         layer = await session.connect()
-        try:
-            queues, tap = _wanted(layer, options)
-        except (TypeError, ValueError) as error:
-            raise Refusal(str(error), WRONG_USAGE) from error
+        queues, tap = _wanted(layer, options)
         shown = Shown(out, raw=options["raw"], limit=options["limit"])
         reading = asyncio.current_task()
         assert reading is not None
@@ -218,6 +216,7 @@ def message_as_json(message: Tapped, *, raw: bool) -> dict[str, Any]:
 
 def _wanted(layer: MpxChannelLayer, options: dict[str, Any]) -> tuple[list[str], Tap | None]:
     """The plain channels to peek into, and the tap for all else."""
+    _require_valid(layer, options)
     groups, pattern, channels = options["group"], options["pattern"], options["channel"]
     if groups:
         return [], layer.tap(groups=groups)
@@ -229,11 +228,31 @@ def _wanted(layer: MpxChannelLayer, options: dict[str, Any]) -> tuple[list[str],
         return [], layer.tap(group_patterns=[pattern])
     if channels:
         plain = [channel for channel in channels if "!" not in channel]
-        for channel in plain:
-            layer.require_valid_channel_name(channel)
         local = [channel for channel in channels if "!" in channel]
         return plain, layer.tap(local_channels=local) if local else None
     return [], layer.tap(everything=True)
+
+
+def _require_valid(layer: MpxChannelLayer, options: dict[str, Any]) -> None:
+    raw, pattern = options["raw"], options["pattern"]
+
+    def of_channels(name: str) -> object:
+        return layer.tap(channels=[name]) if raw else layer.require_valid_channel_name(name)
+
+    def of_pattern(name: str) -> object:
+        return layer.tap(patterns=[name]) if raw else layer.tap(group_patterns=[name])
+
+    checks: tuple[tuple[Iterable[str], Callable[[str], object]], ...] = (
+        (options["group"] or (), layer.require_valid_group_name),
+        (() if pattern is None else (pattern,), of_pattern),
+        (options["channel"] or (), of_channels),
+    )
+    for names, require in checks:
+        for name in names:
+            try:
+                require(name)
+            except (TypeError, ValueError) as error:
+                raise named(name, error) from error
 
 
 def _what(layer: MpxChannelLayer, options: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from mpx_channels.layer import (
 from .output import Output
 from .session import Session
 from .streams import read_all
-from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand, seconds
+from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand, named, seconds
 
 __all__ = ["Request", "Resolve", "Send"]
 
@@ -62,7 +62,7 @@ class Send(Subcommand):
                 processes = await layer.group_send(target, message)
             processes = min(processes, await _processes(layer, target, to_channel, processes))
         except BAD_INPUT as error:
-            raise Refusal(str(error), WRONG_USAGE) from error
+            raise named(target, error) from error
         except ChannelFull as error:
             raise Refusal(str(error)) from error
         kind = "channel" if to_channel else "group"
@@ -97,7 +97,7 @@ class Resolve(Subcommand):
         try:
             waiting = await layer.resolve(name, value)
         except BAD_INPUT as error:
-            raise Refusal(str(error), WRONG_USAGE) from error
+            raise named(name, error) from error
         if out.as_json:
             out.json({"promise": name, "resolved": waiting})
         elif waiting:
@@ -133,7 +133,7 @@ class Request(Subcommand):
         except (RequestFailed, RequestTimeout, ChannelFull) as error:
             raise Refusal(str(error)) from error
         except (*BAD_INPUT, ValueError) as error:
-            raise Refusal(str(error), WRONG_USAGE) from error
+            raise named(channel, error) from error
         seconds = time.perf_counter() - started
         if out.as_json:
             out.json({"channel": channel, "answer": answer, "seconds": seconds})

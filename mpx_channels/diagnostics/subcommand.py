@@ -17,6 +17,7 @@ __all__ = [
     "WRONG_USAGE",
     "Refusal",
     "Subcommand",
+    "named",
     "positive",
     "seconds",
 ]
@@ -50,6 +51,12 @@ class Subcommand(ABC):
     @abstractmethod
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         """Do it; returns the exit code. `Refusal` and `MpxError` become one sentence on stderr."""
+
+
+def named(name: str, error: Exception) -> Refusal:
+    """The refusal of a name, or of what was to be sent there: Channels' own errors name no name."""
+    text = str(error)
+    return Refusal(text if repr(name) in text else f"{name!r}: {text}", WRONG_USAGE)
 
 
 def positive(text: str) -> int:

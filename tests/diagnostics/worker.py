@@ -5,7 +5,7 @@
 ``groups``: how many channels join each; ``send``: a group that gets a message now and then;
 ``promise``: a name that is waited for. Prints a line of JSON when it is ready: the names of its
 channels, and one for everything that it receives. Requests (``{"type": "ask"}``) are answered with
-``{"pid": ...}``, those of type "slow" never.
+``{"pid": ...}``, those of type "fail" with a failure, those of type "slow" never.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.diagnostics.settings")
 
 
 def say(value: Any) -> None:
-    print(json.dumps(value), flush=True)
+    print(json.dumps(value, default=repr), flush=True)
 
 
 async def work(told: dict[str, Any]) -> None:
@@ -35,8 +35,10 @@ async def work(told: dict[str, Any]) -> None:
     async def receive(channel: str) -> None:
         while True:
             event = await layer.receive(channel)
-            if event["type"] == "ask":
-                await layer.reply(event, {"pid": os.getpid()})
+            if "mpx_reply_to" in event and event["type"] == "ask":
+                await layer.reply(event, {"pid": os.getpid(), "data": b"\x00"})
+            elif "mpx_reply_to" in event and event["type"] == "fail":
+                await layer.reply_error(event, "the consumer is not in the mood")
             say({"received": {key: event[key] for key in event if key != "mpx_reply_to"}})
 
     async def send(group: str) -> None:
