@@ -52,7 +52,7 @@ class Send(Subcommand):
         )
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
-        target, message = options["target"], await _event(options["message"])
+        target, message = options["target"], await _event(options["message"], out)
         to_channel = options["channel"] or "!" in target
         layer = await session.connect()
         try:
@@ -92,7 +92,7 @@ class Resolve(Subcommand):
         parser.add_argument("value", metavar="JSON", help="any JSON value; - reads it from stdin")
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
-        name, value = options["target"], await _json(options["value"])
+        name, value = options["target"], await _json(options["value"], out)
         layer = await session.connect()
         try:
             waiting = await layer.resolve(name, value)
@@ -125,7 +125,7 @@ class Request(Subcommand):
         )
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
-        channel, message = options["target"], await _event(options["message"])
+        channel, message = options["target"], await _event(options["message"], out)
         layer = await session.connect()
         started = time.perf_counter()
         try:
@@ -155,8 +155,10 @@ async def _processes(layer: MpxChannelLayer, target: str, to_channel: bool, rece
     return received
 
 
-async def _json(text: str) -> Any:
+async def _json(text: str, out: Output) -> Any:
     if text == "-":
+        if sys.stdin.isatty():
+            out.note("Type the JSON; Ctrl-D on an empty line ends it.", "dim")
         try:
             text = await read_all(sys.stdin)
         except UnicodeDecodeError as error:
@@ -167,8 +169,8 @@ async def _json(text: str) -> Any:
         raise Refusal(f"{_quoted(text)} is not JSON: {error}", WRONG_USAGE) from None
 
 
-async def _event(text: str) -> dict[str, Any]:
-    event = await _json(text)
+async def _event(text: str, out: Output) -> dict[str, Any]:
+    event = await _json(text, out)
     if not isinstance(event, dict):
         raise Refusal(f"a message is a JSON object, not {_quoted(json.dumps(event))}", WRONG_USAGE)
     if not (isinstance(event.get("type"), str) and event["type"]):
