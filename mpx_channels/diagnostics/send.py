@@ -11,9 +11,7 @@ from typing import Any
 from channels.exceptions import ChannelFull
 
 from mpx_channels.layer import (
-    CommandRefused,
     MessageTooLarge,
-    MpxChannelLayer,
     RequestFailed,
     RequestTimeout,
     UnserializableMessage,
@@ -57,20 +55,17 @@ class Send(Subcommand):
         layer = await session.connect()
         try:
             if to_channel:
-                processes = int(await layer.send(target, message))
+                processes = await layer.send_counted(target, message)
             else:
-                processes = await layer.group_send(target, message)
-            processes = min(processes, await _processes(layer, target, to_channel, processes))
+                processes = await layer.group_send_counted(target, message)
         except BAD_INPUT as error:
             raise named(target, error) from error
         except ChannelFull as error:
             raise Refusal(str(error)) from error
-        kind = "channel" if to_channel else "group"
-        queued = to_channel and "!" not in target
         if out.as_json:
-            received = None if queued else processes
-            out.json({"sent_to": target, "kind": kind, "queued": queued, "processes": received})
-        elif queued:
+            kind = "channel" if to_channel else "group"
+            out.json({"sent_to": target, "kind": kind, "processes": processes})
+        elif processes is None:
             out.say(f"In the queue of the plain channel {target}, for whichever worker reads it.")
         elif not to_channel:
             out.say(f"Sent to the group {target}: {_count(processes)} received it.")
@@ -78,7 +73,7 @@ class Send(Subcommand):
             out.say(f"Sent to the channel {target}: its process received it.")
         else:
             out.say(f"No process has the channel {target} any more: nobody received it.")
-        return FOUND if to_channel and not processes else FINE
+        return FOUND if to_channel and processes == 0 else FINE
 
 
 class Resolve(Subcommand):
@@ -141,18 +136,6 @@ class Request(Subcommand):
             out.pretty(answer)
             out.say(f"answered in {seconds * 1000:.1f} ms", "dim")
         return FINE
-
-
-async def _processes(layer: MpxChannelLayer, target: str, to_channel: bool, received: int) -> int:
-    """How many processes can have received it: Redis' count has `mpx listen` and its like, too."""
-    try:
-        if not to_channel:
-            return await layer.group_processes(target)
-        if "!" in target:
-            return int(await layer.channel_process_lives(target))
-    except CommandRefused:
-        pass  # an ACL does not let us know
-    return received
 
 
 async def _json(text: str, out: Output) -> Any:

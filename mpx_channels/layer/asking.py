@@ -157,7 +157,7 @@ class Asking(LayerBase):
         number, answered = hub.answers.expect_one()
         try:
             asked = {**message, REPLY_TO: [hub.process_id, number]}
-            if not await self._post(hub, channel, asked, to_be_answered=True):
+            if not await self._post(hub, channel, asked, exactly=True):
                 raise RequestFailed(f"no process has the channel {channel!r} any more")
             return await answered
         finally:

@@ -255,12 +255,12 @@ class LayerBase(BaseChannelLayer):
         return self._names.inbox(owner[-PROCESS_ID_LENGTH:]) if mark else ""
 
     async def _post(
-        self, hub: Hub, channel: str, message: Message, *, to_be_answered: bool = False
+        self, hub: Hub, channel: str, message: Message, *, exactly: bool = False
     ) -> bool:
         """Send a message to a channel, plain or not; False if nobody has it.
 
-        Somebody who listens by a pattern seems to have it, unless it is ``to_be_answered``. Raises
-        `ChannelFull` for a plain channel at its capacity.
+        Somebody who listens by a pattern seems to have it, unless we are to know it ``exactly``,
+        which asks Redis for more. Raises `ChannelFull` for a plain channel at its capacity.
         """
         inbox = self._inbox_name(channel)
         hub.counters.messages_out += 1
@@ -271,10 +271,11 @@ class LayerBase(BaseChannelLayer):
             await hub.queues.put(name, data, capacity, self.expiry)
             return True
         data = self.wrapping.wrap(inbox, message, {"to": channel})
-        sending = (
-            reach(hub, inbox, data) if to_be_answered else hub.multiplexer.publish_soon(inbox, data)
-        )
-        if await sending:
+        if exactly:
+            received = await reach(hub, inbox, data)
+        else:
+            received = await hub.multiplexer.publish_soon(inbox, data)
+        if received:
             return True
         hub.counters.dropped_unroutable += 1
         return False

@@ -12,7 +12,7 @@ from .background import passing_by
 from .base import LayerBase
 from .codec import Message
 from .hub import Hub
-from .polls import Poll, ask_all, count_subscribers
+from .polls import Poll, ask_all, reach
 from .processes import ClusterStats, ProcessStats
 
 __all__ = ["Overview"]
@@ -62,26 +62,30 @@ class Overview(LayerBase):
         hub = await self._ready_hub()
         return (await self._group_sizes(hub, [group]))[group]
 
-    async def group_processes(self, group: str) -> int:
-        """How many processes have members in a group; those who listen by patterns do not count.
+    async def group_send_counted(self, group: str, message: Message) -> int:
+        """As `MpxChannelLayer.group_send`, and return how many processes got it.
 
-        Raises `CommandRefused` without the permission for PUBSUB (an ACL), and as `group_size`.
+        Those that look on (`tap`, patterns) do not count, unless an ACL forbids PUBSUB. For tools
+        and tests: it asks Redis for more.
         """
         name = self._group_name(group)
+        data = self.wrapping.wrap(name, message)
         if passing_by():
-            return await self._elsewhere(self.group_processes(group))
-        return await count_subscribers(await self._hub(), name)
+            return await self._elsewhere(self.group_send_counted(group, message))
+        hub = await self._hub()
+        hub.counters.messages_out += 1
+        return await reach(hub, name, data)
 
-    async def channel_process_lives(self, channel: str) -> bool:
-        """Whether the process of a channel is there; its consumer may be gone.
+    async def send_counted(self, channel: str, message: Message) -> int | None:
+        """As `MpxChannelLayer.send`, and return how many processes got it: one or none.
 
-        Raises `ValueError` for a plain channel, which has no process, and as `group_processes`.
+        None for a plain channel, where it waits for whoever reads. Else as `group_send_counted`.
         """
-        if not (inbox := self._inbox_name(channel)):
-            raise ValueError(f"{channel!r} is a plain channel, which belongs to no process")
+        inbox = self._inbox_name(channel)
         if passing_by():
-            return await self._elsewhere(self.channel_process_lives(channel))
-        return bool(await count_subscribers(await self._hub(), inbox))
+            return await self._elsewhere(self.send_counted(channel, message))
+        received = await self._post(await self._hub(), channel, message, exactly=True)
+        return int(received) if inbox else None
 
     async def flush(self) -> None:
         """Forget all groups and unread messages of this prefix: in Redis, and in every process.

@@ -11,7 +11,7 @@ from .answers import Answer
 if TYPE_CHECKING:
     from .hub import Hub
 
-__all__ = ["Poll", "ask_all", "count_subscribers", "reach"]
+__all__ = ["Poll", "ask_all", "reach"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +22,24 @@ class Poll:
     asked: int
 
 
-async def count_subscribers(hub: Hub, name: str) -> int:
-    """How many processes are subscribed to this very name.
-
-    Raises `CommandRefused` where an ACL forbids to count.
-    """
-    _, count = await hub.multiplexer.command(b"PUBSUB", b"NUMSUB", name.encode())
-    return int(count)
-
-
 async def reach(hub: Hub, name: str, data: bytes) -> int:
-    """Publish to `name`; return how many processes got it that can answer.
+    """Publish to `name`; return how many processes got it that subscribe to this very name.
 
     Whoever listens by a pattern, to look on perhaps, gets it but does not answer. Raises as
     `Multiplexer.publish`.
     """
     results: tuple[int | BaseException, Any] = await asyncio.gather(
         hub.multiplexer.publish_soon(name, data),
-        count_subscribers(hub, name),
+        hub.multiplexer.command(b"PUBSUB", b"NUMSUB", name.encode()),
         return_exceptions=True,
     )
-    received, subscribed = results
+    received, counted = results
     if isinstance(received, BaseException):
         raise received
-    if isinstance(subscribed, BaseException):
+    if isinstance(counted, BaseException):
         # Where an ACL forbids to count, whoever waits for answers runs out of patience.
         return received
-    return min(received, int(subscribed))
+    return min(received, int(counted[1]))
 
 
 async def ask_all(hub: Hub, name: str, body: bytes, timeout: float) -> Poll:

@@ -112,8 +112,8 @@ class Tapping(Listening):
         message comes once for each of them that matches.
 
         Nobody notices a tap: it is no member of a group, takes no message from a reader and keeps
-        no promise. Redis counts it among those that a message was handed to, which `group_send`
-        returns, and for which `send` returns True; `resolve` and `request` know better. Over
+        no promise. Only what is sent to a channel whose process is gone is not counted as
+        unroutable while a tap sees it; `request` and `group_send_counted` know better. Over
         `max_messages` and `max_bytes` of unread messages the newest are dropped, and counted in a
         `TapEvent`. Raises `TypeError` for invalid names and `PlainChannel`; entering it raises
         `SubscriptionRefused` and `NotConnected`.

@@ -38,7 +38,7 @@ def test_send_to_a_group(project: Project) -> None:
     first, second = project.worker(groups={"room": 2}), project.worker(groups={"room": 1})
     told = project.json("send", "room", '{"type": "chat", "text": "é", "n": [1, null]}')
     check("send", told)
-    assert told == {"sent_to": "room", "kind": "group", "queued": False, "processes": 2}
+    assert told == {"sent_to": "room", "kind": "group", "processes": 2}
     for worker in (first, second):
         assert worker.read() == {"received": {"type": "chat", "text": "é", "n": [1, None]}}
     done = project.run("send", "room", '{"type": "chat"}')
@@ -54,7 +54,7 @@ def test_send_to_a_channel(project: Project) -> None:
     (channel,) = worker.channels
     told = project.json("send", channel, '{"type": "direct"}')
     check("send", told)
-    assert told == {"sent_to": channel, "kind": "channel", "queued": False, "processes": 1}
+    assert told == {"sent_to": channel, "kind": "channel", "processes": 1}
     assert worker.read() == {"received": {"type": "direct"}}
     worker.stop()
     told = project.json("send", channel, '{"type": "direct"}', code=1)
@@ -68,7 +68,7 @@ def test_send_to_a_plain_channel(make_project: MakeProject) -> None:
     project = make_project(capacity=2)
     told = project.json("send", "--channel", "jobs", '{"type": "job"}')
     check("send", told)
-    assert told == {"sent_to": "jobs", "kind": "channel", "queued": True, "processes": None}
+    assert told == {"sent_to": "jobs", "kind": "channel", "processes": None}
     done = project.run("send", "jobs", '{"type": "job"}', "--channel")
     assert "In the queue of the plain channel jobs" in done.stdout
     assert "capacity" in refused(project.run("send", "jobs", '{"type": "job"}', "--channel"), 1)

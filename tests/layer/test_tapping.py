@@ -117,15 +117,15 @@ async def test_nobody_notices(
         with pytest.raises(ForeignChannel, match="no process has the channel"):
             await other_layer.group_add("room", gone)
         assert await other_layer.group_size("room") == 1
-        assert await other_layer.group_processes("room") == 1
-        assert await other_layer.group_processes("empty") == 0
-        assert await other_layer.channel_process_lives(channel)
-        assert not await other_layer.channel_process_lives(gone)
+        assert await other_layer.group_send_counted("empty", {"type": "n"}) == 0
+        assert await other_layer.send_counted(gone, {"type": "n"}) == 0
+        assert await other_layer.send_counted("jobs", {"type": "n"}) is None
         stats = await other_layer.cluster_stats()
         (watching,) = [p for p in stats.processes if p.process_id == layer.process_id]
         assert (watching.consumers, watching.groups, watching.patterns) == (0, 0, 0)
-        await other_layer.group_send("room", {"type": "hello"})
+        assert await other_layer.group_send_counted("room", {"type": "hello"}) == 1
         assert await other_layer.receive(channel) == {"type": "hello"}
+        assert await other_layer.send_counted(channel, {"type": "hello"}) == 1
 
 
 async def test_plain_channels_are_peeked_into(layer: MpxChannelLayer) -> None:
