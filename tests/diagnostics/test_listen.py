@@ -63,11 +63,13 @@ def end(process: Listener) -> tuple[str, str]:
 def test_everything_as_plain_lines(project: Project, layer: MpxChannelLayer) -> None:
     worker = project.worker(promise="answer")
     listener = listen(project)
-    layer.sync.group_send("room-1", {"type": "chat", "text": "é\x1b[31m"}, exclude=["specific.x!1"])
+    layer.sync.group_send(
+        "room-1", {"type": "chat", "text": "é\x1b[31m\x9b"}, exclude=["specific.x!1"]
+    )
     layer.sync.send(worker.channels[0], {"type": "direct", "data": b"\xff"})
     assert layer.sync.resolve("answer", [1, 2]) == 1
     group, direct, promise = (line(listener).split("  ") for _ in range(3))
-    assert group[1:4] == ["group room-1", "chat", '{"text": "é\\u001b[31m"}']
+    assert group[1:4] == ["group room-1", "chat", '{"text": "é\\u001b[31m\\u009b"}']
     assert group[4].endswith(" B")
     assert group[5] == "not to specific.x!1"
     assert direct[1:4] == [

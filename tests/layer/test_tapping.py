@@ -39,7 +39,11 @@ async def test_everything_is_groups_channels_and_promises(
         waiting = await other_layer.new_promise("answer", 10)
         assert await other_layer.resolve("answer", 42) == 1
         assert await waiting == 42
-        group, direct, promise = await take(tap, 3)
+        assert await other_layer.group_size("room-1") == 0
+        await other_layer.group_send("room-1", {"type": "end"})
+        # What processes ask and answer each other is not among them.
+        group, direct, promise, end = await take(tap, 4)
+    assert end.message == {"type": "end"}
     assert isinstance(group, Tapped)
     assert (group.kind, group.name, group.message) == ("group", "room-1", {"type": "chat"})
     assert group.exclude == (channel,)
