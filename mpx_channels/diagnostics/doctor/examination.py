@@ -54,6 +54,8 @@ class Server:
         # Why it could not be logged in to, though it answers.
         self.login_error: AuthenticationError | None = None
         self.failed: dict[str, str] = {}
+        # Whether its ACL refuses patterns that it does not have word for word.
+        self.only_literal_patterns = False
         self.user = self.probe.user or "default"
         self._info: dict[str, str] | None = None
 

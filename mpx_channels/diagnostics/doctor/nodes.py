@@ -193,8 +193,8 @@ async def check_clock(server: Server) -> list[Finding]:
     encrypts = bool(server.config.symmetric_encryption_keys)
     size = abs(difference)
     found = (
-        f"{_seconds(size)} {'ahead of' if difference > 0 else 'behind'} this machine's, "
-        f"give or take {_milliseconds(best / 2)}"
+        f"{_seconds(size)} {'ahead of' if difference > 0 else 'behind'} this machine's "
+        f"(give or take {_milliseconds(best / 2)})"
     )
     if size <= CLOCKS_DIFFER:
         return [ok(found)]

@@ -9,7 +9,7 @@ means that it is allowed.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
@@ -165,9 +165,8 @@ def _on_keys(queue: str, wake: str) -> Iterable[tuple[str, Sequence[str]]]:
 
 async def check_permissions(server: Server) -> list[Finding]:
     """What is missing, by what it is needed for, and the rules that add it."""
-    refusals, only_literal = await try_everything(server)
+    refusals, server.only_literal_patterns = await try_everything(server)
     prefix, user = server.config.prefix, server.user
-    whole = f"All it needs: ACL SETUSER {user} {acl_rules(prefix)}"
     findings = []
     for kind, refused, rule in (
         ("channels", refusals.channels, channels_rule(prefix)),
@@ -181,34 +180,33 @@ async def check_permissions(server: Server) -> list[Finding]:
                     f"the user {user!r} may not use the {kind} of the prefix {prefix!r} "
                     f"({', '.join(refused)})",
                     _why_names(kind),
-                    f"ACL SETUSER {user} {rule}\n{whole}",
+                    f"ACL SETUSER {user} {rule}",
                 )
             )
-    for use in NEEDED:
-        missing = [command for command in use.commands if command in refusals.commands]
-        if missing:
-            rules = " ".join(f"+{command}" for command in missing)
-            findings.append(
-                Finding(
-                    use.level,
-                    f"the user {user!r} may not {', '.join(missing)}",
-                    f"Needed for {use.what}.",
-                    f"ACL SETUSER {user} {rules}\n{whole}",
-                )
+    findings += _missing(
+        f"the user {user!r} may not",
+        refusals.commands,
+        lambda rules: f"ACL SETUSER {user} {rules}",
+    )
+    findings += _missing(
+        "the server does not know",
+        refusals.unknown,
+        lambda rules: "Look for rename-command in the server's configuration; no ACL helps here.",
+    )
+    if findings:
+        findings.append(
+            Finding(
+                Level.INFO,
+                "the rules of a user that may do all that the layer does, and nothing else:",
+                todo=f"ACL SETUSER {user} {acl_rules(prefix)}",
             )
-        gone = [command for command in use.commands if command in refusals.unknown]
-        if gone:
-            findings.append(
-                Finding(
-                    use.level,
-                    f"the server does not know {', '.join(gone)}",
-                    f"Needed for {use.what}.",
-                    "Have a look at rename-command in the server's configuration; no ACL helps.",
-                )
-            )
-    if not findings:
+        )
+    else:
         findings.append(ok(f"{user!r} may run all {len(commands())} commands of the layer"))
-    if only_literal and "psubscribe" not in (*refusals.commands, *refusals.channels):
+    if server.only_literal_patterns and "psubscribe" not in (
+        *refusals.commands,
+        *refusals.channels,
+    ):
         pattern = f"{escape_glob(prefix)}:g:PATTERN"
         findings.append(
             Finding(
@@ -220,6 +218,27 @@ async def check_permissions(server: Server) -> list[Finding]:
                 "PATTERN, &PATTERN for a pattern of Redis channels.",
             )
         )
+    return findings
+
+
+def _missing(found: str, refused: list[str], todo: Callable[[str], str]) -> list[Finding]:
+    """A finding for each use that lacks commands; a command is named once."""
+    findings = []
+    named: set[str] = set()
+    for use in NEEDED:
+        missing = [name for name in use.commands if name in refused and name not in named]
+        if missing:
+            named.update(missing)
+            uses = [each.what for each in NEEDED if set(missing) & set(each.commands)]
+            rules = " ".join(f"+{name}" for name in missing)
+            findings.append(
+                Finding(
+                    use.level,
+                    f"{found}: {', '.join(missing)}",
+                    f"Needed for {', and for '.join(uses)}.",
+                    todo(rules),
+                )
+            )
     return findings
 
 

@@ -124,8 +124,8 @@ def cause_of(error: BaseException) -> tuple[str, str]:
             )
     if isinstance(error, TimeoutError):
         return f"no answer in {PATIENCE:g} s", (
-            "See whether a firewall drops the packets, whether the address is right, and whether "
-            "the server hangs."
+            "See whether a firewall drops the packets, whether the address is right, whether the "
+            "server hangs, and whether that port speaks TLS (rediss://) or not (redis://)."
         )
     if "max number of clients" in text:
         return f"the server takes no more clients ({text})", (
