@@ -104,7 +104,7 @@ async def check_server(server: Server) -> list[Finding]:
         valkey = redis_version if facts.get("server") == "valkey" else ""
         other = "" if facts.get("server") in ("redis", "valkey") else facts.get("server", "")
     if valkey:
-        return [ok(f"Valkey {valkey}")]
+        return [ok(f"Valkey {valkey}, protocol RESP{server.probe.protocol}")]
     if other:
         return [
             info(
@@ -121,14 +121,16 @@ async def check_server(server: Server) -> list[Finding]:
                 "Upgrade the server.",
             )
         ]
-    return [ok(f"Redis {redis_version}")]
+    return [ok(f"Redis {redis_version}, protocol RESP{server.probe.protocol}")]
 
 
 async def check_role(server: Server) -> list[Finding]:
     """A master, or what should not be talked to."""
     try:
         facts = await server.info()
-        role, mode = facts.get("role", "master"), facts.get("redis_mode", "standalone")
+        role = facts.get("role", "master")
+        # Redis' name for it, and that of Valkey from 9 on.
+        mode = facts.get("redis_mode") or facts.get("server_mode") or "standalone"
         master = f"{facts.get('master_host', '?')}:{facts.get('master_port', '?')}"
     except Forbidden:
         facts = await server.hello()

@@ -15,6 +15,10 @@ __all__ = ["PATIENCE", "Forbidden", "Probe", "cause_of", "is_forbidden", "is_unk
 
 # Seconds that a server has for one answer.
 PATIENCE = 2.0
+# What comes unasked to a connection that has subscribed to something.
+MESSAGES = (b"message", b"pmessage")
+# What redis-py says of a connection that the server closed.
+CLOSED = ("connection lost", "connection closed", "closed the connection", "reset by peer")
 
 
 class Forbidden(Exception):
@@ -45,6 +49,11 @@ class Probe:
         return any(getattr(self._connection, name, None) for name in names)
 
     @property
+    def protocol(self) -> str:
+        """The version of Redis' protocol that is spoken."""
+        return str(getattr(self._connection, "protocol", "?"))
+
+    @property
     def address(self) -> str | None:
         """The host's name or address; None for a Unix socket."""
         host = getattr(self._connection, "host", None)
@@ -62,13 +71,17 @@ class Probe:
     async def __call__(self, *words: str | bytes) -> Any:
         """The answer to a command; raises `ResponseError` for one that is an error.
 
-        What ends the connection (`OSError`, `RedisError`, `TimeoutError`) is raised as it is.
+        It must be a command with one answer. What ends the connection (`OSError`, `RedisError`,
+        `TimeoutError`) is raised as it is.
         """
         async with asyncio.timeout(PATIENCE):
             await self._connection.send_command(*words)
-            return await self._connection.read_response(
-                disconnect_on_error=False, push_request=True
-            )
+            while True:
+                answer = await self._connection.read_response(
+                    disconnect_on_error=False, push_request=True
+                )
+                if not (isinstance(answer, list) and answer and answer[0] in MESSAGES):
+                    return answer
 
     async def ask(self, rule: str, *words: str | bytes) -> Any:
         """As calling it, for a command that the layer can do without: may raise `Forbidden`."""
@@ -131,6 +144,11 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         return f"the server takes no more clients ({text})", (
             "Raise maxclients of the server (CONFIG SET maxclients), or find who holds so many "
             "connections (CLIENT LIST)."
+        )
+    if any(words in text.lower() for words in CLOSED):
+        return f"the server closed the connection ({text})", (
+            "See its log. It does so at once when it is full (maxclients), and when it was told to "
+            "talk to its own machine only (protected-mode)."
         )
     if "permission" in text or "NOPERM" in text:
         return f"the ACL forbids what the connection begins with ({text})", (

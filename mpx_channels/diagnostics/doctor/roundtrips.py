@@ -11,12 +11,12 @@ from functools import wraps
 
 from redis.exceptions import ResponseError
 
-from mpx_channels.layer import CommandRefused, MpxChannelLayer, Subscription
+from mpx_channels.layer import CommandRefused, MpxChannelLayer, NotConnected, Subscription
 
 from .examination import Examination, Server
 from .findings import Check, Finding, ProjectCheck, ServerCheck, info, ok, problem, skipped
 from .nodes import REACHED
-from .probe import PATIENCE, is_forbidden
+from .probe import PATIENCE, cause_of, is_forbidden
 
 __all__ = ["CHECKS"]
 
@@ -26,8 +26,24 @@ RoundTrip = Callable[[MpxChannelLayer, str], Awaitable[str]]
 async def check_connect(exam: Examination) -> list[Finding]:
     """The layer itself, as a worker process would have it."""
     started = time.perf_counter()
-    await exam.session.connect()
-    return [ok(f"connected and subscribed in {_milliseconds(started)}")]
+    try:
+        layer = await exam.session.connect()
+        took = _milliseconds(started)
+        # That it can send, too: over another connection.
+        with contextlib.suppress(CommandRefused):
+            await layer.group_send("mpx-doctor", {"type": "mpx.doctor"})
+    except NotConnected as error:
+        await _require_servers(exam)
+        cause, todo = cause_of(error)
+        return [problem(f"the layer cannot connect: {cause}", todo=todo)]
+    return [ok(f"connected and subscribed in {took}")]
+
+
+async def _require_servers(exam: Examination) -> None:
+    """Raise, as a probe does, if a server is gone: then it need not be asked for anything more."""
+    for server in exam.servers:
+        with contextlib.suppress(ResponseError):
+            await server.probe("PING")
 
 
 def round_trip(action: RoundTrip) -> Callable[[Examination], Awaitable[list[Finding]]]:
@@ -41,6 +57,7 @@ def round_trip(action: RoundTrip) -> Callable[[Examination], Awaitable[list[Find
             async with asyncio.timeout(PATIENCE):
                 what = await action(exam.session.layer, mark)
         except TimeoutError:
+            await _require_servers(exam)
             return [
                 problem(
                     f"nothing came back within {PATIENCE:g} s",

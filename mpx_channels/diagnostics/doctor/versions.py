@@ -22,7 +22,6 @@ SUPPORTED: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None]] = {
     "msgspec": ((0, 19), None),
     "rich": ((13, 9), None),
 }
-SUPPORTED_PYTHON = (3, 11)
 
 
 async def check_versions(exam: Examination) -> list[Finding]:
@@ -35,7 +34,7 @@ async def check_versions(exam: Examination) -> list[Finding]:
             findings.append(problem(f"{package} is not installed", todo=f"pip install {package}"))
             continue
         names.append(f"{package} {there}")
-        if wrong := _out_of_range(there, lowest, too_high):
+        if wrong := out_of_range(there, lowest, too_high):
             findings.append(
                 warning(
                     f"{package} {there} is {wrong}",
@@ -70,7 +69,7 @@ def requirement(lowest: tuple[int, ...], too_high: tuple[int, ...] | None) -> st
     return text if too_high is None else f"{text},<{'.'.join(map(str, too_high))}"
 
 
-def _out_of_range(there: str, lowest: tuple[int, ...], too_high: tuple[int, ...] | None) -> str:
+def out_of_range(there: str, lowest: tuple[int, ...], too_high: tuple[int, ...] | None) -> str:
     numbers = tuple(int(number) for number in re.findall(r"\d+", there))
     if numbers < lowest:
         return f"too old: {requirement(lowest, too_high)} is supported"
