@@ -22,8 +22,10 @@ from mpx_channels.diagnostics.doctor.permissions import (
     keys_rule,
 )
 from mpx_channels.layer import MpxChannelLayer
+from tests.conftest import RestartableServer
+from tests.proxy import Proxy
 
-from .conftest import MakeProject, Project
+from .conftest import ROOT, MakeProject, Project
 from .examine import examine, of, one, worst
 
 USER = "mpx-doctor-test"
@@ -35,6 +37,7 @@ class User:
     def __init__(self, client: redis.Redis, redis_url: str, prefix: str) -> None:
         self.prefix = prefix
         self.url = redis_url.replace("redis://", f"redis://{USER}:secret@")
+        self.port = redis_url.rpartition(":")[2]
         self._client = client
 
     def set(self, *rules: str) -> None:
@@ -138,12 +141,33 @@ async def test_patterns_are_possible_only_as_the_rules_have_them(user: User) -> 
     await layer.close()
 
 
-async def test_a_command_that_the_server_has_not_got(user: User) -> None:
-    from mpx_channels.diagnostics.doctor.permissions import Refusals
+async def test_a_command_that_the_server_has_not_got(server: object) -> None:
+    renamed = RestartableServer(config={"rename-command": 'SCAN ""'})
+    renamed.start()
+    try:
+        rows = await examine({"hosts": [renamed.url]}, "permissions", "neighbours")
+    finally:
+        renamed.kill()
+    level, found = (
+        of(rows, "permissions")[0].finding.level,
+        of(rows, "permissions")[0].finding.found,
+    )
+    assert (level, found) == (Level.WARNING, "the server does not know: scan")
+    assert one(rows, "neighbours") == (
+        Level.SKIPPED,
+        "the server does not have this command, or disabled it (SCAN)",
+    )
 
-    refusals = Refusals()
-    refusals.add("eval", ResponseError("unknown command 'EVAL', with args beginning with: "))
-    assert (refusals.unknown, refusals.commands) == (["eval"], [])
+
+async def test_others_talk_meanwhile(user: User, proxy: Proxy) -> None:
+    # With these rules the doctor listens to all of the prefix, for a moment.
+    user.set(acl_rules(user.prefix), "-unsubscribe")
+    message = b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\na\r\n$1\r\nb\r\n"
+    proxy.to_client.rewrite = lambda data: data + message * 10 * (b"\r\npsubscribe" in data)
+    hosts = [user.url.replace(str(user.port), str(proxy.port))]
+    rows = await examine({**user.config, "hosts": hosts}, "permissions")
+    first = of(rows, "permissions")[0].finding
+    assert first.found == f"the user {USER!r} may not: unsubscribe"
 
 
 async def test_the_rules_suffice_for_all_that_the_layer_does(user: User) -> None:
@@ -178,6 +202,16 @@ async def test_the_rules_suffice_for_all_that_the_layer_does(user: User) -> None
     finally:
         await first.close()
         await second.close()
+
+
+def test_the_rules_are_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "layer.md").read_text().partition("### ACL permissions")[2]
+    block = page.partition("```text")[2].partition("```")[0]
+    assert block.split() == ["ACL", "SETUSER", "chat", "on", ">secret", *acl_rules("asgi").split()]
+    table = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", page, re.MULTILINE))
+    for use in NEEDED:
+        named = re.findall("`([^`]+)`", table[use.what])
+        assert [name.replace("\\|", "|") for name in named] == list(use.commands)
 
 
 async def test_no_handshake_rule_is_superfluous(user: User) -> None:
