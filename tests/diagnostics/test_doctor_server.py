@@ -14,6 +14,8 @@ import redis
 
 from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.doctor.nodes import is_local
+from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.multiplexer.topology import Node
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy, free_port
 
@@ -38,7 +40,8 @@ def cluster() -> Iterator[Callable[[], RestartableServer]]:
     servers: list[RestartableServer] = []
 
     def make() -> RestartableServer:
-        made = RestartableServer(config={"cluster-enabled": "yes"})
+        # By default the cluster's own port is 10,000 above: among those of clients.
+        made = RestartableServer(config={"cluster-enabled": "yes", "cluster-port": free_port()})
         servers.append(made)
         made.start()
         return made
@@ -173,14 +176,14 @@ async def test_an_old_server(proxy: Proxy) -> None:
 
 
 async def test_another_server(proxy: Proxy) -> None:
-    def dragonfly(data: bytes) -> bytes:
+    def garnet(data: bytes) -> bytes:
         data = data.replace(b"valkey_version", b"xalkey_version")
-        return data.replace(b"valkey_release_sta", b"dragonfly_version:")
+        return data.replace(b"redis_git_dirty:", b"garnet_version:1")
 
-    proxy.to_client.rewrite = dragonfly
+    proxy.to_client.rewrite = garnet
     level, found = one(await examine({"hosts": [proxy.url]}, "server"), "server")
     assert level == Level.INFO
-    assert found.startswith("dragonfly")
+    assert found.startswith("garnet")
 
 
 async def test_a_replica(server_alone: RestartableServer, redis_url: str) -> None:
@@ -364,8 +367,9 @@ async def test_a_cluster(cluster: Callable[[], RestartableServer], prefix: str) 
     second = cluster()
     assign(first, 0, 8191)
     assign(second, 8192, 16383)
-    with first.client() as client:
-        client.execute_command("CLUSTER", "MEET", "127.0.0.1", second.port)
+    with first.client() as client, second.client() as other:
+        bus = other.config_get("cluster-port")["cluster-port"]
+        client.execute_command("CLUSTER", "MEET", "127.0.0.1", second.port, bus)
     await eventually(lambda: is_up(first) and is_up(second), timeout=30)
     rows = await examine(config, "cluster", "groups", "promises", "patterns")
     level, found = one(rows, "cluster")
@@ -383,6 +387,22 @@ async def test_a_cluster_of_one(cluster: Callable[[], RestartableServer], prefix
     level, found = one(rows, "plain-channels")
     assert level == Level.PROBLEM
     assert "slot" in found
+
+
+# -- several servers ------------------------------------------------------------------------------
+
+
+async def test_each_server(redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = f"redis://127.0.0.1:{free_port()}"
+    nodes = [Node(url, connect_timeout=1) for url in (redis_url, away)]
+    monkeypatch.setattr(MpxChannelLayer, "nodes", lambda layer: nodes)
+    rows = await examine({"hosts": [redis_url], "prefix": prefix}, "role", "groups")
+    assert [(row.node, row.finding.level) for row in of(rows, "reachable")] == [
+        (redis_url, Level.OK),
+        (away, Level.PROBLEM),
+    ]
+    assert [row.finding.level for row in of(rows, "role")] == [Level.OK, Level.SKIPPED]
+    assert one(rows, "groups")[0] == Level.SKIPPED
 
 
 # -- in the midst ----------------------------------------------------------------------------------

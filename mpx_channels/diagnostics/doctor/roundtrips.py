@@ -31,7 +31,7 @@ async def check_connect(exam: Examination) -> list[Finding]:
         took = _milliseconds(started)
         # That it can send, too: over another connection.
         with contextlib.suppress(CommandRefused):
-            await layer.group_send("mpx-doctor", {"type": "mpx.doctor"})
+            await layer.group_send(f"mpx-doctor-{uuid.uuid4().hex[:8]}", {"type": "mpx.doctor"})
     except NotConnected as error:
         await _require_servers(exam)
         cause, todo = cause_of(error)
