@@ -210,8 +210,6 @@ async def test_a_sentinel(proxy: Proxy) -> None:
 
 
 async def test_a_server_far_away(proxy: Proxy, prefix: str) -> None:
-    rows = await examine({"hosts": [proxy.url], "prefix": prefix}, "round-trip")
-    assert one(rows, "round-trip")[0] == Level.OK
     proxy.to_client.delay = 0.025
     rows = await examine({"hosts": [proxy.url], "prefix": prefix}, "round-trip")
     assert one(rows, "round-trip")[0] == Level.WARNING

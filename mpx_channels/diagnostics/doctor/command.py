@@ -104,8 +104,13 @@ def _live(out: Output) -> Iterator[Status | None]:
     if not out.terminal:
         yield None
         return
-    with out.console.status("") as status:
+    with out.console.status("", spinner="dots" if _has_unicode(out) else "line") as status:
         yield status
+
+
+def _has_unicode(out: Output) -> bool:
+    """Whether the terminal has marks and spinners, or letters only."""
+    return out.console.encoding.lower().startswith("utf")
 
 
 def _show(out: Output, row: Row, *, several: bool) -> None:
@@ -123,7 +128,7 @@ def _show(out: Output, row: Row, *, several: bool) -> None:
         for label, text in details:
             out.say(f"{'':8} {label:>{WIDTH - 2}}: {text}")
         return
-    if not out.console.encoding.lower().startswith("utf"):
+    if not _has_unicode(out):
         mark = finding.level[0]
     line = Text.assemble((f"{mark} ", style), (f"{check.title:{WIDTH}}", "bold"))
     _print(out, line, found)
