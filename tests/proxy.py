@@ -7,6 +7,7 @@ import contextlib
 import random
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Self
 
 __all__ = ["Direction", "Proxy", "free_port"]
@@ -37,6 +38,8 @@ class Direction:
         self.data = bytearray()
         # Seconds that each piece is held back.
         self.delay = 0.0
+        # What each piece is changed into.
+        self.rewrite: Callable[[bytes], bytes] | None = None
         self._open = asyncio.Event()
         self._open.set()
 
@@ -57,6 +60,8 @@ class Direction:
             if self.delay:
                 await asyncio.sleep(self.delay)
             await self._open.wait()
+            if self.rewrite is not None:
+                data = self.rewrite(data)
             self.data += data
             writer.write(data)
             await writer.drain()

@@ -4,6 +4,7 @@ It stands beside the floors and reads them through their public snapshots; none 
 """
 
 from .bench import Bench
+from .doctor import Doctor
 from .listen import Listen
 from .send import Request, Resolve, Send
 from .status import Status
@@ -14,4 +15,4 @@ __all__ = ["subcommands"]
 
 def subcommands() -> list[Subcommand]:
     """All of them, in the order of ``--help``."""
-    return [Status(), Listen(), Send(), Resolve(), Request(), Bench()]
+    return [Doctor(), Status(), Listen(), Send(), Resolve(), Request(), Bench()]

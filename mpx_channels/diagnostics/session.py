@@ -10,6 +10,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.multiplexer.topology import Node
 
 __all__ = ["NotOurs", "Session", "entry"]
 
@@ -59,6 +60,10 @@ class Session:
         """The layer; raises `InvalidConfig` and its like at the first use."""
         layer: MpxChannelLayer = channel_layers[self.alias]
         return layer
+
+    def nodes(self) -> list[Node]:
+        """The servers of the layer; an embedded one is started."""
+        return self.layer.nodes()
 
     async def connect(self) -> MpxChannelLayer:
         """The layer, connected; raises `NotConnected` with the reason if that takes too long."""

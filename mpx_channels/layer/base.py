@@ -17,6 +17,7 @@ from django.conf import settings
 
 from mpx_channels import embedded
 from mpx_channels.multiplexer import MpxError
+from mpx_channels.multiplexer.topology import Node
 
 from .background import background
 from .codec import Message
@@ -121,6 +122,13 @@ class LayerBase(BaseChannelLayer):
         if not background.is_current() and any(map(background.owns, list(self._hubs))):
             await self._elsewhere(self.close())
 
+    def nodes(self) -> list[Node]:
+        """The servers that the layer is to use, as redis-py reaches them; starts an embedded one.
+
+        Connects to none.
+        """
+        return [self.config.multiplexer(self._url()).node]
+
     def stats(self) -> LayerStats | None:
         """What the layer holds and has counted on the running event loop; None before its use."""
         hub = self._hubs.get(get_running_loop())
@@ -162,9 +170,6 @@ class LayerBase(BaseChannelLayer):
 
     def _make_hub(self) -> Hub:
         config = self.config
-        url = config.host.url
-        if embedded.is_embedded(url):
-            url = embedded.start(url, base_dir=_project_folder())
         hooks = None
         if config.on_disconnect or config.on_reconnect:
             hooks = Hooks(
@@ -172,13 +177,20 @@ class LayerBase(BaseChannelLayer):
                 reconnect=(config.on_reconnect,) if config.on_reconnect else (),
             )
         return Hub(
-            config.multiplexer(url),
+            config.multiplexer(self._url()),
             self._names,
             self.wrapping,
             expiry=config.expiry,
             patience=config.connect_timeout,
             hooks=hooks,
         )
+
+    def _url(self) -> str:
+        """Where the server is; an embedded one is running then."""
+        url = self.config.host.url
+        if embedded.is_embedded(url):
+            url = embedded.start(url, base_dir=_project_folder())
+        return url
 
     async def _own_mailbox(self, channel: str) -> tuple[Hub, Mailbox]:
         """The hub, and the mailbox of a channel of ours; a new one if it has none any more."""

@@ -32,6 +32,8 @@ class Project:
         self.layers: dict[str, Any] = {
             "default": {"BACKEND": "mpx_channels.layer.MpxChannelLayer", "CONFIG": config}
         }
+        # Folders that Python looks into before all others.
+        self.python_path: list[str] = []
         self._running: list[subprocess.Popen[str]] = []
         self._terminals: list[Terminal] = []
 
@@ -51,7 +53,7 @@ class Project:
         return kept | {
             "DJANGO_SETTINGS_MODULE": "tests.diagnostics.settings",
             "MPX_CHANNEL_LAYERS": json.dumps(self.layers),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([*self.python_path, str(ROOT)]),
             "PYTHONWARNINGS": "error",
             "TERM": "xterm-256color",
         }

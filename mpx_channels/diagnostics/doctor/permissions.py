@@ -1,0 +1,268 @@
+"""Check of the ACL: may this user do all that the layer does?
+
+It is found out by doing. ``ACL DRYRUN`` would ask without doing, but needs a permission of its own
+that a user with an ACL lacks, Redis 7, and knows nothing of commands that a server has disabled.
+Redis looks at the ACL before anything else that could be wrong with a command, so any other error
+means that it is allowed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from redis.exceptions import ResponseError
+
+from mpx_channels.multiplexer import escape_glob
+
+from .examination import Server
+from .findings import Check, Finding, Level, ServerCheck, ok
+from .nodes import REACHED
+from .probe import Probe, is_forbidden, is_unknown
+
+__all__ = ["CHECKS", "HANDSHAKE", "NEEDED", "Use", "acl_rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What some commands are needed for; without them, it is as bad as ``level``."""
+
+    what: str
+    commands: tuple[str, ...]
+    level: Level
+
+
+# Every command that the layer sends, or that its scripts call, as ACL rules name them.
+NEEDED = (
+    Use("groups, channels and promises", ("subscribe", "unsubscribe", "publish", "ping"),
+        Level.PROBLEM),
+    Use("patterns and wildcard groups", ("psubscribe", "punsubscribe"), Level.WARNING),
+    Use("plain channels (runworker)",
+        ("evalsha", "eval", "blpop", "time", "lindex", "lpop", "llen", "rpush", "lpush", "pttl",
+         "pexpire"), Level.WARNING),
+    Use("mpx status and cluster_stats", ("pubsub|numsub", "pubsub|channels", "scan", "llen"),
+        Level.WARNING),
+    Use("flush", ("scan", "unlink"), Level.WARNING),
+)  # fmt: skip
+
+# What redis-py sends when it connects: the first for a database number in hosts, the second for a
+# client_name. AUTH and HELLO are always allowed. That CLIENT SETINFO is refused it does not mind,
+# and a rule for it would be refused by Redis before 7.2, which has no such command.
+HANDSHAKE = ("select", "client|setname")
+
+
+def commands() -> list[str]:
+    """All commands of `NEEDED`, each once."""
+    return list(dict.fromkeys(command for use in NEEDED for command in use.commands))
+
+
+def keys_rule(prefix: str) -> str:
+    """The rule for the keys of a prefix."""
+    return f"~{escape_glob(prefix)}:*"
+
+
+def channels_rule(prefix: str) -> str:
+    """The rule for the channels of a prefix."""
+    return f"&{escape_glob(prefix)}:*"
+
+
+def acl_rules(prefix: str) -> str:
+    """The rules of a user that can do all that the layer does, and nothing else.
+
+    For ``ACL SETUSER name on >password`` before it.
+    """
+    allowed = " ".join(f"+{command}" for command in (*commands(), *HANDSHAKE))
+    return f"resetkeys {keys_rule(prefix)} resetchannels {channels_rule(prefix)} -@all {allowed}"
+
+
+@dataclass(slots=True)
+class Refusals:
+    """What was refused, in the order of the trying."""
+
+    commands: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
+
+    def add(self, command: str, error: ResponseError) -> None:
+        """Sort it in by Redis' words, which differ by version."""
+        text = str(error).lower()
+        if is_unknown(error):
+            refused = self.unknown
+        elif not is_forbidden(error):
+            return
+        elif "the command" in text or "to run" in text:
+            refused = self.commands
+        elif "channel" in text:
+            refused = self.channels
+        else:
+            refused = self.keys
+        if command not in refused:
+            refused.append(command)
+
+
+async def try_everything(server: Server) -> tuple[Refusals, bool]:
+    """Run each command of `NEEDED`; also tells whether only patterns of the ACL are allowed."""
+    mark = f"mpx-doctor-{uuid.uuid4().hex[:8]}"
+    prefix = server.config.prefix
+    queue, wake = (f"{prefix}:{kind}:{mark}" for kind in "qw")
+    names = [f"{prefix}:{kind}:{mark}" for kind in "gprc"]
+    refusals = Refusals()
+
+    async def attempt(probe: Probe, command: str, *words: str | bytes) -> None:
+        try:
+            await probe(*command.upper().split("|"), *words)
+        except ResponseError as error:
+            refusals.add(command, error)
+
+    probe = server.probe
+    for command, words in _on_keys(queue, wake):
+        await attempt(probe, command, *words)
+    # A proper message: who listens to all groups by a pattern counts what it cannot read.
+    message = server.config.wrapping().wrap(names[0], {"type": "mpx.doctor"})
+    for name in names:
+        await attempt(probe, "publish", name, message)
+    await attempt(probe, "pubsub|numsub", names[0])
+    await attempt(probe, "pubsub|channels", f"{escape_glob(prefix)}:c:?*")
+    # A connection that subscribes takes nothing else, and without UNSUBSCRIBE for ever.
+    listening = Probe(server.node)
+    try:
+        await listening.open()
+        for name in names:
+            await attempt(listening, "subscribe", name)
+        await attempt(listening, "ping")
+        only_literal = not await _free_pattern(listening, f"{escape_glob(prefix)}:g:{mark}*")
+        if only_literal:
+            # Redis compares patterns with the rules as they are written: this one is there. With
+            # it comes all that is said under the prefix, so it is not the first choice.
+            await attempt(listening, "psubscribe", f"{escape_glob(prefix)}:*")
+        await attempt(listening, "punsubscribe")
+        for name in names:
+            await attempt(listening, "unsubscribe", name)
+    finally:
+        await listening.close()
+    refused = "psubscribe" in (*refusals.commands, *refusals.unknown, *refusals.channels)
+    return refusals, only_literal and not refused
+
+
+async def _free_pattern(probe: Probe, pattern: str) -> bool:
+    try:
+        await probe("PSUBSCRIBE", pattern)
+    except ResponseError:
+        return False
+    return True
+
+
+def _on_keys(queue: str, wake: str) -> Iterable[tuple[str, Sequence[str]]]:
+    """Commands on keys, in an order that leaves none behind."""
+    return (
+        ("eval", ("return 1", "2", queue, wake)),
+        # Of no script: that it is unknown means that we may ask for it.
+        ("evalsha", ("0" * 40, "1", queue)),
+        ("time", ()),
+        ("rpush", (queue, "")),
+        ("pexpire", (queue, "1000")),
+        ("lpush", (queue, "")),
+        ("pttl", (queue,)),
+        ("lindex", (queue, "0")),
+        ("llen", (queue,)),
+        ("lpop", (queue,)),
+        ("blpop", (queue, wake, "0.01")),
+        ("unlink", (queue,)),
+        ("scan", ("0", "COUNT", "1")),
+    )
+
+
+async def check_permissions(server: Server) -> list[Finding]:
+    """What is missing, by what it is needed for, and the rules that add it."""
+    refusals, server.only_literal_patterns = await try_everything(server)
+    prefix, user = server.config.prefix, server.user
+    findings = []
+    for kind, refused, rule in (
+        ("channels", refusals.channels, channels_rule(prefix)),
+        ("keys", refusals.keys, keys_rule(prefix)),
+    ):
+        if refused:
+            core = set(refused) & {"publish", "subscribe"}
+            findings.append(
+                Finding(
+                    Level.PROBLEM if core else Level.WARNING,
+                    f"the user {user!r} may not use the {kind} of the prefix {prefix!r} "
+                    f"({', '.join(refused)})",
+                    _why_names(kind),
+                    f"ACL SETUSER {user} {rule}",
+                )
+            )
+    findings += _missing(
+        f"the user {user!r} may not",
+        refusals.commands,
+        lambda rules: f"ACL SETUSER {user} {rules}",
+    )
+    findings += _missing(
+        "the server does not know",
+        refusals.unknown,
+        lambda rules: "Look for rename-command in the server's configuration; no ACL helps here.",
+    )
+    if findings:
+        findings.append(
+            Finding(
+                Level.INFO,
+                "the rules of a user that may do all that the layer does, and nothing else:",
+                todo=f"ACL SETUSER {user} {acl_rules(prefix)}",
+            )
+        )
+    else:
+        findings.append(ok(f"{user!r} may run all {len(commands())} commands of the layer"))
+    if server.only_literal_patterns and "psubscribe" not in (
+        *refusals.commands,
+        *refusals.channels,
+    ):
+        pattern = f"{escape_glob(prefix)}:g:PATTERN"
+        findings.append(
+            Finding(
+                Level.INFO,
+                f"patterns are refused unless the ACL of {user!r} has them word for word",
+                "Redis lets a user with channel rules subscribe to no other patterns, so wildcard "
+                "groups and pattern subscriptions fail.",
+                f"If they are used, add each: ACL SETUSER {user} &{pattern} for the wildcard group "
+                "PATTERN, &PATTERN for a pattern of Redis channels.",
+            )
+        )
+    return findings
+
+
+def _missing(found: str, refused: list[str], todo: Callable[[str], str]) -> list[Finding]:
+    """A finding for each use that lacks commands; a command is named once."""
+    findings = []
+    named: set[str] = set()
+    for use in NEEDED:
+        missing = [name for name in use.commands if name in refused and name not in named]
+        if missing:
+            named.update(missing)
+            uses = [each.what for each in NEEDED if set(missing) & set(each.commands)]
+            rules = " ".join(f"+{name}" for name in missing)
+            findings.append(
+                Finding(
+                    use.level,
+                    f"{found}: {', '.join(missing)}",
+                    f"Needed for {', and for '.join(uses)}.",
+                    todo(rules),
+                )
+            )
+    return findings
+
+
+def _why_names(kind: str) -> str:
+    return f"All names of the layer in Redis begin with the prefix: without {kind} no messages."
+
+
+CHECKS: tuple[Check, ...] = (
+    ServerCheck(
+        "permissions",
+        "ACL permissions",
+        "A command that the server refuses is a feature that fails, perhaps days later.",
+        REACHED,
+        run=check_permissions,
+    ),
+)

@@ -1,0 +1,192 @@
+"""Checks that do what the layer is for, under its prefix, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from redis.exceptions import ResponseError
+
+from mpx_channels.layer import CommandRefused, MpxChannelLayer, NotConnected, Subscription
+
+from .examination import Examination, Server
+from .findings import Check, Finding, ProjectCheck, ServerCheck, info, ok, problem, skipped
+from .nodes import REACHED
+from .probe import PATIENCE, cause_of, is_forbidden
+
+__all__ = ["CHECKS"]
+
+RoundTrip = Callable[[MpxChannelLayer, str], Awaitable[str]]
+
+
+async def check_connect(exam: Examination) -> list[Finding]:
+    """The layer itself, as a worker process would have it."""
+    started = time.perf_counter()
+    try:
+        layer = await exam.session.connect()
+        took = _milliseconds(started)
+        # That it can send, too: over another connection.
+        with contextlib.suppress(CommandRefused):
+            await layer.group_send(f"mpx-doctor-{uuid.uuid4().hex[:8]}", {"type": "mpx.doctor"})
+    except NotConnected as error:
+        await _require_servers(exam)
+        cause, todo = cause_of(error)
+        return [problem(f"the layer cannot connect: {cause}", todo=todo)]
+    return [ok(f"connected and subscribed in {took}")]
+
+
+async def _require_servers(exam: Examination) -> None:
+    """Raise, as a probe does, if a server is gone: then it need not be asked for anything more."""
+    for server in exam.servers:
+        with contextlib.suppress(ResponseError):
+            await server.probe("PING")
+
+
+def round_trip(action: RoundTrip) -> Callable[[Examination], Awaitable[list[Finding]]]:
+    """A check of something that is sent and comes back; the action says what, by a name."""
+
+    @wraps(action)
+    async def run(exam: Examination) -> list[Finding]:
+        mark = f"mpx-doctor-{uuid.uuid4().hex[:8]}"
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                what = await action(exam.session.layer, mark)
+        except TimeoutError:
+            await _require_servers(exam)
+            return [
+                problem(
+                    f"nothing came back within {PATIENCE:g} s",
+                    todo="See 'Role', 'ACL permissions' and 'Encryption' above, and whether a "
+                    "proxy stands between here and the server.",
+                )
+            ]
+        except CommandRefused as error:
+            return [problem(f"refused: {error}", todo="See 'ACL permissions' and 'Cluster' above.")]
+        return [ok(f"{what} in {_milliseconds(started)}")]
+
+    return run
+
+
+@round_trip
+async def check_group(layer: MpxChannelLayer, mark: str) -> str:
+    async with layer.subscribe(groups=[mark]) as events:
+        await layer.group_send(mark, {"type": "mpx.doctor", "mark": mark})
+        await _arrival(events, mark)
+    return "a message to a group came back"
+
+
+@round_trip
+async def check_any_pattern(layer: MpxChannelLayer, mark: str) -> str:
+    async with layer.subscribe(group_patterns=[f"{mark}.*"]) as events:
+        await layer.group_send(f"{mark}.1", {"type": "mpx.doctor", "mark": mark})
+        await _arrival(events, mark)
+    return "a message to a group came back over a wildcard"
+
+
+async def check_pattern(exam: Examination) -> list[Finding]:
+    """A wildcard group, unless the ACL is known to refuse what it does not name."""
+    if any(server.only_literal_patterns for server in exam.servers):
+        return [skipped("not looked at: the ACL has patterns word for word, see 'ACL permissions'")]
+    return await check_any_pattern(exam)
+
+
+async def _arrival(events: Subscription, mark: str) -> None:
+    async for event in events:
+        if event.get("mark") == mark:
+            return
+
+
+@round_trip
+async def check_promise(layer: MpxChannelLayer, mark: str) -> str:
+    promise = await layer.new_promise(mark, PATIENCE)
+    await layer.resolve(mark, mark)
+    await promise
+    return "a promise was settled"
+
+
+@round_trip
+async def check_queue(layer: MpxChannelLayer, mark: str) -> str:
+    await layer.send(mark, {"type": "mpx.doctor", "mark": mark})
+    while (await layer.receive(mark)).get("mark") != mark:
+        pass
+    return "a message went through a plain channel"
+
+
+async def check_history(server: Server) -> list[Finding]:
+    """A stream, which this version does not use yet: so never a problem."""
+    key = f"{server.config.prefix}:h:mpx-doctor-{uuid.uuid4().hex[:8]}"
+    started = time.perf_counter()
+    # The first to see that the last will be allowed.
+    for words in (("UNLINK", key), ("XADD", key, "*", "m", "1"), ("XRANGE", key, "-", "+")):
+        try:
+            await server.probe(*words)
+        except ResponseError as error:
+            missing = f" (+{words[0].lower()} is missing)" if is_forbidden(error) else ""
+            await _unlink(server, key)
+            return [
+                info(
+                    f"streams cannot be used{missing}: {error}",
+                    todo="Nothing: this version keeps no history.",
+                )
+            ]
+    await _unlink(server, key)
+    return [
+        ok(
+            f"a stream was written and read in {_milliseconds(started)}; this version keeps no "
+            "history"
+        )
+    ]
+
+
+async def _unlink(server: Server, key: str) -> None:
+    with contextlib.suppress(ResponseError):
+        await server.probe("UNLINK", key)
+
+
+def _milliseconds(started: float) -> str:
+    return f"{(time.perf_counter() - started) * 1000:.1f} ms"
+
+
+CONNECTED = ("settings", "reachable", "login", "connect")
+
+CHECKS: tuple[Check, ...] = (
+    ProjectCheck(
+        "connect",
+        "Layer connects",
+        "A worker process does just this when it starts.",
+        ("settings", "reachable", "login"),
+        run=check_connect,
+    ),
+    ProjectCheck(
+        "groups", "Group", "Groups are how consumers hear of anything.", CONNECTED, run=check_group
+    ),
+    ProjectCheck(
+        "patterns",
+        "Pattern",
+        "Wildcard groups and pattern subscriptions come this way.",
+        CONNECTED,
+        run=check_pattern,
+    ),
+    ProjectCheck(
+        "promises", "Promise", "Promises and requests come this way.", CONNECTED, run=check_promise
+    ),
+    ProjectCheck(
+        "plain-channels",
+        "Plain channel",
+        "Workers of runworker get their messages this way.",
+        CONNECTED,
+        run=check_queue,
+    ),
+    ServerCheck(
+        "history",
+        "History",
+        "It tells whether the server and its ACL would allow to keep a group's history.",
+        REACHED,
+        run=check_history,
+    ),
+)
