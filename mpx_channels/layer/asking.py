@@ -9,7 +9,6 @@ from typing import Any
 from mpx_channels.multiplexer import SubscriptionClosed
 
 from .answers import REPLY_TO, Answer, RequestFailed, RequestTimeout
-from .background import passing_by
 from .base import LayerBase
 from .codec import Message
 from .hub import Hub
@@ -92,7 +91,7 @@ class Asking(LayerBase):
 
     async def promise(self, name: str, timeout: float | None = None) -> Any:
         """Wait until somebody settles `name`, and return the value; see `new_promise`."""
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self.promise(name, timeout))
         return await (await self.new_promise(name, timeout))
 
@@ -111,7 +110,7 @@ class Asking(LayerBase):
     async def _settle(self, name: str, answer: Answer) -> int:
         self._require_promise_name(name)
         body = self.wrapping.encode(answer)
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self._settle(name, answer))
         hub = await self._ready_hub()
         redis_name = self._names.promise(name)
@@ -141,7 +140,7 @@ class Asking(LayerBase):
         if REPLY_TO in message:
             raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
         self._inbox_name(channel)
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self.request(channel, message, timeout))
         try:
             async with asyncio.timeout(timeout):
@@ -180,7 +179,7 @@ class Asking(LayerBase):
                 inbox = self._names.inbox(process_id)
             case _:
                 raise ValueError(f"the event {event.get('type')!r} is no request: nobody waits")
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self._answer(event, answer))
         hub = await self._hub()
         data = self.wrapping.wrap(inbox, answer, {"re": number})

@@ -19,7 +19,7 @@ from mpx_channels import embedded
 from mpx_channels.multiplexer import MpxError
 from mpx_channels.multiplexer.topology import Node
 
-from .background import background
+from .background import background, passing_by
 from .codec import Message
 from .config import LayerConfig
 from .hub import Hub
@@ -38,8 +38,11 @@ T = TypeVar("T")
 NAMES_REMEMBERED = 8192
 
 
-class ForeignChannel(MpxError, ValueError):
-    """The channel belongs to another process, or another event loop of this one."""
+class ForeignChannel(MpxError, ValueError, AssertionError):
+    """The channel belongs to another process, or another event loop of this one.
+
+    An `AssertionError`, too, for code that was written for channels_redis.
+    """
 
 
 class PlainChannel(MpxError, ValueError):
@@ -113,14 +116,21 @@ class LayerBase(BaseChannelLayer):
     async def close(self) -> None:
         """Let publishes out and close the connections; the next use opens others.
 
-        Those of the running event loop, and the one that synchronous code sends over. Returns
-        within a second.
+        Those of the running event loop, and those that synchronous code uses, whose channels end
+        with them. Returns within a second.
+        """
+        await self.close_pools()
+        if self._shared_hub() is not None and not background.is_current():
+            await self._elsewhere(self.close_pools())
+
+    async def close_pools(self) -> None:
+        """What channels_redis calls it: close the connections of the running event loop alone.
+
+        A loop of `async_to_sync` has none, and what synchronous code uses goes on.
         """
         hub = self._hubs.pop(get_running_loop(), None)
         if hub is not None:
             await hub.stop()
-        if not background.is_current() and any(map(background.owns, list(self._hubs))):
-            await self._elsewhere(self.close())
 
     def nodes(self) -> list[Node]:
         """The servers that the layer is to use, as redis-py reaches them; starts an embedded one.
@@ -158,9 +168,23 @@ class LayerBase(BaseChannelLayer):
             await hub.start()
         return hub
 
-    async def _elsewhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _visiting(self) -> bool:
+        """Whether to go `_elsewhere`: the running loop is one of a call, and has no hub.
+
+        It gets one when something needs a mailbox on the loop itself, such as a consumer.
+        """
+        return passing_by() and get_running_loop() not in self._hubs
+
+    async def _elsewhere(
+        self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
+    ) -> T:
         """Run a call on the background loop: this one is too short-lived to connect for."""
-        return await asyncio.wrap_future(background.submit(coroutine))
+        return await background.submit(coroutine, undo).wait()
+
+    def _shared_hub(self) -> Hub | None:
+        """The hub of the background loop, if there is one; from any thread."""
+        loop = background.running_loop
+        return self._hubs.get(loop) if loop is not None else None
 
     async def _ready_hub(self) -> Hub:
         """The running loop's hub, once what is sent to its inbox arrives."""
@@ -183,6 +207,7 @@ class LayerBase(BaseChannelLayer):
             expiry=config.expiry,
             patience=config.connect_timeout,
             hooks=hooks,
+            shared_for=config.group_expiry if background.is_current() else None,
         )
 
     def _url(self) -> str:

@@ -14,21 +14,22 @@ from channels.exceptions import ChannelFull
 from mpx_channels.multiplexer import BacklogFull
 
 from .asking import Asking
-from .background import passing_by
+from .background import background
 from .base import ForeignChannel
 from .broadcasts import broadcast
 from .codec import Message
-from .envelope import UnreadableMessage
+from .envelope import ENCRYPTED
 from .mailbox import Hooks, Mailbox
 from .overview import Overview
 from .sync import SyncLayer
+from .taking import Taking, give_back
 from .tapping import Tapping
 from .wrapping import MessageTooLarge
 
 __all__ = ["MpxChannelLayer"]
 
 
-class MpxChannelLayer(Asking, Tapping, Overview):
+class MpxChannelLayer(Asking, Tapping, Overview, Taking):
     """A channel layer over Redis Pub/Sub, with two connections per process (and event loop).
 
     `LayerConfig` has the CONFIG keys. Rules not said here are those of
@@ -50,9 +51,17 @@ class MpxChannelLayer(Asking, Tapping, Overview):
     async def new_channel(self, prefix: str = "specific.") -> str:
         """A name for a channel of this process; only the first of a process asks Redis.
 
-        Raises `NotConnected` when Redis does not confirm in ``connect_timeout`` seconds.
+        Raises `NotConnected` when Redis does not confirm in ``connect_timeout`` seconds. In a call
+        of `async_to_sync` the channel is made for all such calls and `layer.sync`: it ends with the
+        process, or when nobody has read it for ``group_expiry`` seconds.
         """
-        return (await self.open_channel(prefix)).channel
+        if self._visiting():
+            # Whoever is cancelled leaves a channel that nobody reads, which will end.
+            return await self._elsewhere(self.new_channel(prefix))
+        mailbox = await self.open_channel(prefix)
+        if background.is_current():
+            self._hubs[get_running_loop()].abandon(mailbox)
+        return mailbox.channel
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message to one channel; returns once Redis has it.
@@ -64,7 +73,7 @@ class MpxChannelLayer(Asking, Tapping, Overview):
         self._inbox_name(channel)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
-            if passing_by():
+            if self._visiting():
                 await self._elsewhere(self.send(channel, message))
                 return
             hub = await self._hub()
@@ -76,13 +85,20 @@ class MpxChannelLayer(Asking, Tapping, Overview):
         A channel of `new_channel` is read in its process. A name that ends in its ``!`` reads all
         channels of this process with that beginning. A plain channel (without ``!``) is read by
         any number of processes, each message by one of them. A cancelled reader of a channel of
-        this process that does not come back within ``expiry`` seconds gives the channel up.
+        this process that does not come back within ``expiry`` seconds gives the channel up. What a
+        call of `async_to_sync` made is read by any other, and on any event loop of the process.
         """
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
-            if not self._inbox_name(channel):
-                return await self._receive_plain(channel)
+            inbox = self._inbox_name(channel)
+            shared = self._shared_hub()
+            if self._visiting() or (
+                shared is not None and shared is not hub and shared.inbox == inbox
+            ):
+                return (await self._elsewhere(self._take(channel), give_back))[0]
+            if not inbox:
+                return (await self._take_plain(channel))[0]
             hub, mailbox = await self._own_mailbox(channel)
         if mailbox.abandoned:
             hub.reclaim(mailbox)
@@ -93,22 +109,13 @@ class MpxChannelLayer(Asking, Tapping, Overview):
                 hub.abandon(mailbox)
             raise
 
-    async def _receive_plain(self, channel: str) -> Message:
-        hub = await self._hub()
-        name = self._names.queue(channel)
-        while True:
-            data = await hub.queues.get(name)
-            try:
-                return self.wrapping.decode(self.wrapping.unwrap(name, data)[1])
-            except UnreadableMessage as error:
-                hub.inflow.unreadable(name, error)
-
     async def open_channel(
         self, prefix: str = "specific.", *, hooks: Hooks | None = None
     ) -> Mailbox:
         """As `new_channel`, and hand out the mailbox: for readers that stay, such as consumers.
 
-        It is theirs until they give it to `close_channel`.
+        It is theirs until they give it to `close_channel`. It is of the running event loop, also
+        within `async_to_sync`.
         """
         hub = await self._hub()
         channel = f"{prefix}{hub.process_id}!{hub.new_local_name()}"
@@ -140,9 +147,11 @@ class MpxChannelLayer(Asking, Tapping, Overview):
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
+            if self._visiting():
+                await self._elsewhere(self.group_add(group, channel))
+                return
             if self._is_foreign(channel):
-                asking = self._ask_owner("group_add", group, channel)
-                await (self._elsewhere(asking) if passing_by() else asking)
+                await self._ask_owner("group_add", group, channel)
                 return
             hub, mailbox = await self._own_mailbox(channel)
         topic = hub.groups.topics.get(name)
@@ -158,11 +167,12 @@ class MpxChannelLayer(Asking, Tapping, Overview):
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
             hub.groups.leave(name, mailbox)
+        elif self._visiting():
+            await self._elsewhere(self.group_discard(group, channel))
         elif self._is_foreign(channel):
-            asking = self._ask_owner("group_discard", group, channel)
             # A process that is gone has taken its memberships along.
             with contextlib.suppress(ForeignChannel):
-                await (self._elsewhere(asking) if passing_by() else asking)
+                await self._ask_owner("group_discard", group, channel)
 
     async def group_send(
         self, group: str, message: Message, *, exclude: Collection[str] = ()
@@ -176,7 +186,7 @@ class MpxChannelLayer(Asking, Tapping, Overview):
         data = self.wrapping.wrap(name, message, header)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
-            if passing_by():
+            if self._visiting():
                 await self._elsewhere(self.group_send(group, message, exclude=exclude))
                 return
             hub = await self._hub()
@@ -192,7 +202,7 @@ class MpxChannelLayer(Asking, Tapping, Overview):
         named = [(self._group_name(group), message) for group, message in messages]
         frames = [(name, self.wrapping.wrap(name, message)) for name, message in named]
         publishing = self._publish_all(frames)
-        await (self._elsewhere(publishing) if passing_by() else publishing)
+        await (self._elsewhere(publishing) if self._visiting() else publishing)
 
     async def _publish_all(self, frames: list[tuple[str, bytes]]) -> None:
         hub = await self._hub()
@@ -223,18 +233,21 @@ class MpxChannelLayer(Asking, Tapping, Overview):
     # -- the whole ----------------------------------------------------------------------------
 
     def serialize(self, message: Message) -> bytes:
-        """A message as bytes that `deserialize` reads: in the layer's format, and encrypted if
-        the layer has keys, but bound to no channel or group: it cannot be published to one.
+        """A message as bytes that `deserialize` reads: in the layer's format and nothing else, as
+        channels_redis has it; if the layer has keys encrypted, but bound to no channel or group.
 
         Raises `TypeError`, `UnserializableMessage` and `MessageTooLarge`.
         """
-        return self.wrapping.wrap("", message)
+        body = self.wrapping.encode(message)
+        return self.wrapping.seal("", body) if self.wrapping.encrypts else body
 
     def deserialize(self, message: bytes) -> Message:
         """The message that `serialize` made bytes of, here or in another process, within
         ``expiry`` seconds if it is encrypted. Raises `UnreadableMessage`.
         """
-        return self.wrapping.decode(self.wrapping.unwrap("", message)[1])
+        if self.wrapping.encrypts or message.startswith(ENCRYPTED):
+            message = bytes(self.wrapping.unwrap("", message)[1])
+        return self.wrapping.decode(message)
 
 
 def _channels(names: Collection[str]) -> list[str]:

@@ -25,6 +25,9 @@ from .wrapping import Wrapping
 
 __all__ = ["Hub"]
 
+# Channels of synchronous callers that nobody reads at the moment; with more, the oldest ends.
+SHARED_IDLE = 10_000
+
 
 class Hub:
     """One layer on one event loop: it lives and dies with the loop."""
@@ -38,7 +41,9 @@ class Hub:
         expiry: float,
         patience: float,
         hooks: Hooks | None,
+        shared_for: float | None = None,
     ) -> None:
+        """`shared_for`: seconds that the channels of synchronous callers stay between two reads."""
         self.loop = asyncio.get_running_loop()
         self.multiplexer = multiplexer
         self.names = names
@@ -51,7 +56,8 @@ class Hub:
         self.confirmations = Confirmations(multiplexer, patience)
         # Whoever holds the hub lets go of it then.
         self.on_end: Callable[[], object] = lambda: None
-        self._expiry = expiry
+        self._shared = shared_for is not None
+        self._given_up_after = shared_for if shared_for is not None else expiry
         self._hooks = hooks
         self._hooked: dict[Mailbox, None] = {}
         self._stand_ins: dict[str, Mailbox] = {}
@@ -180,13 +186,19 @@ class Hub:
         """A reader gave up: if none comes back within the expiry, the channel is taken down.
 
         Channels has no call for a channel's end, but its consumers cancel their `receive` when
-        they end. A reader that merely timed out comes back sooner.
+        they end. A reader that merely timed out comes back sooner. Synchronous callers read now
+        and then, and none of them says when it ends: their channels stay for longer, but not
+        any number of them.
         """
         mailbox.abandoned = True
-        self._abandoned[mailbox] = self.loop.time() + self._expiry
+        self._abandoned[mailbox] = self.loop.time() + self._given_up_after
         self._abandoned.move_to_end(mailbox)
+        if self._shared and len(self._abandoned) > SHARED_IDLE:
+            oldest = next(iter(self._abandoned))
+            self.inflow.given_up(oldest, SHARED_IDLE)
+            self.close(oldest)
         if self._sweep_timer is None:
-            self._sweep_timer = self.loop.call_later(self._expiry, self._sweep)
+            self._sweep_timer = self.loop.call_later(self._given_up_after, self._sweep)
 
     def close(self, mailbox: Mailbox) -> None:
         """Take a channel down, with its messages and its memberships."""

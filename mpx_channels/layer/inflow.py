@@ -248,6 +248,15 @@ class Inflow:
         """An answer is lost: whoever waits for it hears nothing before the timeout."""
         self._log.warning("answer", "Could not publish an answer to %s: %s", name, str(error))
 
+    def given_up(self, mailbox: Mailbox, limit: int) -> None:
+        """Say that a channel is taken down because there are too many that nobody reads."""
+        self._log.info(
+            "given up",
+            "Nobody reads more than %d channels of synchronous code: taking down the oldest, %s",
+            limit,
+            mailbox.channel,
+        )
+
     def _full(self, mailbox: Mailbox) -> None:
         self._counters.dropped_full += 1
         self._log.info(

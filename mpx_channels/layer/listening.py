@@ -32,12 +32,18 @@ class Listening(LayerBase):
         Each message comes as ``{"type": "channel.message", "channel": str, "data": bytes}``.
         """
         name = require_name(name)
+        if self._visiting():
+            await self._elsewhere(self.channel_add(name, channel))
+            return
         hub, mailbox = await self._own_mailbox(channel)
         await hub.join(hub.raw_channels, name, mailbox)
 
     async def channel_discard(self, name: str, channel: str) -> None:
         """End `channel_add`; does nothing if there was none."""
         name = require_name(name)
+        if self._visiting():
+            await self._elsewhere(self.channel_discard(name, channel))
+            return
         if here := self._mailbox_here(channel):
             hub, mailbox = here
             hub.raw_channels.leave(name, mailbox)
@@ -49,12 +55,18 @@ class Listening(LayerBase):
         "data": bytes}``, once per pattern that matches.
         """
         pattern = require_name(pattern)
+        if self._visiting():
+            await self._elsewhere(self.pattern_add(pattern, channel))
+            return
         hub, mailbox = await self._own_mailbox(channel)
         await hub.join(hub.raw_patterns, pattern, mailbox)
 
     async def pattern_discard(self, pattern: str, channel: str) -> None:
         """End `pattern_add`; does nothing if there was none."""
         pattern = require_name(pattern)
+        if self._visiting():
+            await self._elsewhere(self.pattern_discard(pattern, channel))
+            return
         if here := self._mailbox_here(channel):
             hub, mailbox = here
             hub.raw_patterns.leave(pattern, mailbox)
@@ -67,6 +79,9 @@ class Listening(LayerBase):
         Redis' (``*``, ``?``, ``[a-z]``).
         """
         name = self._group_pattern(pattern)
+        if self._visiting():
+            await self._elsewhere(self.group_pattern_add(pattern, channel))
+            return
         hub, mailbox = await self._own_mailbox(channel)
         mailbox.wildcards += 1
         try:
@@ -77,6 +92,9 @@ class Listening(LayerBase):
     async def group_pattern_discard(self, pattern: str, channel: str) -> None:
         """End `group_pattern_add`; does nothing if there was none."""
         name = self._group_pattern(pattern)
+        if self._visiting():
+            await self._elsewhere(self.group_pattern_discard(pattern, channel))
+            return
         if here := self._mailbox_here(channel):
             hub, mailbox = here
             hub.wildcards.leave(name, mailbox)

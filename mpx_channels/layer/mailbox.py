@@ -196,18 +196,30 @@ class Mailbox:
             item = self._take()
             if item is not None:
                 return item.take()
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
+        waiter = self.ask()
         try:
-            handed: Item = await waiter
+            handed = await waiter
         except asyncio.CancelledError:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            elif not waiter.cancelled():
-                # Handed over and cancelled at once: the next in line gets it.
-                self.put_always(waiter.result(), first=True)
+            self.withdraw(waiter)
             raise
         return handed.take()
+
+    def ask(self) -> asyncio.Future[Item]:
+        """The next item, once it is there; whoever cannot wait for it calls `withdraw`."""
+        waiter: asyncio.Future[Item] = self._loop.create_future()
+        item = self._take() if self._unread is not None else None
+        if item is None:
+            self._waiters.append(waiter)
+        else:
+            waiter.set_result(item)
+        return waiter
+
+    def withdraw(self, waiter: asyncio.Future[Item]) -> None:
+        """Take back what was asked; if it was handed over already, the next in line gets it."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif not waiter.cancelled():
+            self.put_always(waiter.result(), first=True)
 
     def move_to(self, stand_in: Mailbox) -> None:
         """Have another mailbox take what is unread here, and what comes."""

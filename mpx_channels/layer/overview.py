@@ -8,7 +8,6 @@ from typing import Any
 
 from mpx_channels.multiplexer import CommandRefused
 
-from .background import passing_by
 from .base import LayerBase
 from .codec import Message
 from .hub import Hub
@@ -32,7 +31,7 @@ class Overview(LayerBase):
         Raises as `Multiplexer.publish`; without the permission for PUBSUB (an ACL) silent
         processes are not noticed.
         """
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self.cluster_stats(groups=groups))
         hub = await self._ready_hub()
         poll = await self._ask_everyone(hub, {"do": "stats", "groups": groups})
@@ -57,7 +56,7 @@ class Overview(LayerBase):
         invalid name, and as `Multiplexer.publish`.
         """
         self.require_valid_group_name(group)
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self.group_size(group))
         hub = await self._ready_hub()
         return (await self._group_sizes(hub, [group]))[group]
@@ -93,7 +92,7 @@ class Overview(LayerBase):
         Channels stay, and can be added to groups again. A process that does not answer in a
         second keeps its groups.
         """
-        if passing_by():
+        if self._visiting():
             await self._elsewhere(self.flush())
             return
         hub = await self._ready_hub()

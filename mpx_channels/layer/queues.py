@@ -114,24 +114,28 @@ class Queues:
             raise ChannelFull(f"{name!r} has {capacity} unread messages, its capacity")
 
     async def get(self, name: str) -> bytes:
-        """Take the oldest unexpired message; a cancelled `get` loses none."""
+        """Take the oldest unexpired message, with its stamp; a cancelled `get` loses none."""
         held = self._held.get(name)
         if held:
-            return held.popleft()[STAMP:]
+            return held.popleft()
         waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(name, deque())
         waiters.append(waiter)
         self._read(name)
         try:
-            return (await waiter)[STAMP:]
+            return await waiter
         except asyncio.CancelledError:
             if waiter in waiters:
                 waiters.remove(waiter)
             elif waiter.done() and not waiter.cancelled():
-                self._hand(name, waiter.result(), first=True)
+                self.put_back(name, waiter.result())
             if not waiters and self._waiters.get(name) is waiters:
                 del self._waiters[name]
             raise
+
+    def put_back(self, name: str, stamped: bytes) -> None:
+        """Have the next reader get what another got and cannot use."""
+        self._hand(name, stamped, first=True)
 
     async def close(self) -> None:
         """Read no more, and give back what nobody took."""

@@ -17,17 +17,23 @@ from __future__ import annotations
 
 import abc
 import inspect
+import math
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import codec
 from .codec import Message
 
+if TYPE_CHECKING:
+    from .crypto import Cipher
+
 __all__ = [
     "BaseMessageSerializer",
     "Format",
+    "InvalidSerializer",
     "JSONSerializer",
     "MsgPackSerializer",
     "SerializerDoesNotExist",
@@ -39,6 +45,13 @@ __all__ = [
 
 class SerializerDoesNotExist(KeyError):
     """No serializer is registered under this name."""
+
+
+class InvalidSerializer(TypeError, AssertionError):
+    """What is to be registered is no serializer; the text says what one has.
+
+    An `AssertionError`, too, for code that was written for channels_redis.
+    """
 
 
 class Serializer(Protocol):
@@ -54,18 +67,30 @@ class Serializer(Protocol):
 class BaseMessageSerializer(abc.ABC):
     """Base of serializers that define `as_bytes` and `from_bytes`.
 
-    The arguments are those that channels_redis gives. Ours has no use for the first two: it is the
-    layer that encrypts, and it needs no random prefix. ``expiry`` is CONFIG's, in seconds.
+    The arguments are those of channels_redis, for whoever uses a serializer by itself: keys to
+    encrypt with, how many random bytes come first, and after how many seconds `deserialize`
+    refuses what is encrypted. A layer gives ``expiry`` alone: it encrypts by itself, bound to the
+    group or channel, and has no use for random bytes.
     """
+
+    random_prefix_length = 0
+    expiry: float | None = None
+    _cipher: Cipher | None = None
 
     def __init__(
         self,
-        symmetric_encryption_keys: object = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
         random_prefix_length: int = 0,
         expiry: float | None = None,
     ) -> None:
-        self.random_prefix_length = random_prefix_length
+        self.random_prefix_length = max(0, random_prefix_length)
         self.expiry = expiry
+        if symmetric_encryption_keys:
+            if isinstance(symmetric_encryption_keys, str | bytes):
+                raise ValueError("symmetric_encryption_keys must be a list of keys, not one key")
+            from .crypto import Cipher
+
+            self._cipher = Cipher(symmetric_encryption_keys, math.inf if expiry is None else expiry)
 
     @abc.abstractmethod
     def as_bytes(self, message: Message, *args: Any, **kwargs: Any) -> bytes:
@@ -76,10 +101,20 @@ class BaseMessageSerializer(abc.ABC):
         """The message in these bytes; raises whatever it likes."""
 
     def serialize(self, message: Message) -> bytes:
-        return self.as_bytes(message)
+        """What `deserialize` reads."""
+        data = self.as_bytes(message)
+        if self._cipher is not None:
+            data = self._cipher.seal("", data)
+        if self.random_prefix_length:
+            data = os.urandom(self.random_prefix_length) + data
+        return data
 
     def deserialize(self, message: bytes) -> Message:
-        return self.from_bytes(message)
+        """The message that `serialize` was given; raises whatever `from_bytes` does."""
+        data = message[self.random_prefix_length :]
+        if self._cipher is not None:
+            _, data = self._cipher.unseal("", data)
+        return self.from_bytes(data)
 
 
 class MsgPackSerializer(BaseMessageSerializer):
@@ -117,13 +152,13 @@ class SerializersRegistry:
         """Add a format, or replace one.
 
         The class has ``serialize(message)`` and ``deserialize(bytes)``, or ``as_bytes`` and
-        ``from_bytes``; anything else raises `TypeError`.
+        ``from_bytes``; anything else raises `InvalidSerializer`, a `TypeError`.
         """
         pairs = (("serialize", "deserialize"), ("as_bytes", "from_bytes"))
         if not isinstance(serializer_class, type) or not any(
             all(callable(getattr(serializer_class, name, None)) for name in pair) for pair in pairs
         ):
-            raise TypeError(
+            raise InvalidSerializer(
                 "a serializer is a class with serialize() and deserialize(), or as_bytes() and "
                 f"from_bytes(), not {serializer_class!r}"
             )

@@ -12,6 +12,8 @@ from django.db import transaction
 from .background import background
 from .broadcasts import broadcast
 from .codec import Message
+from .stats import LayerStats
+from .taking import give_back
 
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
@@ -22,9 +24,10 @@ T = TypeVar("T")
 
 
 class SyncLayer:
-    """The sending and asking half of a layer, blocking; from any thread, as often as one likes.
+    """A layer for synchronous code: its methods block; from any thread, as often as one likes.
 
-    All threads of a process share one connection. The methods are those of the layer. Those that
+    All threads of a process share the connections and channels. The methods are those of the layer,
+    and what a call of `async_to_sync` does is the same as what the method here does. Those that
     send take ``on_commit=True``: then the message leaves only when the transaction around it has
     been committed, and not at all if it is rolled back; outside a transaction it leaves at once.
     Names and messages are checked at the call either way. ``using`` names the database.
@@ -84,6 +87,28 @@ class SyncLayer:
             group, broadcast(content), exclude=exclude, on_commit=on_commit, using=using
         )
 
+    def new_channel(self, prefix: str = "specific.") -> str:
+        """`MpxChannelLayer.new_channel`: a channel for all threads of the process.
+
+        It ends with the process, or when nobody has read it for ``group_expiry`` seconds (a day).
+        """
+        return self._run(self._layer.new_channel(prefix))
+
+    def receive(self, channel: str, timeout: float | None = None) -> Message:
+        """`MpxChannelLayer.receive`; raises `TimeoutError` after `timeout` seconds.
+
+        Whoever is interrupted, by Ctrl-C for instance, loses no message either.
+        """
+        return self._run(self._layer._take(channel, timeout), give_back)[0]
+
+    def group_add(self, group: str, channel: str) -> None:
+        """`MpxChannelLayer.group_add`."""
+        self._run(self._layer.group_add(group, channel))
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """`MpxChannelLayer.group_discard`."""
+        self._run(self._layer.group_discard(group, channel))
+
     def resolve(self, name: str, value: Any = None) -> int:
         """`MpxChannelLayer.resolve`."""
         return self._run(self._layer.resolve(name, value))
@@ -108,6 +133,25 @@ class SyncLayer:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
 
+    def flush(self) -> None:
+        """`MpxChannelLayer.flush`."""
+        self._run(self._layer.flush())
+
+    def close(self) -> None:
+        """`MpxChannelLayer.close`; of this process, the connections of synchronous code alone.
+
+        At the end of the process this is not needed.
+        """
+        self._run(self._layer.close())
+
+    def stats(self) -> LayerStats | None:
+        """`MpxChannelLayer.stats` of what synchronous code does; None before its first use."""
+
+        async def stats() -> LayerStats | None:
+            return self._layer.stats()
+
+        return self._run(stats())
+
     def _send(
         self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
     ) -> None:
@@ -116,7 +160,9 @@ class SyncLayer:
         else:
             self._run(make())
 
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _run(
+        self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
+    ) -> T:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -127,12 +173,7 @@ class SyncLayer:
                 "layer.sync blocks, and there is an event loop in this thread: await the layer's "
                 "own methods instead"
             )
-        future = background.submit(coroutine)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return background.submit(coroutine, undo).result()
 
     def _checked(self, message: Message) -> Message:
         """The message as its receivers will see it: no later change to the original counts."""

@@ -20,6 +20,7 @@ from channels.exceptions import ChannelFull
 
 from mpx_channels.generic import http, websocket
 from mpx_channels.layer import MpxChannelLayer, serializers
+from mpx_channels.layer.background import background
 
 told = json.loads(os.environ["MPX_DROPIN"])
 THEIR_SERVER = "redis://localhost:6379"
@@ -36,8 +37,12 @@ class ChannelLayer(MpxChannelLayer):
 
     @property
     def _layers(self) -> dict[Any, Any]:
-        # A closed loop's is forgotten when the next loop comes.
-        return {loop: hub for loop, hub in self._hubs.items() if not loop.is_closed()}
+        # A closed loop's is forgotten when the next loop comes. That of synchronous callers stays.
+        return {
+            loop: hub
+            for loop, hub in self._hubs.items()
+            if not loop.is_closed() and loop is not background.running_loop
+        }
 
     @property
     def _shards(self) -> list[Any]:
