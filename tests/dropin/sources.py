@@ -9,6 +9,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import missing
 
 __all__ = ["channels_redis_tests", "channels_tests"]
@@ -29,11 +31,13 @@ def channels_tests(cache: Path, version: str) -> Path:
     """The folder of Channels' tests, from GitHub: its sdist leaves them out.
 
     A network that has a package index may still have no GitHub, so this is for GitHub's own CI, and
-    for whoever says ``MPX_CHANNELS_TESTS=1``.
+    for whoever says ``MPX_CHANNELS_TESTS=1``, or has a checkout: ``MPX_CHANNELS_TESTS=~/channels``.
     """
-    if not (os.environ.get("GITHUB_ACTIONS") or os.environ.get("MPX_CHANNELS_TESTS")):
-        import pytest
-
+    wanted = os.environ.get("MPX_CHANNELS_TESTS", "")
+    checkout = Path(wanted).expanduser() / "tests"
+    if wanted and checkout.is_dir():
+        return checkout
+    if not (os.environ.get("GITHUB_ACTIONS") or wanted):
         pytest.skip("Channels' own tests come from GitHub: MPX_CHANNELS_TESTS=1 fetches them")
     archive = f"https://github.com/django/channels/archive/refs/tags/{version}.tar.gz"
     return _fetched(
