@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from mpx_channels.layer import InvalidConfig, MpxChannelLayer, UnreadableMessage
+from mpx_channels.layer import (
+    InvalidConfig,
+    MpxChannelLayer,
+    UndecryptableMessage,
+    UnreadableMessage,
+)
 from mpx_channels.layer import UnserializableMessage as Unserializable
 from mpx_channels.layer import serializers as ours
 from tests.conftest import eventually, missing
@@ -220,3 +225,35 @@ def test_the_registry_is_like_channels_redis() -> None:
         ours.registry.get_serializer("yaml")
     with pytest.raises(ours.SerializerDoesNotExist):
         ours.registry.get_serializer("yaml")
+
+
+@pytest.mark.parametrize("serializer", [ours.MsgPackSerializer, ours.JSONSerializer])
+def test_a_serializer_by_itself(serializer: type[ours.BaseMessageSerializer]) -> None:
+    message = {"type": "x", "secret": "swordfish"}
+    bare = serializer().serialize(message)
+    prefixed = serializer(random_prefix_length=4)
+    assert prefixed.serialize(message)[4:] == bare
+    assert prefixed.serialize(message) != prefixed.serialize(message)
+    assert prefixed.deserialize(prefixed.serialize(message)) == message
+
+    old, new = (
+        serializer(symmetric_encryption_keys=keys, random_prefix_length=2, expiry=60)
+        for keys in (["old"], ["new", "old"])
+    )
+    data = old.serialize(message)
+    assert b"swordfish" not in data
+    assert new.deserialize(data) == message
+    with pytest.raises(UndecryptableMessage):
+        old.deserialize(new.serialize(message))
+    with pytest.raises(ValueError, match="a list of keys"):
+        serializer(symmetric_encryption_keys="one")
+
+
+def test_what_the_layer_serializes_is_in_its_format(make_layer: MakeLayer) -> None:
+    message = {"a": True, "b": None, "c": {"d": []}}
+    for format, serializer in (("msgpack", ours.MsgPackSerializer), ("json", ours.JSONSerializer)):
+        layer = make_layer(serializer_format=format)
+        assert layer.serialize(message) == serializer().serialize(message)
+        assert layer.deserialize(serializer().serialize(message)) == message
+        with pytest.raises(UnreadableMessage):
+            layer.deserialize(b"\x00nothing of the kind")

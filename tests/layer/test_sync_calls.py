@@ -358,5 +358,17 @@ def test_unread_channels_are_limited(
     with pytest.raises(TimeoutError):
         sync_layer.sync.receive(first, timeout=0.001)  # so the second is the oldest now
     third = sync_layer.sync.new_channel()
-    assert set(shared_hub(sync_layer).mailboxes) == {first, third}
+    mailboxes = shared_hub(sync_layer).mailboxes
+    assert set(mailboxes) == {first, third}
     assert second in caplog.text
+
+    # Not one that is being read.
+    got: list[Any] = []
+    reader = threading.Thread(target=lambda: got.append(sync_layer.sync.receive(first)))
+    reader.start()
+    wait_until(lambda: mailboxes[first].waited_for)
+    for _ in range(3):
+        sync_layer.sync.new_channel()
+    sync_layer.sync.send(first, {"type": "x"})
+    reader.join(PATIENCE)
+    assert got == [{"type": "x"}]
