@@ -101,6 +101,9 @@ class LayerBase(BaseChannelLayer):
         Raises `NotConnected` with the reason after ``timeout`` seconds (``connect_timeout`` unless
         given), and `SubscriptionRefused`.
         """
+        if self._visiting():
+            await self._elsewhere(self.connect(timeout))
+            return
         hub = await self._hub()
         if timeout is None:
             timeout = self.config.connect_timeout

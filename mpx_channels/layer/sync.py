@@ -12,7 +12,6 @@ from django.db import transaction
 from .background import background
 from .broadcasts import broadcast
 from .codec import Message
-from .stats import LayerStats
 from .taking import give_back
 
 if TYPE_CHECKING:
@@ -143,14 +142,6 @@ class SyncLayer:
         At the end of the process this is not needed.
         """
         self._run(self._layer.close())
-
-    def stats(self) -> LayerStats | None:
-        """`MpxChannelLayer.stats` of what synchronous code does; None before its first use."""
-
-        async def stats() -> LayerStats | None:
-            return self._layer.stats()
-
-        return self._run(stats())
 
     def _send(
         self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
