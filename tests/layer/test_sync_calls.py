@@ -23,7 +23,7 @@ from mpx_channels.layer.background import background
 from mpx_channels.layer.hub import Hub
 from tests.conftest import PATIENCE
 
-from .test_sync import in_thread
+from .test_sync import in_thread, run
 
 MakeSyncLayer = Callable[..., MpxChannelLayer]
 
@@ -368,3 +368,40 @@ def test_unread_channels_are_limited(
     sync_layer.sync.send(first, {"type": "x"})
     reader.join(PATIENCE)
     assert got == [{"type": "x"}]
+
+
+PREFORK = """
+import multiprocessing, os, sys
+from django.conf import settings
+settings.configure()
+from asgiref.sync import async_to_sync
+from mpx_channels.layer import ForeignChannel, MpxChannelLayer
+
+layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+
+def task(number):
+    own = async_to_sync(layer.new_channel)()
+    layer.sync.group_add("room", own)
+    async_to_sync(layer.group_send)("room", {"type": "from.child", "n": number})
+    while layer.sync.receive(own, 10)["n"] != number:
+        pass
+    layer.sync.group_discard("room", own)
+    try:
+        layer.sync.receive(parents, 10)
+    except ForeignChannel:
+        return os.getpid()
+
+parents = layer.sync.new_channel()
+layer.sync.group_add("room", parents)
+with multiprocessing.get_context("fork").Pool(3, maxtasksperchild=4) as pool:
+    pids = pool.map(task, range(20), chunksize=1)
+assert None not in pids and len(set(pids)) >= 3 and os.getpid() not in pids
+got = sorted(layer.sync.receive(parents, 10)["n"] for _ in range(20))
+assert got == list(range(20)), got
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+async def test_a_pool_of_forked_workers(redis_url: str, prefix: str) -> None:
+    """As Celery's prefork: the parent has used the layer, and its children come and go."""
+    await run(PREFORK, redis_url, prefix)
