@@ -69,7 +69,7 @@ class Overview(LayerBase):
         """
         name = self._group_name(group)
         data = self.wrapping.wrap(name, message)
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self.group_send_counted(group, message))
         hub = await self._hub()
         hub.counters.messages_out += 1
@@ -81,7 +81,7 @@ class Overview(LayerBase):
         None for a plain channel, where it waits for whoever reads. Else as `group_send_counted`.
         """
         inbox = self._inbox_name(channel)
-        if passing_by():
+        if self._visiting():
             return await self._elsewhere(self.send_counted(channel, message))
         received = await self._post(await self._hub(), channel, message, exactly=True)
         return int(received) if inbox else None
