@@ -278,7 +278,7 @@ class Inflow:
             "Dropped an %s message on %s from %s: %s",
             what,
             name,
-            self._hub.multiplexer.node,
+            self._hub.multiplexer.node_of(name),
             str(error),
         )
 

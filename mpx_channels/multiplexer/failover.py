@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from .exceptions import NotConnected
 from .link import Link, LinkOptions
+from .logs import LimitedLog
 from .sentinel import AnySentinel, SentinelNode
 from .wire import Frame, Wire, forget_task, pack
 
@@ -37,6 +38,7 @@ class FailoverWatch:
         options = replace(options, max_backoff=max(options.max_backoff, MAX_BACKOFF))
         self.link = Link(AnySentinel(node), self, options, "watching")
         self._asking: asyncio.Task[None] | None = None
+        self._log = LimitedLog(logger)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -45,6 +47,7 @@ class FailoverWatch:
     async def stop(self) -> None:
         """Watch no more."""
         await self.link.stop()
+        self._log.flush()
 
     def abandon(self) -> None:
         """The event loop was closed under us."""
@@ -65,7 +68,7 @@ class FailoverWatch:
         try:
             self._master_is(await self._node.master_address())
         except NotConnected as error:
-            logger.debug("Cannot ask for the master of %s: %s", self._node, error)
+            self._log.debug("ask", "Cannot ask for the master of %s: %s", self._node, str(error))
 
     # -- LinkHandler --------------------------------------------------------------------------
 
@@ -95,4 +98,6 @@ class FailoverWatch:
                     loop = asyncio.get_running_loop()
                     self._asking = loop.create_task(self._ask(), name="mpx-ask-sentinels")
                 case Exception():
-                    logger.warning("A Sentinel of %s refused: %s", self._node, frame)
+                    self._log.warning(
+                        "refused", "A Sentinel of %s refused: %s", self._node, str(frame)
+                    )
