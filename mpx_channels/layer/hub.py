@@ -62,6 +62,7 @@ class Hub:
         )
         # Questions to all processes; and a name that says that this one lives, and where.
         self.serving = Serving(self)
+        self.controls = names.controls(multiplexer)
         self._control = multiplexer.new_channel_subscription(inflow.inbox)
         self.groups = ChannelTopics("group", names.group_of, self, multiplexer, inflow.group)
         self.raw_channels = ChannelTopics("channel", str, self, multiplexer, inflow.raw)
@@ -91,7 +92,7 @@ class Hub:
         """Begin to connect, and to listen to the inbox; returns at once."""
         self._inbox.add(self.inbox)
         presence = self.names.presence(self.process_id, os.getpid(), host_name())
-        self._control.add(self.names.control, presence)
+        self._control.add(*self.controls.values(), presence)
         await self.multiplexer.start()
 
     async def stop(self) -> None:

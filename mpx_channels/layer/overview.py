@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -99,14 +100,22 @@ class Overview(LayerBase):
         hub = await self._ready_hub()
         hub.clear()
         await self._ask_everyone(hub, {"do": "flush"})
+        deleting = [self._delete_lists(hub, node) for node in hub.multiplexer.nodes]
+        for result in await asyncio.gather(*deleting, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _delete_lists(self, hub: Hub, node: Node) -> None:
         for pattern in self._names.lists:
-            for node in hub.multiplexer.nodes:
-                async for keys in self._scan(hub, node, pattern):
-                    await hub.multiplexer.command(b"UNLINK", *keys, node=node)
+            async for keys in self._scan(hub, node, pattern):
+                await hub.multiplexer.command(b"UNLINK", *keys, node=node)
 
     async def _ask_everyone(self, hub: Hub, question: Message) -> Poll:
         return await ask_all(
-            hub, self._names.control, self.wrapping.encode(question), timeout=PATIENCE
+            hub,
+            hub.controls[self._reachable(hub)[0]],
+            self.wrapping.encode(question),
+            timeout=PATIENCE,
         )
 
     async def _silent(self, hub: Hub, answered: set[str]) -> list[ProcessStats]:

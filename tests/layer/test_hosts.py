@@ -309,6 +309,9 @@ async def test_a_server_that_is_not_that_of_the_inbox(
     assert len(only_here) == len(idle) == len(both) == 0
     assert [node.connected for node in layer.stats().multiplexer.nodes] == [True, False, True]  # type: ignore[union-attr]
 
+    # Questions to all processes go over one that is there.
+    assert (await layer.cluster_stats()).processes[0].process_id == hub(layer).process_id
+
     gone.start()
     assert await heard(both, 2) == [f"activation{there[0]}", "reconnect"]
     await layer.group_send(there[0], {"type": "back"})
@@ -367,6 +370,23 @@ async def test_plain_channels_of_the_others_are_read(
     for name in there:
         await layer.send(name, {"type": "x"})
         await readers[name]
+
+
+async def test_flush_empties_those_that_are_there(
+    make: MakeLayer, more_servers: list[RestartableServer]
+) -> None:
+    layer = await layer_with_its_inbox_on(make, 2)
+    mpx = hub(layer).multiplexer
+    for number in range(30):
+        await layer.send(f"jobs-{number}", {"type": "x"})
+    more_servers[0].kill()
+    await eventually(lambda: mpx.error_of(mpx.nodes[1]))
+    with pytest.raises(NotConnected, match=more_servers[0].url):
+        await layer.flush()
+    pattern = f"{layer.prefix}:*".encode()
+    for node in (mpx.nodes[0], mpx.nodes[2]):
+        assert await mpx.command(b"KEYS", pattern, node=node) == []
+    more_servers[0].start()
 
 
 async def test_sync_code(make: MakeLayer) -> None:

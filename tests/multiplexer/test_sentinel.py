@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from mpx_channels.multiplexer import NotConnected, SentinelNode
+from mpx_channels.multiplexer import Multiplexer, NotConnected, SentinelNode
 from mpx_channels.multiplexer.wire import Wire
 
 from ..conftest import RestartableServer, eventually
-from ..proxy import free_port
+from ..proxy import Proxy, free_port
 from ..sentinels import MASTER, Sentinels
 from .conftest import NewMultiplexer
 from .recorder import Recorder
+from .test_multiplexer import PEM
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,45 @@ async def test_the_master_is_found(
     assert str(mpx.node).startswith("redis+sentinel://127.0.0.1:")
     assert str(mpx.node).endswith(f"/{MASTER}")
     assert mpx.stats().nodes[0].db == 3
+
+
+async def test_tls(
+    shared: Sentinels, new_multiplexer: NewMultiplexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PEM)
+    async with Proxy("127.0.0.1", shared.master.port, tls=context) as proxy:
+        known = SentinelNode._address_from
+
+        async def behind_the_proxy(self: SentinelNode, sentinel: Any) -> Any:
+            assert await known(self, sentinel) == ("127.0.0.1", shared.master.port)
+            return "localhost", proxy.port
+
+        monkeypatch.setattr(SentinelNode, "_address_from", behind_the_proxy)
+        mpx = new_multiplexer(node_for(shared, ssl=True, ssl_ca_certs=str(PEM)))
+        await mpx.start()
+        await mpx.wait_connected(10)
+        assert str(mpx.node).startswith("rediss+sentinel://")
+        assert await mpx.publish("a", b"x") == 0
+        await mpx.stop()
+
+
+def test_a_loop_that_is_closed_without_a_word(shared: Sentinels) -> None:
+    """No socket is left open, to the master or to a Sentinel; pytest notices warnings."""
+    mpx = Multiplexer(node_for(shared))
+    loop = asyncio.new_event_loop()
+
+    async def use() -> None:
+        await mpx.start()
+        await mpx.wait_connected(10)
+        assert await mpx.publish("a", b"x") == 0
+        await eventually(lambda: mpx._watches[0]._asking and mpx._watches[0]._asking.done())
+
+    loop.run_until_complete(use())
+    loop.close()
+    mpx.abandon()
+    gc.collect()
+    _settled(shared)
 
 
 async def test_sentinels_that_are_away_are_passed_over(
