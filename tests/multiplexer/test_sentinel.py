@@ -186,6 +186,17 @@ async def test_a_server_that_is_no_master_is_not_used(
     assert asked > 5
 
 
+async def test_news_that_came_during_the_handshake(shared: Sentinels) -> None:
+    node = node_for(shared)
+    connection: Any = node.connection()
+    await connection.connect()
+    await node.check(connection)
+    node.master = ("127.0.0.1", 1)
+    with pytest.raises(NotConnected, match=r"another master now: 127\.0\.0\.1:1$"):
+        await node.check(connection)
+    await connection.disconnect()
+
+
 async def test_where_role_is_forbidden_the_sentinels_word_has_to_do(
     shared: Sentinels, new_multiplexer: NewMultiplexer
 ) -> None:
