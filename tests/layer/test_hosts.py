@@ -129,6 +129,7 @@ async def test_plain_channels(make: MakeLayer) -> None:
         for number in range(3):
             await other.send(name, {"type": "x", "name": name, "n": number})
     for name in names:
+        assert len([each async for each in layer.peek(name)]) == 3
         assert [(await got(layer, name))["n"] for _ in range(3)] == [0, 1, 2]
     # Readers that were there before, on all nodes at once.
     readers = [asyncio.create_task(got(layer, name)) for name in names]
