@@ -46,11 +46,12 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
         for problem in error.problems:
             yield Error(f"{where}: {problem}", id="mpx_channels.E001")
         return
-    url = config.host.url
-    if not embedded.is_embedded(url):
+    urls = [host.url for host in config.parsed_hosts if embedded.is_embedded(host.url)]
+    if not urls:
         return
     try:
-        embedded.check(url)
+        for url in urls:
+            embedded.check(url)
     except (embedded.EmbeddedUnavailable, ValueError) as error:
         yield Error(f"{where}: {error}", id="mpx_channels.E002")
         return

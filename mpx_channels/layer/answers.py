@@ -49,6 +49,7 @@ class Answers:
         multiplexer: Multiplexer,
         on_promise: Callable[[str, bytes], None],
     ) -> None:
+        self._multiplexer = multiplexer
         self.subscription: ChannelSubscription = multiplexer.new_channel_subscription(
             on_promise, self.disconnected
         )
@@ -165,9 +166,10 @@ class Answers:
     # -- the link -----------------------------------------------------------------------------
 
     def disconnected(self, error: Exception) -> None:
-        """The link broke: answers may have been missed, so nobody is left waiting for them."""
-        promises, self._promises = self._promises, {}
-        for name, waiting in promises.items():
+        """A link broke: answers may have been missed, so nobody is left waiting for them."""
+        concerns = self._multiplexer.concerns
+        for name in [name for name in self._promises if concerns(error, name)]:
+            waiting = self._promises.pop(name)
             self.subscription.remove(name, at_once=True)
             for future in waiting:
                 if not future.done():
@@ -177,6 +179,9 @@ class Answers:
                             f"the connection broke while a promise waited on {name!r}: {error}"
                         ),
                     )
+
+    def inbox_down(self, error: Exception) -> None:
+        """The link broke that replies come over."""
         for on_reply in list(self._replies.values()):
             on_reply(PromiseDisconnected(f"the connection broke before the answer came: {error}"))
 

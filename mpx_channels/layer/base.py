@@ -9,6 +9,7 @@ import threading
 import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from mpx_channels.multiplexer.topology import Node
 from .background import background, passing_by
 from .codec import Message
 from .config import LayerConfig
+from .hosts import Host
 from .hub import Hub
 from .ledger import Ledger, LocalStats
 from .loops import when_closed
@@ -83,8 +85,9 @@ class LayerBase(BaseChannelLayer):
         self.channel_capacity = self.compile_capacities(config.channel_capacity or {})
         self.prefix = config.prefix
         self.group_expiry = config.group_expiry
-        if embedded.is_embedded(config.host.url):
-            embedded.check(config.host.url)
+        for host in config.parsed_hosts:
+            if embedded.is_embedded(host.url):
+                embedded.check(host.url)
         # What messages become on their way to Redis, and back: for all event loops.
         self.wrapping = config.wrapping()
         self._names = Names(config.prefix)
@@ -140,7 +143,7 @@ class LayerBase(BaseChannelLayer):
 
         Connects to none.
         """
-        return [self.config.multiplexer(self._url()).node]
+        return list(self.config.multiplexer(self._hosts()).nodes)
 
     def stats(self) -> LayerStats | None:
         """What the layer holds and has counted on the running event loop; None before its use."""
@@ -204,7 +207,7 @@ class LayerBase(BaseChannelLayer):
                 reconnect=(config.on_reconnect,) if config.on_reconnect else (),
             )
         return Hub(
-            config.multiplexer(self._url()),
+            config.multiplexer(self._hosts()),
             self._names,
             self.wrapping,
             expiry=config.expiry,
@@ -213,12 +216,14 @@ class LayerBase(BaseChannelLayer):
             shared_for=config.group_expiry if background.is_current() else None,
         )
 
-    def _url(self) -> str:
-        """Where the server is; an embedded one is running then."""
-        url = self.config.host.url
-        if embedded.is_embedded(url):
-            url = embedded.start(url, base_dir=_project_folder())
-        return url
+    def _hosts(self) -> list[Host]:
+        """Where the servers are; an embedded one is running then."""
+        return [
+            replace(host, url=embedded.start(host.url, base_dir=_project_folder()))
+            if embedded.is_embedded(host.url)
+            else host
+            for host in self.config.parsed_hosts
+        ]
 
     async def _own_mailbox(self, channel: str) -> tuple[Hub, Mailbox]:
         """The hub, and the mailbox of a channel of ours; a new one if it has none any more."""

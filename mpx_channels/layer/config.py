@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,14 +38,20 @@ class InvalidConfig(MpxError, ImproperlyConfigured, ValueError):
 class LayerConfig:
     """The CONFIG keys, with their defaults. Every CONFIG of channels_redis 4.3 is one of ours.
 
-    - ``hosts``: a list with one entry: a URL (``redis://``, ``rediss://`` for TLS, ``unix://``),
-      a ``(host, port)`` pair, or a dict of redis-py's connection keywords, with the URL under
-      ``address`` if there is one. Default: ``["redis://localhost:6379"]``. ``embedded://`` starts
-      a server for development. In a dict, ``socket_connect_timeout`` and
+    - ``hosts``: a list, mostly with one entry: a URL (``redis://``, ``rediss://`` for TLS,
+      ``unix://``), a ``(host, port)`` pair, or a dict of redis-py's connection keywords, with the
+      URL under ``address`` if there is one. Default: ``["redis://localhost:6379"]``.
+      ``embedded://`` starts a server for development. A dict with ``sentinels`` (a list of
+      ``(host, port)``), ``master_name`` and perhaps ``sentinel_kwargs`` is for a master that Redis
+      Sentinels know. ``connection_class`` may be a subclass of one of redis-py's asyncio
+      connections. Several entries share the names among them, by the CRC of each name as in
+      channels_redis: all processes need the same ones in the same order. It costs two connections
+      more for each. Entries that differ in ``db`` are one server to Pub/Sub, so name its address
+      the same way in each. In a dict, ``socket_connect_timeout`` and
       ``health_check_interval`` stand for ``connect_timeout`` and ``ping_interval``, if CONFIG
       does not have these; options of redis-py's pools, retries and decoding
       (``max_connections``, ``socket_timeout``, ``retry_on_timeout``, ``decode_responses``, ...)
-      are ignored. Several hosts and Sentinel are not supported yet.
+      are ignored.
     - ``prefix`` ("asgi"): begins every name in Redis; layers with different prefixes never hear
       each other, whatever their database numbers (Redis' Pub/Sub knows no databases).
     - ``expiry`` (seconds, 60): a message that waited longer for its reader is dropped.
@@ -114,13 +120,14 @@ class LayerConfig:
         problems = [
             f"unknown CONFIG key {key!r}{nearest(key, known)}" for key in config if key not in known
         ]
-        values = {key: config[key] for key in config if key in known}
+        given = values = {key: config[key] for key in config if key in known}
         for name in ("hosts", "symmetric_encryption_keys"):
             # Read more than once, which an iterator would not survive.
             if isinstance(values.get(name), Iterator):
                 values[name] = list(values[name])
         with contextlib.suppress(ValueError):  # which is said below
-            values = {**parse_hosts(values.get("hosts")).settings, **values}
+            for host in reversed(parse_hosts(values.get("hosts"))):  # the first one counts
+                values = {**values, **host.settings, **given}
         try:
             checked = cls(**values)
         except InvalidConfig as error:
@@ -135,8 +142,8 @@ class LayerConfig:
             raise InvalidConfig(*problems)
 
     @property
-    def host(self) -> Host:
-        """The one host."""
+    def parsed_hosts(self) -> Sequence[Host]:
+        """The entries of ``hosts``, or the default one."""
         try:
             return parse_hosts(self.hosts)
         except ValueError as error:
@@ -151,11 +158,11 @@ class LayerConfig:
             expiry=self.expiry,
         )
 
-    def multiplexer(self, url: str) -> Multiplexer:
-        """A multiplexer for the server at `url` with these options, not started."""
+    def multiplexer(self, hosts: Sequence[Host] | None = None) -> Multiplexer:
+        """A multiplexer for `hosts`, or those configured, not started."""
         try:
             return Multiplexer(
-                url,
+                [host.node(self.connect_timeout) for host in hosts or self.parsed_hosts],
                 ping_interval=self.ping_interval,
                 min_backoff=self.min_backoff,
                 max_backoff=self.max_backoff,
@@ -163,7 +170,6 @@ class LayerConfig:
                 unsubscribe_delay=self.unsubscribe_delay,
                 max_backlog=self.max_backlog,
                 backlog_timeout=self.backlog_timeout,
-                **self.host.options,
             )
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error
@@ -184,10 +190,10 @@ class LayerConfig:
         yield from self._wrong_serializer()
         yield from self._wrong_keys()
         try:
-            host = parse_hosts(self.hosts)
-            if not host.url.startswith("embedded:"):
-                # Without our numbers, which were checked above: it would name but one of them.
-                Multiplexer(host.url, **host.options)
+            for host in parse_hosts(self.hosts):
+                if not host.url.startswith("embedded:"):
+                    # Without our numbers, which were checked above.
+                    host.node()
         except (TypeError, ValueError) as error:
             yield str(error)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from mpx_channels.multiplexer import Multiplexer, NotConnected
+from mpx_channels.multiplexer import Multiplexer, Node, NotConnected
 
 __all__ = ["Confirmations"]
 
@@ -20,6 +20,9 @@ class Source(Protocol):
     def forget(self, name: str, activation: asyncio.Future[None], /) -> None:
         """Nobody waits for this future any more."""
 
+    def pending(self, name: str, /) -> tuple[Node, ...]:
+        """The servers that have not confirmed the name."""
+
 
 class Confirmations:
     """Waits that end after ``patience`` seconds each: joins come in storms, so one timer does."""
@@ -28,13 +31,13 @@ class Confirmations:
         self._multiplexer = multiplexer
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._waits: deque[tuple[float, asyncio.Future[None], str]] = deque()
+        self._waits: deque[tuple[float, asyncio.Future[None], Source, str]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, source: Source, name: str) -> None:
         """Return once Redis has confirmed `name`; raises `NotConnected` after the patience."""
         activation = source.activation(name)
-        self._waits.append((self._loop.time() + self._patience, activation, name))
+        self._waits.append((self._loop.time() + self._patience, activation, source, name))
         if self._timer is None:
             self._timer = self._loop.call_later(self._patience, self._end)
         try:
@@ -49,27 +52,30 @@ class Confirmations:
             self._timer.cancel()
             self._timer = None
         while self._waits:
-            _, activation, name = self._waits.popleft()
+            _, activation, source, name = self._waits.popleft()
             if not activation.done():
-                text = f"the layer was closed before {self._multiplexer.node} confirmed {name!r}"
+                where = ", ".join(map(str, source.pending(name)))
+                text = f"the layer was closed before {where} confirmed {name!r}"
                 activation.set_exception(NotConnected(text))
 
     def _end(self) -> None:
         self._timer = None
         now = self._loop.time()
         while self._waits:
-            due, activation, name = self._waits[0]
+            due, activation, source, name = self._waits[0]
             if not activation.done():
                 if due > now:
                     self._timer = self._loop.call_at(due, self._end)
                     return
-                activation.set_exception(self._error(name))
+                activation.set_exception(self._error(source, name))
             self._waits.popleft()
 
-    def _error(self, name: str) -> NotConnected:
-        cause = self._multiplexer.last_error
+    def _error(self, source: Source, name: str) -> NotConnected:
+        nodes = source.pending(name)
+        causes = [self._multiplexer.error_of(node) for node in nodes]
+        cause = next((cause for cause in causes if cause is not None), None)
         error = NotConnected(
-            f"{self._multiplexer.node} did not confirm {name!r} in {self._patience} s"
+            f"{', '.join(map(str, nodes))} did not confirm {name!r} in {self._patience} s"
             + (f": {cause}" if cause is not None else "")
         )
         error.__cause__ = cause

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.connection import parse_url as redis_parse_url
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+
+from mpx_channels.multiplexer import Node, SentinelNode
 
 __all__ = ["DEFAULT_HOST", "IGNORED_OPTIONS", "Host", "nearest", "parse_hosts"]
 
@@ -22,6 +30,7 @@ DEFAULT_HOST = "redis://localhost:6379"
 IGNORED_OPTIONS = frozenset(
     {
         "auto_close_connection_pool",
+        "check_connection",
         "decode_responses",
         "encoder_class",
         "encoding",
@@ -40,35 +49,41 @@ TRANSLATED_OPTIONS = {
     "health_check_interval": "ping_interval",
     "socket_connect_timeout": "connect_timeout",
 }
-_SCHEMES = {Connection: "redis", SSLConnection: "rediss", UnixDomainSocketConnection: "unix"}
+# Those that say whom to ask for the server, and how.
+SENTINEL_OPTIONS = ("master_name", "sentinels", "sentinel_kwargs", "is_master")
+_CLASSES = (Connection, SSLConnection, UnixDomainSocketConnection)
+_OWN_CLASSES = (None, *_CLASSES, SentinelManagedConnection, SentinelManagedSSLConnection)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """Where a Redis server is: a URL, and keywords for redis-py's connections.
 
-    ``settings`` are values for keys of CONFIG that are not given there.
+    With ``sentinels``, keywords of `SentinelNode`, there is no URL. ``settings`` are values for
+    keys of CONFIG that are not given there.
     """
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
+    sentinels: Mapping[str, Any] = field(default_factory=dict)
+
+    def node(self, connect_timeout: float = 5.0) -> Node:
+        """A node of the multiplexer; raises `TypeError` or `ValueError` for what is wrong."""
+        if self.sentinels:
+            return SentinelNode(
+                **self.sentinels, connect_timeout=connect_timeout, options=self.options
+            )
+        return Node(self.url, connect_timeout=connect_timeout, options=self.options)
 
 
-def parse_hosts(hosts: object) -> Host:
-    """The one host of ``hosts``; raises `ValueError` for what is none."""
+def parse_hosts(hosts: object) -> Sequence[Host]:
+    """The entries of ``hosts``, at least one; raises `ValueError` for what is none."""
     if hosts is None:
-        return Host(DEFAULT_HOST)
+        return [Host(DEFAULT_HOST)]
     if isinstance(hosts, str | bytes | Mapping) or not isinstance(hosts, Iterable):
         raise ValueError(f"hosts must be a list, even if there is only one: [{_shown(hosts)}]")
-    entries = list(hosts)
-    if not entries:
-        return Host(DEFAULT_HOST)
-    if len(entries) != 1:
-        raise ValueError(
-            f"hosts must name one server, not {len(entries)}: sharding is not supported yet"
-        )
-    return _parse_host(entries[0])
+    return [_parse_host(entry) for entry in hosts] or [Host(DEFAULT_HOST)]
 
 
 def _parse_host(entry: object) -> Host:
@@ -87,13 +102,20 @@ def _parse_host(entry: object) -> Host:
 
 
 def _parse_options(options: dict[str, Any]) -> Host:
-    sentinel = [key for key in ("master_name", "sentinels") if options.get(key) is not None]
-    if sentinel:
-        raise ValueError(f"Sentinel is not supported yet: {', '.join(sentinel)}")
-    options.pop("master_name", None)
-    class_ = options.pop("connection_class", None)
+    asked = {key: options.pop(key, None) for key in SENTINEL_OPTIONS}
+    sentinels: dict[str, Any] = {}
+    class_ = options.get("connection_class")
+    if class_ is not None and not (
+        inspect.isclass(class_) and issubclass(class_, AbstractConnection)
+    ):
+        raise ValueError(
+            f"connection_class {class_!r} is no subclass of a connection in redis.asyncio"
+        )
     address = options.pop("address", None)
-    if address is not None:
+    if asked["master_name"] is not None or asked["sentinels"] is not None:
+        sentinels = _parse_sentinels(asked, address)
+        url = ""
+    elif address is not None:
         host = _parse_host(address)
         url = host.url
         # As with redis-py: what the URL says, no option changes.
@@ -102,6 +124,8 @@ def _parse_options(options: dict[str, Any]) -> Host:
             options.pop(key, None)
     else:
         url = f"{_scheme(class_, options)}://"
+        if class_ in _CLASSES:
+            del options["connection_class"]  # the URL says it
         if url == "unix://":
             url += str(options.pop("path", ""))
     if "port" in options:
@@ -114,12 +138,30 @@ def _parse_options(options: dict[str, Any]) -> Host:
     for key in list(options):
         if key in IGNORED_OPTIONS:
             del options[key]
-        elif key not in _known_options():
+        elif class_ in _OWN_CLASSES and key not in _known_options():
+            # What a class of somebody else's takes, only that knows.
             raise ValueError(f"unknown host option {key!r}{nearest(key, _known_options())}")
-    return Host(url, options, settings)
+    return Host(url, options, settings, sentinels)
 
 
-def _scheme(class_: object, options: dict[str, Any]) -> str:
+def _parse_sentinels(asked: dict[str, Any], address: object) -> dict[str, Any]:
+    """The keywords of `SentinelNode`, which checks the rest."""
+    if address is not None:
+        raise ValueError("a host has an address, or sentinels and a master_name, not both")
+    for key, other in (("master_name", "sentinels"), ("sentinels", "master_name")):
+        if asked[key] is None:
+            raise ValueError(f"a host with {other} needs {key}, too")
+    if asked["is_master"] not in (None, True):
+        raise ValueError("is_master must be True: what is published to replicas does not spread")
+    if not isinstance(asked["sentinel_kwargs"], Mapping | None):
+        raise ValueError(
+            "sentinel_kwargs must be a dict of connection options, not a "
+            f"{type(asked['sentinel_kwargs']).__name__}"
+        )
+    return {key: value for key, value in asked.items() if key != "is_master"}
+
+
+def _scheme(class_: type | None, options: dict[str, Any]) -> str:
     tls = options.pop("ssl", False)
     if not isinstance(tls, bool):
         raise ValueError(
@@ -127,9 +169,9 @@ def _scheme(class_: object, options: dict[str, Any]) -> str:
         )
     if class_ is None:
         return "unix" if "path" in options else "rediss" if tls else "redis"
-    if class_ not in _SCHEMES:
-        raise ValueError(f"connection_class {class_!r} is not supported: the layer reads by itself")
-    return _SCHEMES[class_]
+    if issubclass(class_, UnixDomainSocketConnection):
+        return "unix"
+    return "rediss" if issubclass(class_, SSLConnection) else "redis"
 
 
 def _port(port: object) -> int:
@@ -151,9 +193,16 @@ def _said_by(url: str) -> Collection[str]:
 @cache
 def _known_options() -> tuple[str, ...]:
     """What redis-py's connections take."""
-    classes = {parent for class_ in _SCHEMES for parent in class_.__mro__}
+    classes = {parent for class_ in _CLASSES for parent in class_.__mro__}
     names = {name for class_ in classes for name in inspect.signature(class_).parameters}
-    own = {"address", "connection_class", "ssl", *TRANSLATED_OPTIONS, *IGNORED_OPTIONS}
+    own = {
+        "address",
+        "connection_class",
+        "ssl",
+        *SENTINEL_OPTIONS,
+        *TRANSLATED_OPTIONS,
+        *IGNORED_OPTIONS,
+    }
     return tuple(sorted((names | own) - {"args", "kwargs"}))
 
 

@@ -64,10 +64,11 @@ class Hub:
         self._local_names = itertools.count(1)
         self.inflow = inflow = Inflow(self, expiry)
         self._inbox = multiplexer.new_channel_subscription(
-            inflow.inbox, self._link_down, self._inbox_up
+            inflow.inbox, self.link_down, self._inbox_up
         )
         # Questions to all processes; and a name that says that this one lives, and where.
         self.serving = Serving(self)
+        self.controls = names.controls(multiplexer)
         self._control = multiplexer.new_channel_subscription(inflow.inbox)
         self.groups = ChannelTopics("group", names.group_of, self, multiplexer, inflow.group)
         self.raw_channels = ChannelTopics("channel", str, self, multiplexer, inflow.raw)
@@ -78,6 +79,8 @@ class Hub:
         self.answers = Answers(multiplexer, inflow.promise)
         self.queues = Queues(multiplexer, names.wake(self.process_id), self.counters)
         self._abandoned: OrderedDict[Mailbox, float] = OrderedDict()
+        # Of the last link that broke.
+        self._link_error: Exception | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     # -- life ---------------------------------------------------------------------------------
@@ -95,7 +98,7 @@ class Hub:
         """Begin to connect, and to listen to the inbox; returns at once."""
         self._inbox.add(self.inbox)
         presence = self.names.presence(self.process_id, os.getpid(), host_name())
-        self._control.add(self.names.control, presence)
+        self._control.add(*self.controls.values(), presence)
         await self.multiplexer.start()
 
     async def stop(self) -> None:
@@ -282,11 +285,20 @@ class Hub:
             if mailbox.cut_off:
                 self._tell_reconnect(mailbox)
 
-    def _link_down(self, error: Exception) -> None:
-        for topics in self._all_topics():
-            topics.went_down()
-        self.counters.gaps += sum(bool(box.memberships) for box in self.mailboxes.values())
-        for mailbox in self._hooked:
+    def link_down(self, error: Exception) -> None:
+        """A link broke: tell the channels that it concerns."""
+        if error is self._link_error:
+            return  # every subscription tells us of it
+        self._link_error = error
+        down = [topic for topics in self._all_topics() for topic in topics.went_down(error)]
+        members = {mailbox for topic in down for mailbox in topic.members.values()}
+        self.counters.gaps += len(members)
+        if self.multiplexer.concerns(error, self.inbox):
+            self.answers.inbox_down(error)
+            concerned = list(self._hooked)
+        else:
+            concerned = [mailbox for mailbox in self._hooked if mailbox in members]
+        for mailbox in concerned:
             # One that was not told of the link's return yet has nothing new to hear.
             if not mailbox.cut_off and mailbox.hooks is not None:
                 mailbox.cut_off = True

@@ -16,6 +16,8 @@ from .mailbox import Delivery, Event, Item, Mailbox
 from .topics import Topic, Topics
 
 if TYPE_CHECKING:
+    from mpx_channels.multiplexer import Node
+
     from .hub import Hub
 
 __all__ = ["Inflow"]
@@ -28,7 +30,8 @@ class Publication:
 
     Redis hands one publish to a connection once for its channel and once for every pattern that
     matches, right after another. That lets us tell one publish from the next, and hand each
-    mailbox one copy.
+    mailbox one copy. With several servers, what others deliver comes in between, so there is one
+    for each: a name is on one server only.
     """
 
     __slots__ = ("data", "excluded", "item", "name", "patterns", "receivers")
@@ -58,7 +61,8 @@ class Inflow:
         self._expiry = expiry
         self._wrapping = hub.wrapping
         self._decode = hub.wrapping.decode
-        self._publication: Publication | None = None
+        # The last one of each server, by the server's node.
+        self._publications: dict[Node, Publication] = {}
         self._log = LimitedLog(logger)
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -99,8 +103,11 @@ class Inflow:
         wild = bool(self._hub.wildcards.topics)
         tagged = self._tagged(name, body) if wild else item
         publication = Publication(name, data, tagged, header.get("not", ()))
-        # Kept only if it may come again: it keeps all who got it.
-        self._publication = publication if wild else None
+        if wild:
+            # Kept only if it may come again: it keeps all who got it.
+            self._publications[self._hub.multiplexer.server_of(name)] = publication
+        else:
+            self._publications.clear()
         for mailbox in topic.members.values():
             # Who uses wildcard groups finds the group's name in every event.
             publication.deliver(mailbox, tagged if mailbox.wildcards else item, self)
@@ -110,13 +117,14 @@ class Inflow:
 
         Redis confirms a pattern between one publish and the next, never within one.
         """
-        self._publication = None
+        self._publications.clear()
 
     def wildcard(self, pattern: str, name: str, data: bytes) -> None:
         """A message to a group that matches somebody's pattern here."""
         if ":" in self._hub.names.group_of(name):
             return  # of a layer whose prefix begins with ours: "*" matches that, too
-        publication = self._publication
+        server = self._hub.multiplexer.server_of(name)
+        publication = self._publications.get(server)
         if (
             publication is None
             or publication.name != name
@@ -131,7 +139,7 @@ class Inflow:
                 self.unreadable(name, error)
                 return
             publication = Publication(name, data, item, header.get("not", ()))
-            self._publication = publication
+            self._publications[server] = publication
         publication.patterns.add(pattern)
         topic = self._hub.wildcards.topics.get(pattern)
         for mailbox in topic.members.values() if topic is not None else ():
@@ -279,7 +287,7 @@ class Inflow:
             "Dropped an %s message on %s from %s: %s",
             what,
             name,
-            self._hub.multiplexer.node,
+            self._hub.multiplexer.node_of(name),
             str(error),
         )
 

@@ -41,7 +41,7 @@ NOTHING = LayerStats(
     unread=0,
     gaps=0,
     drops=Counters().drops(),
-    multiplexer=Multiplexer().stats(),
+    multiplexer=replace(Multiplexer().stats(), nodes=()),
 )
 
 
@@ -67,7 +67,8 @@ class LocalStats:
         """All of it together; its counts never go down.
 
         ``multiplexer.connected`` is whether the subscribing connections of all loops stand, and
-        ``connected_since`` since when they all do. False and None if there is no loop.
+        ``connected_since`` since when they all do. False and None if there is no loop. ``nodes``
+        has those of all loops, one loop after the other.
         """
         total = reduce(add, self.loops.values(), self.ended)
         engines = [stats.multiplexer for stats in self.loops.values()]
@@ -79,6 +80,7 @@ class LocalStats:
                 total.multiplexer,
                 connected=connected,
                 connected_since=max(since) if connected and since else None,
+                nodes=tuple(node for engine in engines for node in engine.nodes),
             ),
         )
 
@@ -207,6 +209,7 @@ def counts_of(stats: LayerStats) -> LayerStats:
             names_confirmed=0,
             patterns=0,
             listeners=0,
+            nodes=(),
         ),
     )
 

@@ -6,6 +6,7 @@
     <prefix>:q:<channel>      a list: the messages of a plain channel
     <prefix>:w:<process id>   a list: wakes the process that reads plain channels
     <prefix>:c:               the control channel: questions to all processes
+    <prefix>:c:<number>       the same, with several hosts: one on each of them
     <prefix>:c:<process id>:<pid>:<host>    carries nothing: that a process is subscribed to it
                                             tells the others that it lives, and where
 
@@ -14,7 +15,9 @@ Neither group nor promise names have a colon in them, so two prefixes never meet
 
 from __future__ import annotations
 
-from mpx_channels.multiplexer import escape_glob
+import itertools
+
+from mpx_channels.multiplexer import Multiplexer, Node, escape_glob
 
 __all__ = ["PROCESS_ID_LENGTH", "Names"]
 
@@ -71,6 +74,18 @@ class Names:
 
     def wake(self, process_id: str) -> str:
         return self._wake + process_id
+
+    def controls(self, multiplexer: Multiplexer) -> dict[Node, str]:
+        """A control channel on each node: a question must not need one that is away."""
+        if len(multiplexer.nodes) == 1:
+            return {multiplexer.node: self.control}
+        found: dict[Node, str] = {}
+        for number in itertools.count():
+            name = f"{self.control}{number}"
+            found.setdefault(multiplexer.node_of(name), name)
+            if len(found) == len(multiplexer.nodes):
+                break
+        return found
 
     def presence(self, process_id: str, pid: int, host: str) -> str:
         return f"{self.control}{process_id}:{pid}:{host}"

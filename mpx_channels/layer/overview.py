@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from mpx_channels.multiplexer import CommandRefused
+from mpx_channels.multiplexer import CommandRefused, Node
 
 from .base import LayerBase
 from .codec import Message
@@ -98,20 +99,32 @@ class Overview(LayerBase):
         hub = await self._ready_hub()
         hub.clear()
         await self._ask_everyone(hub, {"do": "flush"})
+        deleting = [self._delete_lists(hub, node) for node in hub.multiplexer.nodes]
+        for result in await asyncio.gather(*deleting, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _delete_lists(self, hub: Hub, node: Node) -> None:
         for pattern in self._names.lists:
-            async for keys in self._scan(hub, pattern):
-                await hub.multiplexer.command(b"UNLINK", *keys)
+            async for keys in self._scan(hub, node, pattern):
+                await hub.multiplexer.command(b"UNLINK", *keys, node=node)
 
     async def _ask_everyone(self, hub: Hub, question: Message) -> Poll:
         return await ask_all(
-            hub, self._names.control, self.wrapping.encode(question), timeout=PATIENCE
+            hub,
+            hub.controls[self._reachable(hub)[0]],
+            self.wrapping.encode(question),
+            timeout=PATIENCE,
         )
 
     async def _silent(self, hub: Hub, answered: set[str]) -> list[ProcessStats]:
         """The processes that are subscribed and have not answered."""
         pattern = self._names.presences.encode()
+        names: dict[bytes, None] = {}  # in order, and once: nodes may be databases of one server
         try:
-            names = await hub.multiplexer.command(b"PUBSUB", b"CHANNELS", pattern)
+            for node in self._reachable(hub):
+                found = await hub.multiplexer.command(b"PUBSUB", b"CHANNELS", pattern, node=node)
+                names.update(dict.fromkeys(found))
         except CommandRefused:
             return []
         present = (self._names.presence_of(name.decode()) for name in names)
@@ -131,18 +144,25 @@ class Overview(LayerBase):
 
     async def _queue_lengths(self, hub: Hub) -> dict[str, int]:
         lengths: dict[str, int] = {}
-        async for keys in self._scan(hub, self._names.queues):
-            for key in keys:
-                length: Any = await hub.multiplexer.command(b"LLEN", key)
-                lengths[self._names.queue_of(key.decode())] = length
+        for node in self._reachable(hub):
+            async for keys in self._scan(hub, node, self._names.queues):
+                for key in keys:
+                    length: Any = await hub.multiplexer.command(b"LLEN", key, node=node)
+                    lengths[self._names.queue_of(key.decode())] = length
         return lengths
 
-    async def _scan(self, hub: Hub, pattern: str) -> AsyncIterator[list[bytes]]:
-        """The keys that match, in batches; some perhaps twice."""
+    def _reachable(self, hub: Hub) -> tuple[Node, ...]:
+        """The nodes to ask: of several, those with a connection."""
+        multiplexer = hub.multiplexer
+        there = tuple(node for node in multiplexer.nodes if multiplexer.error_of(node) is None)
+        return there or multiplexer.nodes
+
+    async def _scan(self, hub: Hub, node: Node, pattern: str) -> AsyncIterator[list[bytes]]:
+        """The keys of a node that match, in batches; some perhaps twice."""
         cursor = b"0"
         while True:
             words = (b"SCAN", cursor, b"MATCH", pattern.encode(), b"COUNT", b"1000")
-            cursor, keys = await hub.multiplexer.command(*words)
+            cursor, keys = await hub.multiplexer.command(*words, node=node)
             if keys:
                 yield keys
             if cursor == b"0":

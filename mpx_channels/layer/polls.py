@@ -30,7 +30,9 @@ async def reach(hub: Hub, name: str, data: bytes) -> int:
     """
     results: tuple[int | BaseException, Any] = await asyncio.gather(
         hub.multiplexer.publish_soon(name, data),
-        hub.multiplexer.command(b"PUBSUB", b"NUMSUB", name.encode()),
+        hub.multiplexer.command(
+            b"PUBSUB", b"NUMSUB", name.encode(), node=hub.multiplexer.node_of(name)
+        ),
         return_exceptions=True,
     )
     received, counted = results

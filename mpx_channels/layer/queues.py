@@ -2,7 +2,7 @@
 
 A message stays in Redis until a reader asks, for at most ``expiry`` seconds. Capacity and expiry
 are decided by Redis, in a script, by its own clock. Readers of a process share one blocking
-connection, which is made when the first of them comes.
+connection to each node that has their channels, which is made when the first of them comes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any
 
 from channels.exceptions import ChannelFull
 from redis.exceptions import NoScriptError
 
-from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer
+from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer, Node
 from mpx_channels.multiplexer.logs import LimitedLog
 
 from .stats import Counters
@@ -44,14 +45,16 @@ class Script:
         self._source = source.encode()
         self._digest = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
 
-    async def __call__(self, multiplexer: Multiplexer, key: str, *arguments: bytes) -> Any:
+    async def __call__(
+        self, multiplexer: Multiplexer, node: Node, key: str, *arguments: bytes
+    ) -> Any:
         words = (b"1", key.encode(), *arguments)
         try:
-            return await multiplexer.command(b"EVALSHA", self._digest, *words)
+            return await multiplexer.command(b"EVALSHA", self._digest, *words, node=node)
         except CommandRefused as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-            return await multiplexer.command(b"EVAL", self._source, *words)
+            return await multiplexer.command(b"EVAL", self._source, *words, node=node)
 
 
 # Expired messages at the head do not count. The list itself goes with its last message.
@@ -93,6 +96,47 @@ class Queues:
 
     def __init__(self, multiplexer: Multiplexer, wake_name: str, counters: Counters) -> None:
         self._multiplexer = multiplexer
+        self._readers = {
+            node: QueueReader(multiplexer, node, wake_name, counters) for node in multiplexer.nodes
+        }
+
+    async def put(self, name: str, data: bytes, capacity: int, expiry: float) -> None:
+        """Add a message; raises `ChannelFull` when there are `capacity` unexpired ones."""
+        node = self._multiplexer.node_of(name)
+        life = b"%d" % max(1, round(expiry * 1000))
+        length = await _PUT(self._multiplexer, node, name, data, b"%d" % capacity, life)
+        if length < 0:
+            raise ChannelFull(f"{name!r} has {capacity} unread messages, its capacity")
+
+    def get(self, name: str) -> Awaitable[bytes]:
+        """Take the oldest unexpired message, with its stamp; a cancelled `get` loses none."""
+        return self._reader_of(name).get(name)
+
+    def put_back(self, name: str, stamped: bytes) -> None:
+        """Have the next reader get what another got and cannot use."""
+        self._reader_of(name).put_back(name, stamped)
+
+    async def close(self) -> None:
+        """Read no more, and give back what nobody took."""
+        await asyncio.gather(*[reader.close() for reader in self._readers.values()])
+
+    def _reader_of(self, name: str) -> QueueReader:
+        return self._readers[self._multiplexer.node_of(name)]
+
+    def abandon(self) -> None:
+        """The event loop was closed: what reads will never end."""
+        for reader in self._readers.values():
+            reader.abandon()
+
+
+class QueueReader:
+    """Reads the plain channels of one node."""
+
+    def __init__(
+        self, multiplexer: Multiplexer, node: Node, wake_name: str, counters: Counters
+    ) -> None:
+        self._multiplexer = multiplexer
+        self._node = node
         self._wake_name = wake_name
         self._counters = counters
         self._log = LimitedLog(logger)
@@ -104,14 +148,6 @@ class Queues:
         self._asked: set[str] = set()
         self._aside: set[asyncio.Task[None]] = set()
         self._closing = False
-
-    async def put(self, name: str, data: bytes, capacity: int, expiry: float) -> None:
-        """Add a message; raises `ChannelFull` when there are `capacity` unexpired ones."""
-        length = await _PUT(
-            self._multiplexer, name, data, b"%d" % capacity, b"%d" % max(1, round(expiry * 1000))
-        )
-        if length < 0:
-            raise ChannelFull(f"{name!r} has {capacity} unread messages, its capacity")
 
     async def get(self, name: str) -> bytes:
         """Take the oldest unexpired message, with its stamp; a cancelled `get` loses none."""
@@ -194,9 +230,9 @@ class Queues:
         self._asked = set(names)
         blocking = self._multiplexer.blocking_command
         keys = [name.encode() for name in (*names, self._wake_name)]
-        popped = blocking(b"BLPOP", *keys, b"%g" % PATIENCE)
+        popped = blocking(b"BLPOP", *keys, b"%g" % PATIENCE, node=self._node)
         # Answered right after the pop: Redis' time at that moment.
-        time = blocking(b"TIME")
+        time = blocking(b"TIME", node=self._node)
         try:
             reply, (seconds, microseconds) = await asyncio.gather(popped, time)
         finally:
@@ -250,7 +286,7 @@ class Queues:
 
     async def _give_back(self, name: str, data: bytes) -> None:
         try:
-            await _PUT_BACK(self._multiplexer, name, data)
+            await _PUT_BACK(self._multiplexer, self._node, name, data)
         except MpxError as error:
             self._counters.dropped_undelivered += 1
             self._log.warning(
@@ -262,7 +298,7 @@ class Queues:
 
     async def _wake_reader(self) -> None:
         try:
-            await _WAKE(self._multiplexer, self._wake_name)
+            await _WAKE(self._multiplexer, self._node, self._wake_name)
         except MpxError as error:
             # The pop ends by itself soon.
             self._log.debug("wake", "Could not wake the reader of plain channels: %s", str(error))

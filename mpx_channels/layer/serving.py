@@ -71,10 +71,11 @@ class Serving:
         return {"process": process.to_answer(), "groups": groups}
 
     async def _round_trip(self) -> float | None:
+        multiplexer = self._hub.multiplexer
         started = time.perf_counter()
         try:
             async with asyncio.timeout(PING_PATIENCE):
-                await self._hub.multiplexer.command(b"PING")
+                await multiplexer.command(b"PING", node=multiplexer.node_of(self._hub.inbox))
         except (MpxError, TimeoutError):
             return None
         return time.perf_counter() - started

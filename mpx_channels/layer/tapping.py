@@ -156,13 +156,14 @@ class Tapping(Listening):
             raise ValueError(f"{channel!r} is a channel of a process: tap() shows what comes to it")
         hub = await self._hub()
         name = self._names.queue(channel)
-        seconds, microseconds = await hub.multiplexer.command(b"TIME")
+        node = hub.multiplexer.node_of(name)
+        seconds, microseconds = await hub.multiplexer.command(b"TIME", node=node)
         now = int(seconds) + int(microseconds) / 1e6
         start = 0
         while True:
             end = start + PEEKED_AT_ONCE
             words = (b"LRANGE", name.encode(), b"%d" % start, b"%d" % (end - 1))
-            found: list[bytes] = await hub.multiplexer.command(*words)
+            found: list[bytes] = await hub.multiplexer.command(*words, node=node)
             for stamped in found:
                 expires = int(stamped[:STAMP]) / 1000
                 if expires > now:

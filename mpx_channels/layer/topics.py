@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from mpx_channels.multiplexer import ChannelSubscription, Multiplexer, PatternSubscription
+from mpx_channels.multiplexer import ChannelSubscription, Multiplexer, Node, PatternSubscription
 
 from .mailbox import Mailbox
 
@@ -18,6 +18,9 @@ class TopicOwner(Protocol):
 
     def topic_live(self, topics: Topics, name: str, topic: Topic, /) -> None:
         """Redis delivers this name from now on."""
+
+    def link_down(self, error: Exception, /) -> None:
+        """A link broke that topics are on: `Topics.went_down` says which."""
 
     def topic_left(self, mailbox: Mailbox, /) -> None:
         """A channel that was cut off has one name less to wait for."""
@@ -94,13 +97,19 @@ class Topics:
             topic.live = True
             self._owner.topic_live(self, name, topic)
 
-    def went_down(self) -> None:
-        """The link broke: nothing is delivered until Redis confirms again."""
-        for topic in self.topics.values():
-            topic.live = False
+    def went_down(self, error: Exception) -> list[Topic]:
+        """A link broke: return the topics that were on it.
+
+        Nothing is delivered to them until Redis confirms again.
+        """
+        raise NotImplementedError
 
     def activation(self, name: str) -> asyncio.Future[None]:
         """Done once Redis has confirmed the name."""
+        raise NotImplementedError
+
+    def pending(self, name: str) -> tuple[Node, ...]:
+        """The servers that have not confirmed the name."""
         raise NotImplementedError
 
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
@@ -130,12 +139,23 @@ class ChannelTopics(Topics):
         on_message: Callable[[str, bytes], None],
     ) -> None:
         super().__init__(kind, public, owner)
+        self._multiplexer = multiplexer
         self._subscription: ChannelSubscription = multiplexer.new_channel_subscription(
-            on_message, on_activation=self.went_live
+            on_message, owner.link_down, self.went_live
         )
+
+    def went_down(self, error: Exception) -> list[Topic]:
+        concerns = self._multiplexer.concerns
+        down = [topic for topic in self.topics.values() if concerns(error, topic.name)]
+        for topic in down:
+            topic.live = False
+        return down
 
     def activation(self, name: str) -> asyncio.Future[None]:
         return self._subscription.activation(name)
+
+    def pending(self, name: str) -> tuple[Node, ...]:
+        return self._subscription.pending(name)
 
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
         self._subscription.forget(name, activation)
@@ -167,6 +187,16 @@ class PatternTopics(Topics):
     def activation(self, name: str) -> asyncio.Future[None]:
         return self._subscriptions[name].activation()
 
+    def pending(self, name: str) -> tuple[Node, ...]:
+        subscription = self._subscriptions.get(name)
+        return subscription.pending() if subscription is not None else ()
+
+    def went_down(self, error: Exception) -> list[Topic]:
+        # Each is on every server.
+        for topic in self.topics.values():
+            topic.live = False
+        return list(self.topics.values())
+
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
         subscription = self._subscriptions.get(name)
         if subscription is not None:
@@ -177,7 +207,7 @@ class PatternTopics(Topics):
             self._on_message(name, channel, data)
 
         subscription = self._multiplexer.new_pattern_subscription(
-            name, on_message, on_activation=self.went_live
+            name, on_message, self._owner.link_down, self.went_live
         )
         self._subscriptions[name] = subscription
         return subscription.active

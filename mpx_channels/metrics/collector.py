@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mpx_channels.layer import LocalStats, layers
+from mpx_channels.multiplexer import NodeStats
 
 from .families import FAMILIES, Family
 
@@ -42,7 +43,10 @@ class MpxCollector(Collector):
             value = attrgetter(family.field)
             for label, total, in_use in totals:
                 figure = value(total)
-                if isinstance(figure, Mapping):
+                if family.by_node:
+                    for address, connected in _by_address(figure).items():
+                        metric.add_metric((label, address), connected)
+                elif isinstance(figure, Mapping):
                     for cause, count in figure.items():
                         metric.add_metric((label, cause), count)
                 elif figure is not None and (in_use or not isinstance(figure, bool)):
@@ -66,6 +70,14 @@ def register(registry: CollectorRegistry = REGISTRY) -> None:
             if registry not in _registries:
                 raise
         _registries.add(registry)
+
+
+def _by_address(nodes: Iterable[NodeStats]) -> dict[str, bool]:
+    """Whether the connections to each server stand, in every event loop that has one."""
+    connected: dict[str, bool] = {}
+    for node in nodes:
+        connected[node.address] = connected.get(node.address, True) and node.connected
+    return connected
 
 
 _registries: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()

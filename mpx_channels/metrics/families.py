@@ -11,8 +11,8 @@ __all__ = ["FAMILIES", "Family"]
 class Family:
     """One metric: ``field`` is where its value stands in `LayerStats`, with dots.
 
-    ``counter`` tells a count that only grows from a gauge, and ``by_cause`` one that has a series
-    for each cause.
+    ``counter`` tells a count that only grows from a gauge, ``by_cause`` one that has a series for
+    each cause, and ``by_node`` one that has a series for each Redis server, by its address.
     """
 
     name: str
@@ -20,10 +20,13 @@ class Family:
     help: str
     counter: bool = False
     by_cause: bool = False
+    by_node: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of its labels."""
+        if self.by_node:
+            return ("layer", "node")
         return ("layer", "cause") if self.by_cause else ("layer",)
 
 
@@ -66,6 +69,12 @@ FAMILIES = (
         "mpx_channels_connected",
         "multiplexer.connected",
         "Whether the subscribing connection to Redis stands, in every event loop that has one.",
+    ),
+    Family(
+        "mpx_channels_node_connected",
+        "multiplexer.nodes",
+        "The same for each of several hosts.",
+        by_node=True,
     ),
     Family(
         "mpx_channels_connected_timestamp_seconds",

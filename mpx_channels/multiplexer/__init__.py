@@ -17,8 +17,10 @@ from .exceptions import (
 )
 from .multiplexer import Multiplexer
 from .promises import Promise, PromiseSubscription, escape_glob
-from .stats import MultiplexerStats
+from .sentinel import SentinelNode
+from .stats import MultiplexerStats, NodeStats
 from .subscriptions import ChannelSubscription, PatternSubscription
+from .topology import Node
 
 __all__ = [
     "BacklogFull",
@@ -30,11 +32,14 @@ __all__ = [
     "Multiplexer",
     "MultiplexerStats",
     "MultiplexerStopped",
+    "Node",
+    "NodeStats",
     "NotConnected",
     "PatternSubscription",
     "Promise",
     "PromiseDisconnected",
     "PromiseSubscription",
+    "SentinelNode",
     "SubscriptionClosed",
     "SubscriptionRefused",
     "escape_glob",

@@ -15,7 +15,7 @@ from .logs import LimitedLog
 from .topology import Node
 from .wire import Wire, WireHandler, forget_task
 
-__all__ = ["Link", "LinkHandler", "LinkOptions"]
+__all__ = ["Link", "LinkHandler", "LinkOptions", "describe"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
@@ -128,7 +128,7 @@ class Link:
     async def _connect(self) -> Wire | None:
         try:
             async with asyncio.timeout(self._options.connect_timeout):
-                wire = await Wire.open(self.node.connection(), self._handler)
+                wire = await Wire.open(self.node.connection(), self._handler, check=self.node.check)
         except TimeoutError:
             error: Exception = TimeoutError(f"no answer in {self._options.connect_timeout} s")
         except Exception as caught:

@@ -1,27 +1,25 @@
-"""Multiplexer: what a process holds, two connections with everything on them."""
+"""Multiplexer: what a process holds, two connections to each node with everything on them."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, Self
 
 from .callbacks import OnActivation, OnDisconnect, OnMessage
 from .exceptions import MultiplexerStopped, NotConnected
+from .failover import FailoverWatch
 from .link import LinkOptions, describe
 from .promises import PromiseSubscription
-from .publisher import Publisher
-from .registry import CHANNEL, PATTERN
-from .stats import Counters, MultiplexerStats
-from .subscriber import Subscriber
+from .publisher import Publishers
+from .sentinel import SentinelNode
+from .stats import Counters, MultiplexerStats, snapshot
+from .subscriber import ServerLost, Subscriber, Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
-from .topology import Node
+from .topology import Node, Topology
 from .wire import forget_task, pack, pack_publish
 
 __all__ = ["Multiplexer"]
-
-# Seconds; more silence than this after a blocking command, and the connection counts as dead.
-LONGEST_BLOCK = 10.0
 
 
 class Multiplexer:
@@ -32,6 +30,8 @@ class Multiplexer:
     is away: they count, and are sent when a connection stands.
 
     - ``url``: where Redis is: ``redis://``, ``rediss://`` (TLS) or ``unix://``, as redis-py has it.
+      A list of several is for several servers, which share the names among them: see `node_of`.
+      An entry may be a `Node` or `SentinelNode`, too.
     - ``ping_interval`` (seconds, 30): after so much silence the server is asked for a sign of
       life; two unanswered PINGs end the connection. Shorter finds dead peers sooner and costs
       a packet per interval.
@@ -45,15 +45,16 @@ class Multiplexer:
       iteration; over it the newest is dropped and counted.
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
       connection, and for how long, before their senders get `NotConnected`.
-    - ``redis_options``: further keywords of redis-py's connections: ``username``, ``password``,
-      ``credential_provider``, ``db``, ``ssl_ca_certs``, ``client_name``, ``protocol``, ...
+    - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
+      URL: ``username``, ``password``, ``credential_provider``, ``db``, ``ssl_ca_certs``,
+      ``client_name``, ``protocol``, ...
 
     Raises `ValueError` or `TypeError`, naming the value, for a bad URL or option.
     """
 
     def __init__(
         self,
-        url: str = "redis://localhost:6379",
+        url: str | Node | Sequence[str | Node] = "redis://localhost:6379",
         *,
         ping_interval: float = 30.0,
         min_backoff: float = 0.008,
@@ -75,29 +76,78 @@ class Multiplexer:
         for name, value in (("max_queue", max_queue), ("max_backlog", max_backlog)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value!r}")
-        self.node = Node(url, connect_timeout=connect_timeout, options=redis_options)
+        entries: Sequence[Any] = url if isinstance(url, list | tuple) else [url]
+        if not entries:
+            raise ValueError("a multiplexer needs at least one URL")
+        self._topology = Topology(
+            [
+                each
+                if isinstance(each, Node)
+                else Node(each, connect_timeout=connect_timeout, options=redis_options)
+                for each in entries
+            ]
+        )
         self._max_queue = max_queue
-        self._connect_timeout = connect_timeout
         self._counters = Counters()
-        self._subscriber = Subscriber(self.node, options, self._counters, linger=unsubscribe_delay)
-        self._publisher = Publisher(
-            self.node,
+        self._subscribers = Subscribers(
+            self._topology, options, self._counters, linger=unsubscribe_delay
+        )
+        self._publishers = Publishers(
+            self._topology,
             options,
             self._counters,
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
         )
-        # Started by the first blocking command only.
-        self._blocker = Publisher(
-            self.node,
-            # While a command blocks, a PING behind it is not answered.
-            replace(options, ping_interval=max(ping_interval, LONGEST_BLOCK)),
-            self._counters,
-            max_backlog=max_backlog,
-            backlog_timeout=backlog_timeout,
-            label="blocking",
-            longest_command=LONGEST_BLOCK,
-        )
+        self._watches = [
+            FailoverWatch(
+                [
+                    server.link,
+                    *[each.link for each in self._publishers.at(self._topology, server.link.node)],
+                ],
+                options,
+            )
+            for server in self._subscribers.all
+            if isinstance(server.link.node, SentinelNode)
+        ]
+        # The subscriber and publisher, where there is but one node and nobody need look for it.
+        self._subscriber: Subscriber = self._subscribers.all[0]
+        self._publisher = self._publishers.only
+
+    # -- where ----------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        """The node; the first of several."""
+        return self._topology.nodes[0]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes, in the order of their URLs."""
+        return self._topology.nodes
+
+    def node_of(self, name: str | bytes) -> Node:
+        """The node that a channel name, or a key, lives on.
+
+        That is the one at the CRC-32 of the name, scaled to the number of nodes, as with
+        channels_redis: all processes need the same nodes in the same order.
+        """
+        if self._publisher is not None:
+            return self.node
+        return self._topology.node_of(encode_name(name))
+
+    def server_of(self, name: str | bytes) -> Node:
+        """The first of the nodes that are the same server as the node of `name`.
+
+        Nodes that are databases of one server share its subscribing connection.
+        """
+        if self._subscribers.only is not None:
+            return self.node
+        return self._topology.server_of(encode_name(name))
+
+    def concerns(self, error: Exception, name: str | bytes) -> bool:
+        """Whether the loss of a connection, as ``on_disconnect`` gets it, is that of `name`."""
+        return not isinstance(error, ServerLost) or error.server is self.server_of(name)
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -108,31 +158,48 @@ class Multiplexer:
 
     @property
     def last_error(self) -> Exception | None:
-        """Why there is no connection; None while there is one, and before the first attempt."""
-        return self._subscriber.link.last_error
+        """Why there is no connection; None while there is one, and before the first attempt.
+
+        With several nodes, that of the first that has one.
+        """
+        errors = [each.link.last_error for each in self._subscribers.all]
+        return next((error for error in errors if error is not None), None)
+
+    def error_of(self, node: Node) -> Exception | None:
+        """As `last_error`, of one node."""
+        return self._subscribers.of_node(node).link.last_error
 
     async def start(self) -> None:
         """Begin to connect and return at once, also when the server is down."""
         if self.running:
             return
-        self._subscriber.start()
-        self._publisher.start()
+        for subscriber in self._subscribers.all:
+            subscriber.start()
+        for publisher in self._publishers.all:
+            publisher.start()
+        for watch in self._watches:
+            watch.start()
 
     async def stop(self) -> None:
-        """Let publishes out, close both connections. Subscriptions stay, for the next `start`.
+        """Let publishes out, close all connections. Subscriptions stay, for the next `start`.
 
         Subscriptions hear ``on_disconnect``, outstanding promises fail with
         `PromiseDisconnected`. Returns within a second.
         """
-        await self._publisher.stop()
-        await self._subscriber.stop()
+        await asyncio.gather(*[each.stop() for each in self._publishers.all])
+        await asyncio.gather(*[each.stop() for each in self._subscribers.all])
         # Last: while we are running, whoever lost a blocking command may open it again.
-        await self._blocker.stop()
+        await asyncio.gather(*[each.stop() for each in self._publishers.blocking])
+        await asyncio.gather(*[each.stop() for each in self._watches])
 
     def abandon(self) -> None:
         """The event loop was closed without `stop`: close the sockets without its help."""
-        for link in (self._subscriber.link, self._publisher.link, self._blocker.link):
+        subscribing = [each.link for each in self._subscribers.all]
+        publishing = [each.link for each in (*self._publishers.all, *self._publishers.blocking)]
+        for link in (*subscribing, *publishing):
             link.abandon()
+        for watch in self._watches:
+            watch.abandon()
 
     def forget_task(self, task: asyncio.Task[Any]) -> None:
         """Have asyncio not complain of a task that was left behind by a loop that was closed."""
@@ -146,22 +213,26 @@ class Multiplexer:
         await self.stop()
 
     async def wait_connected(self, timeout: float | None = None) -> None:
-        """Return once the subscribing connection stands.
+        """Return once the subscribing connection stands; with several servers, those to all.
 
         ``timeout`` is in seconds, None waits for ever; raises `NotConnected` when it is over,
         with the reason of the last attempt.
         """
         if not self.running:
             raise MultiplexerStopped("the multiplexer is not running: await start() first")
+        link = self._subscriber.link
         try:
             async with asyncio.timeout(timeout):
-                await self._subscriber.up.wait()
+                while missing := [each for each in self._subscribers.all if not each.up.is_set()]:
+                    link = missing[0].link
+                    await missing[0].up.wait()
             if not self.running:
                 raise MultiplexerStopped("the multiplexer was stopped meanwhile")
         except TimeoutError:
-            error = self._subscriber.link.last_error
-            cause = f": {describe(error)}" if error is not None else ""
-            raise NotConnected(f"no connection to {self.node} in {timeout} s{cause}") from error
+            cause = f": {describe(link.last_error)}" if link.last_error is not None else ""
+            raise NotConnected(
+                f"no connection to {link.node} in {timeout} s{cause}"
+            ) from link.last_error
 
     # -- talk ---------------------------------------------------------------------------------
 
@@ -180,24 +251,28 @@ class Multiplexer:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"data must be bytes, not {type(data).__name__}: encode it first")
             data = bytes(data)
-        return self._publisher.submit(pack_publish(encode_name(name), data))
+        key = encode_name(name)
+        publisher = self._publisher or self._publishers.of(self._topology.node_of(key))
+        return publisher.submit(pack_publish(key, data))
 
-    def command(self, *words: bytes) -> asyncio.Future[Any]:
+    def command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send any command that does not block, in order with what is published.
 
-        The future gets Redis' reply, and fails as `publish` does.
+        ``node`` is one of `nodes`, such as the `node_of` a key; it can be left out where there is
+        but one. The future gets Redis' reply, and fails as `publish` does.
         """
-        return self._publisher.submit(pack(*words))
+        return self._publishers.of(node).submit(pack(*words))
 
-    def blocking_command(self, *words: bytes) -> asyncio.Future[Any]:
+    def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send a command that may block for up to `LONGEST_BLOCK` seconds, such as BLPOP.
 
-        Over a third connection, which the first such command opens. One command at a time: the
-        next waits behind it. Else as `command`.
+        Over a third connection, which the first such command to a node opens. One command at a
+        time: the next waits behind it. Else as `command`.
         """
-        if self.running and not self._blocker.link.running:
-            self._blocker.start()
-        return self._blocker.submit(pack(*words))
+        blocker = self._publishers.blocking_of(node)
+        if self.running and not blocker.link.running:
+            blocker.start()
+        return blocker.submit(pack(*words))
 
     def new_channel_subscription(
         self,
@@ -207,7 +282,7 @@ class Multiplexer:
     ) -> ChannelSubscription:
         """A subscription to channels, none at first; without `on_message`, iterate over it."""
         return ChannelSubscription(
-            self._subscriber, on_message, on_disconnect, on_activation, max_queue=self._max_queue
+            self._subscribers, on_message, on_disconnect, on_activation, max_queue=self._max_queue
         )
 
     def new_pattern_subscription(
@@ -219,7 +294,7 @@ class Multiplexer:
     ) -> PatternSubscription:
         """A subscription to one pattern; without `on_message`, iterate over it."""
         return PatternSubscription(
-            self._subscriber,
+            self._subscribers,
             pattern,
             on_message,
             on_disconnect,
@@ -229,29 +304,10 @@ class Multiplexer:
 
     def new_promise_subscription(self, prefix: str | bytes) -> PromiseSubscription:
         """Promises on the channels that begin with `prefix`."""
-        return PromiseSubscription(self._subscriber, prefix, max_queue=self._max_queue)
+        return PromiseSubscription(self._subscribers, prefix, max_queue=self._max_queue)
 
     # -- look ---------------------------------------------------------------------------------
 
     def stats(self) -> MultiplexerStats:
         """A snapshot; it walks over the names, so take it by the second, not by the message."""
-        registry = self._subscriber.registry
-        links = (self._subscriber.link, self._publisher.link, self._blocker.link)
-        wires = [link.wire for link in links if link.wire is not None]
-        counters = self._counters
-        return MultiplexerStats(
-            connected=links[0].wire is not None,
-            connected_since=links[0].connected_at,
-            names_wanted=registry.wanted(CHANNEL),
-            names_confirmed=registry.confirmed(CHANNEL),
-            patterns=registry.wanted(PATTERN),
-            listeners=registry.listeners(),
-            messages_in=counters.messages_in,
-            deliveries=counters.deliveries,
-            bytes_in=counters.bytes_in + sum(wire.bytes_in for wire in wires),
-            bytes_out=counters.bytes_out + sum(wire.bytes_out for wire in wires),
-            commands_out=counters.commands_out,
-            reconnects=max(0, links[0].connections - 1),
-            callback_errors=counters.callback_errors,
-            drops=counters.drops(),
-        )
+        return snapshot(self._topology, self._subscribers, self._publishers, self._counters)

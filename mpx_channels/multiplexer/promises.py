@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Self
 
 from .exceptions import InactiveSubscription, PromiseDisconnected, SubscriptionClosed
-from .subscriber import Subscriber
+from .subscriber import Subscribers
 from .subscriptions import PatternSubscription, encode_name
 
 __all__ = ["Promise", "PromiseSubscription", "escape_glob"]
@@ -77,12 +77,12 @@ class PromiseSubscription:
     the pattern, and inactive again from the moment the connection breaks.
     """
 
-    def __init__(self, subscriber: Subscriber, prefix: str | bytes, *, max_queue: int) -> None:
+    def __init__(self, subscribers: Subscribers, prefix: str | bytes, *, max_queue: int) -> None:
         self.prefix = encode_name(prefix).decode("utf-8", "surrogateescape")
-        self._counters = subscriber.counters
+        self._counters = subscribers.counters
         self._promises: dict[str, dict[Promise, None]] = {}
         self._pattern = PatternSubscription(
-            subscriber,
+            subscribers,
             escape_glob(self.prefix) + "*",
             self._message,
             self._disconnected,

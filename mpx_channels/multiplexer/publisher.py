@@ -1,4 +1,4 @@
-"""The commanding side of one node: pipelined PUBLISH and other commands over one connection."""
+"""The commanding side of a node: pipelined PUBLISH and other commands over one connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .exceptions import (
     BacklogFull,
@@ -17,15 +18,17 @@ from .exceptions import (
 from .link import Link, LinkOptions, describe
 from .logs import LimitedLog
 from .stats import Counters
-from .topology import Node
+from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
-__all__ = ["Publisher"]
+__all__ = ["LONGEST_BLOCK", "Publisher", "Publishers"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
 # So many commands go out before the end of the turn: the server works while we pack the rest.
 WRITE_AT_ONCE = 64
+# Seconds; more silence than this after a blocking command, and the connection counts as dead.
+LONGEST_BLOCK = 10.0
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
 
@@ -67,6 +70,11 @@ class Publisher:
         self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
         self._answered = 0
         self._watchdog: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for a connection."""
+        return len(self._backlog)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -245,6 +253,64 @@ class Publisher:
                 future.set_exception(refusal)
             else:
                 future.set_result(frame)
+
+
+class Publishers:
+    """The publishers of all nodes, and those for commands that block, which start when needed."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        options: LinkOptions,
+        counters: Counters,
+        *,
+        max_backlog: int,
+        backlog_timeout: float,
+    ) -> None:
+        def make(node: Node, options: LinkOptions, label: str, longest: float) -> Publisher:
+            return Publisher(
+                node,
+                options,
+                counters,
+                max_backlog=max_backlog,
+                backlog_timeout=backlog_timeout,
+                label=label,
+                longest_command=longest,
+            )
+
+        # While a command blocks, a PING behind it is not answered.
+        patient = replace(options, ping_interval=max(options.ping_interval, LONGEST_BLOCK))
+        self._by_node = {node: make(node, options, "publishing", 0) for node in topology.nodes}
+        self._blocking_by_node = {
+            node: make(node, patient, "blocking", LONGEST_BLOCK) for node in topology.nodes
+        }
+        self.all = tuple(self._by_node.values())
+        self.blocking = tuple(self._blocking_by_node.values())
+        self.only = self.all[0] if len(self.all) == 1 else None
+
+    def of(self, node: Node | None) -> Publisher:
+        """That of a node; raises `ValueError` for one that is not ours."""
+        return self._by_node[self._which(node)]
+
+    def at(self, topology: Topology, server: Node) -> list[Publisher]:
+        """All that go to a server, by its first node."""
+        return [
+            each
+            for each in (*self.all, *self.blocking)
+            if topology.server(each.link.node) is server
+        ]
+
+    def blocking_of(self, node: Node | None) -> Publisher:
+        """As `of`, for commands that block."""
+        return self._blocking_by_node[self._which(node)]
+
+    def _which(self, node: Node | None) -> Node:
+        if node is None and self.only is not None:
+            return self.only.link.node
+        if node is None or node not in self._by_node:
+            nodes = ", ".join(map(str, self._by_node))
+            raise ValueError(f"node must be one of this multiplexer's nodes ({nodes}), not {node}")
+        return node
 
 
 def _fail(future: asyncio.Future[Frame], error: Exception) -> None:

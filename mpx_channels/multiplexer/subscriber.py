@@ -1,4 +1,4 @@
-"""The subscribing side of one node: the registry at work over a link."""
+"""The subscribing side of one server: the registry at work over a link."""
 
 from __future__ import annotations
 
@@ -8,31 +8,51 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .callbacks import CALLBACK_ERRORS
-from .link import Link, LinkOptions
+from .exceptions import ConnectionLost
+from .link import Link, LinkOptions, describe
 from .logs import LimitedLog, origin
 from .registry import Entry, Listener, Registry
 from .stats import Counters
-from .topology import Node
+from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
-__all__ = ["Subscriber", "Subscription"]
+__all__ = ["ServerLost", "Subscriber", "Subscribers", "Subscription"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
+
+
+class ServerLost(ConnectionLost):
+    """The subscribing connection to one of several servers broke; ``server`` is its node."""
+
+    def __init__(self, server: Node, cause: Exception) -> None:
+        super().__init__(f"{server}: {describe(cause)}")
+        self.server = server
+        self.__cause__ = cause
 
 
 class Subscription(Listener, Protocol):
     """A listener that wants to know of the link, too."""
 
-    def disconnected(self, error: Exception, /) -> None:
-        """The link broke; all that came over it was delivered."""
+    def disconnected(self, error: Exception, subscriber: Subscriber, /) -> None:
+        """This subscriber's link broke; all that came over it was delivered."""
 
 
 class Subscriber:
-    """Carries every subscription of a process to one node, over one connection."""
+    """Carries every subscription of a process to one server, over one connection.
+
+    ``alone`` says that there is no other server: errors need not say which one.
+    """
 
     def __init__(
-        self, node: Node, options: LinkOptions, counters: Counters, *, linger: float
+        self,
+        node: Node,
+        options: LinkOptions,
+        counters: Counters,
+        *,
+        linger: float,
+        alone: bool = True,
     ) -> None:
+        self.alone = alone
         self.registry = Registry(linger)
         self.link = Link(node, self, options, "subscribing")
         self.subscriptions: set[Subscription] = set()
@@ -109,8 +129,10 @@ class Subscriber:
             self.counters.bytes_out += wire.bytes_out
         self.up.clear()
         self.registry.disconnect()
+        if not self.alone:
+            error = ServerLost(self.link.node, error)
         for subscription in tuple(self.subscriptions):
-            subscription.disconnected(error)
+            subscription.disconnected(error, self)
 
     def writable(self) -> None:
         self.changed()
@@ -207,3 +229,31 @@ class Subscriber:
             repr(error),
             exc_info=error,
         )
+
+
+class Subscribers:
+    """The subscribers of all servers, and which of them has a name."""
+
+    def __init__(
+        self, topology: Topology, options: LinkOptions, counters: Counters, *, linger: float
+    ) -> None:
+        self.counters = counters
+        self._topology = topology
+        alone = len(topology.servers) == 1
+        self._by_server = {
+            server: Subscriber(server, options, counters, linger=linger, alone=alone)
+            for server in topology.servers
+        }
+        self.all = tuple(self._by_server.values())
+        # For what is about no server, such as callbacks.
+        self.log = self.all[0].log
+        # The one that has every name, if there is but one: nobody needs to look for it then.
+        self.only = self.all[0] if alone else None
+
+    def of(self, name: bytes) -> Subscriber:
+        """The one that has a channel's name."""
+        return self.only or self._by_server[self._topology.server_of(name)]
+
+    def of_node(self, node: Node) -> Subscriber:
+        """The one that has the names of a node."""
+        return self._by_server[self._topology.server(node)]

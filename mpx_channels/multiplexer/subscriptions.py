@@ -8,8 +8,9 @@ from typing import Self
 
 from .callbacks import Callbacks, MessageStream, OnActivation, OnDisconnect, OnMessage
 from .exceptions import InactiveSubscription, SubscriptionClosed, SubscriptionRefused
-from .registry import CHANNEL, PATTERN, Entry, Kind
-from .subscriber import Subscriber
+from .registry import CHANNEL, PATTERN, Entry
+from .subscriber import Subscriber, Subscribers
+from .topology import Node
 
 __all__ = ["BaseSubscription", "ChannelSubscription", "PatternSubscription", "encode_name"]
 
@@ -30,36 +31,34 @@ def _ignore(name: str, data: bytes) -> None:
 class BaseSubscription:
     """What channel and pattern subscriptions share: callbacks, waiting, iterating, closing."""
 
-    kind: Kind
-
     def __init__(
         self,
-        subscriber: Subscriber,
+        subscribers: Subscribers,
         on_message: OnMessage | None,
         on_disconnect: OnDisconnect | None = None,
         on_activation: OnActivation | None = None,
         *,
         max_queue: int,
     ) -> None:
-        self._subscriber = subscriber
+        self._subscribers = subscribers
         self._stream: MessageStream | None = None
         if on_message is None:
-            self._stream = MessageStream(subscriber.counters, max_queue)
+            self._stream = MessageStream(subscribers.counters, max_queue)
             on_message = self._stream.put
         self._callbacks = Callbacks(
             on_message,
             on_disconnect,
             on_activation,
-            counters=subscriber.counters,
-            log=subscriber.log,
+            counters=subscribers.counters,
+            log=subscribers.log,
             max_queue=max_queue,
         )
         # Looked up and called for every message: an attribute, without a step between.
         self.deliver: OnMessage = self._callbacks.deliver
-        self._entries: dict[bytes, Entry] = {}
-        self._waiters: dict[Entry, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._closed = False
-        subscriber.subscriptions.add(self)
+        for subscriber in subscribers.all:
+            subscriber.subscriptions.add(self)
 
     @property
     def closed(self) -> bool:
@@ -73,13 +72,14 @@ class BaseSubscription:
         """
         if self._closed:
             return
-        self._remove(*self._entries, at_once=at_once)
+        self._leave(at_once=at_once)
         self._closed = True
         self.deliver = _ignore
         self._callbacks.close()
         if self._stream is not None:
             self._stream.end()
-        self._subscriber.subscriptions.discard(self)
+        for subscriber in self._subscribers.all:
+            subscriber.subscriptions.discard(self)
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -106,7 +106,7 @@ class BaseSubscription:
     def activated(self, entry: Entry) -> None:
         """Redis confirmed a name of ours."""
         self._callbacks.activated(entry.text)
-        for waiter in self._waiters.pop(entry, ()):
+        for waiter in self._waiters.pop(entry.name, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -114,47 +114,28 @@ class BaseSubscription:
         """Redis refused a name of ours."""
         self._fail_waiters(entry, _refusal(entry))
 
-    def disconnected(self, error: Exception) -> None:
-        """The link broke."""
-        self._callbacks.disconnected(error)
+    def disconnected(self, error: Exception, subscriber: Subscriber) -> None:
+        """The link to a server broke."""
+        if subscriber.alone or self._listens_at(subscriber):
+            self._callbacks.disconnected(error)
 
     # -- for subclasses -----------------------------------------------------------------------
+
+    def _leave(self, *, at_once: bool) -> None:
+        """Listen to nothing any more."""
+        raise NotImplementedError
+
+    def _listens_at(self, subscriber: Subscriber) -> bool:
+        """Whether any of our names is on this server."""
+        raise NotImplementedError
+
+    def _activation(self, name: bytes) -> asyncio.Future[None]:
+        """A future that is done once Redis has confirmed the name."""
+        raise NotImplementedError
 
     def _check_open(self) -> None:
         if self._closed:
             raise SubscriptionClosed(f"this {type(self).__name__} was closed; make a new one")
-
-    def _add(self, *names: bytes) -> None:
-        for name in names:
-            if name not in self._entries:
-                self._entries[name] = self._subscriber.registry.add(self.kind, name, self)
-        self._subscriber.changed()
-
-    def _remove(self, *names: bytes, at_once: bool = False) -> None:
-        now = self._subscriber.now()
-        for name in names:
-            entry = self._entries.pop(name, None)
-            if entry is not None:
-                self._subscriber.registry.remove(entry, self, now, at_once=at_once)
-                self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
-        self._subscriber.changed()
-
-    def _activation(self, name: bytes) -> asyncio.Future[None]:
-        self._check_open()
-        entry = self._entries.get(name)
-        if entry is None:
-            text = name.decode("utf-8", "surrogateescape")
-            raise InactiveSubscription(f"{text!r} is not in this subscription: add() it")
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if entry.active:
-            if entry.listeners[self] is False:
-                self._subscriber.tell_late_joiners()
-            waiter.set_result(None)
-        elif entry.refusal is not None:
-            raise _refusal(entry)
-        else:
-            self._waiters.setdefault(entry, []).append(waiter)
-        return waiter
 
     async def _wait_for(self, name: bytes) -> None:
         waiter = self._activation(name)
@@ -165,13 +146,12 @@ class BaseSubscription:
             raise
 
     def _forget(self, name: bytes, waiter: asyncio.Future[None]) -> None:
-        entry = self._entries.get(name)
-        waiters = self._waiters.get(entry) if entry is not None else None
+        waiters = self._waiters.get(name)
         if waiters is not None and waiter in waiters:
             waiters.remove(waiter)
 
     def _fail_waiters(self, entry: Entry, error: Exception) -> None:
-        for waiter in self._waiters.pop(entry, ()):
+        for waiter in self._waiters.pop(entry.name, ()):
             if not waiter.done():
                 waiter.set_exception(error)
 
@@ -183,7 +163,19 @@ class ChannelSubscription(BaseSubscription):
     waits for anything; they count while the server is away, too.
     """
 
-    kind = CHANNEL
+    _entries: dict[bytes, Entry]
+
+    def __init__(
+        self,
+        subscribers: Subscribers,
+        on_message: OnMessage | None,
+        on_disconnect: OnDisconnect | None = None,
+        on_activation: OnActivation | None = None,
+        *,
+        max_queue: int,
+    ) -> None:
+        self._entries = {}
+        super().__init__(subscribers, on_message, on_disconnect, on_activation, max_queue=max_queue)
 
     def add(self, *names: str | bytes) -> None:
         """Listen to these channels; those that are in already stay as they are.
@@ -191,7 +183,12 @@ class ChannelSubscription(BaseSubscription):
         Raises `SubscriptionClosed` after `close`, `TypeError` for what is neither str nor bytes.
         """
         self._check_open()
-        self._add(*map(encode_name, names))
+        subscribers, entries = self._subscribers, self._entries
+        for name in [encode_name(each) for each in names]:  # all or nothing
+            if name not in entries:
+                subscriber = subscribers.only or subscribers.of(name)
+                entries[name] = subscriber.registry.add(CHANNEL, name, self)
+                subscriber.changed()
 
     def remove(self, *names: str | bytes, at_once: bool = False) -> None:
         """Listen to these channels no more; those that are not in are passed over.
@@ -226,6 +223,11 @@ class ChannelSubscription(BaseSubscription):
         """
         await self._wait_for(encode_name(name))
 
+    def pending(self, name: str | bytes) -> tuple[Node, ...]:
+        """The server that has not confirmed `name` yet; empty when it has."""
+        key = encode_name(name)
+        return () if self.is_active(key) else (self._subscribers.of(key).link.node,)
+
     def activation(self, name: str | bytes) -> asyncio.Future[None]:
         """As `wait_for_activation`, as a future: for many waits at once, without a task each.
 
@@ -237,18 +239,51 @@ class ChannelSubscription(BaseSubscription):
         """Nobody waits for this future of `activation` any more."""
         self._forget(encode_name(name), activation)
 
+    def _remove(self, *names: bytes, at_once: bool = False) -> None:
+        subscribers = self._subscribers
+        for name in names:
+            entry = self._entries.pop(name, None)
+            if entry is not None:
+                subscriber = subscribers.only or subscribers.of(name)
+                subscriber.registry.remove(entry, self, subscriber.now(), at_once=at_once)
+                subscriber.changed()
+                self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
+
+    def _leave(self, *, at_once: bool) -> None:
+        self._remove(*self._entries, at_once=at_once)
+
+    def _listens_at(self, subscriber: Subscriber) -> bool:
+        return any(self._subscribers.of(name) is subscriber for name in self._entries)
+
+    def _activation(self, name: bytes) -> asyncio.Future[None]:
+        self._check_open()
+        entry = self._entries.get(name)
+        if entry is None:
+            text = name.decode("utf-8", "surrogateescape")
+            raise InactiveSubscription(f"{text!r} is not in this subscription: add() it")
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if entry.active:
+            if entry.listeners[self] is False:
+                self._subscribers.of(name).tell_late_joiners()
+            waiter.set_result(None)
+        elif entry.refusal is not None:
+            raise _refusal(entry)
+        else:
+            self._waiters.setdefault(name, []).append(waiter)
+        return waiter
+
 
 class PatternSubscription(BaseSubscription):
     """One Redis pattern (https://redis.io/docs/latest/commands/psubscribe/ has the syntax).
 
-    Made by `Multiplexer.new_pattern_subscription`.
+    Made by `Multiplexer.new_pattern_subscription`. With several hosts, names that match may be on
+    any of them: so it is active once every server has confirmed it, and no longer when the link to
+    one of them breaks.
     """
-
-    kind = PATTERN
 
     def __init__(
         self,
-        subscriber: Subscriber,
+        subscribers: Subscribers,
         pattern: str | bytes,
         on_message: OnMessage | None,
         on_disconnect: OnDisconnect | None = None,
@@ -256,9 +291,12 @@ class PatternSubscription(BaseSubscription):
         *,
         max_queue: int,
     ) -> None:
-        self._name = encode_name(pattern)
-        super().__init__(subscriber, on_message, on_disconnect, on_activation, max_queue=max_queue)
-        self._add(self._name)
+        self._name = name = encode_name(pattern)
+        super().__init__(subscribers, on_message, on_disconnect, on_activation, max_queue=max_queue)
+        # One for each server.
+        self._entries = [each.registry.add(PATTERN, name, self) for each in subscribers.all]
+        for subscriber in subscribers.all:
+            subscriber.changed()
 
     @property
     def pattern(self) -> str:
@@ -267,12 +305,17 @@ class PatternSubscription(BaseSubscription):
 
     @property
     def active(self) -> bool:
-        """Whether Redis has confirmed the pattern on the connection that stands now."""
-        return not self._closed and self._entries[self._name].active
+        """Whether Redis has confirmed the pattern on the connections that stand now."""
+        return not self._closed and all(entry.active for entry in self._entries)
 
     async def wait_for_activation(self) -> None:
         """Return once Redis has confirmed the pattern; else as with channels."""
         await self._wait_for(self._name)
+
+    def pending(self) -> tuple[Node, ...]:
+        """The servers that have not confirmed the pattern yet."""
+        pairs = zip(self._subscribers.all, self._entries, strict=True)
+        return tuple(subscriber.link.node for subscriber, entry in pairs if not entry.active)
 
     def activation(self) -> asyncio.Future[None]:
         """As `wait_for_activation`, as a future; `forget` it when nobody waits any more."""
@@ -281,6 +324,34 @@ class PatternSubscription(BaseSubscription):
     def forget(self, activation: asyncio.Future[None]) -> None:
         """Nobody waits for this future of `activation` any more."""
         self._forget(self._name, activation)
+
+    def activated(self, entry: Entry) -> None:
+        """A server confirmed the pattern; the last one makes it active."""
+        if all(each.active and each.listeners.get(self) for each in self._entries):
+            super().activated(entry)
+
+    def _leave(self, *, at_once: bool) -> None:
+        for subscriber, entry in zip(self._subscribers.all, self._entries, strict=True):
+            subscriber.registry.remove(entry, self, subscriber.now(), at_once=at_once)
+            subscriber.changed()
+            self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
+
+    def _listens_at(self, subscriber: Subscriber) -> bool:
+        return True
+
+    def _activation(self, name: bytes) -> asyncio.Future[None]:
+        self._check_open()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused = [entry for entry in self._entries if entry.refusal is not None]
+        if self.active:
+            for subscriber in self._subscribers.all:
+                subscriber.tell_late_joiners()
+            waiter.set_result(None)
+        elif refused:
+            raise _refusal(refused[0])
+        else:
+            self._waiters.setdefault(name, []).append(waiter)
+        return waiter
 
 
 def _refusal(entry: Entry) -> SubscriptionRefused:

@@ -1,12 +1,14 @@
 """Where names live: how to reach a node, and which node a name belongs to.
 
-Today every name lives on the one node. Several hosts, Sentinel and Cluster change this file: a
-registry, a link and a publisher belong to a node already.
+A registry and its link belong to a server, a publisher to a node; the multiplexer owns a set of
+them, and `Topology` says which is whose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from binascii import crc32
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,11 +16,10 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
-__all__ = ["Node"]
+__all__ = ["Node", "Topology", "connection_class"]
 
 # Ours to set: the multiplexer reads bytes, reconnects by itself and watches over idle connections.
 OWN_OPTIONS = {
-    "connection_class": "the URL's scheme chooses it",
     "connection_pool": "the multiplexer owns its connections",
     "decode_responses": "data stays bytes",
     "encoding": "names are UTF-8 and data stays bytes",
@@ -32,19 +33,29 @@ OWN_OPTIONS = {
     "socket_connect_timeout": "use connect_timeout",
     "socket_timeout": "use connect_timeout and ping_interval",
 }
+# Options that do not tell one server from another.
+_NOT_PLACE = frozenset({"db", "username", "password", "credential_provider", "client_name"})
+# Names are hashed to so many places, which the nodes share; channels_redis does the same.
+RING = 4096
 
 
 class Node:
-    """One Redis server as redis-py is to reach it.
+    """One entry of the hosts: a Redis server, and a database of it, as redis-py is to reach it.
 
     ``url`` is any URL redis-py takes (``redis://``, ``rediss://``, ``unix://``), ``options`` are
-    further keywords of redis-py's connection classes and win over the URL's.
+    further keywords of redis-py's connection classes and win over the URL's. Among them,
+    ``connection_class`` may be a subclass of redis-py's asyncio connections, instead of the one
+    that the URL's scheme chooses. ``connect_timeout`` is in seconds.
 
     Raises `ValueError` for a bad URL and `TypeError` for an option that redis-py or we refuse.
     """
 
     def __init__(
-        self, url: str, *, connect_timeout: float, options: Mapping[str, Any] | None = None
+        self,
+        url: str = "redis://localhost:6379",
+        *,
+        connect_timeout: float = 5.0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(url, str):
             raise TypeError(f"the Redis URL must be a str such as 'redis://host:6379', not {url!r}")
@@ -52,13 +63,26 @@ class Node:
             parsed: dict[str, Any] = dict(redis_parse_url(url))
         except ValueError as error:
             raise ValueError(f"bad Redis URL {_without_password(url)!r}: {error}") from None
-        self._class: type[AbstractConnection] = parsed.pop("connection_class", Connection)
+        by_scheme = parsed.pop("connection_class", Connection)
+        self._prepare(by_scheme, parsed, options or {}, connect_timeout)
+
+    def _prepare(
+        self,
+        by_scheme: type[AbstractConnection],
+        said: Mapping[str, Any],
+        options: Mapping[str, Any],
+        connect_timeout: float,
+    ) -> None:
+        """Take the options that were said in a URL and those that were not, and try them."""
         for name, instead in OWN_OPTIONS.items():
-            if name in (options or {}):
+            if name in options:
                 raise TypeError(f"{name!r} is not an option of the multiplexer: {instead}")
-            parsed.pop(name, None)
+        given = {**options}
+        self._class = connection_class(given.pop("connection_class", None) or by_scheme)
+        passed_over = {"connection_class", *OWN_OPTIONS}
+        from_url = {key: value for key, value in said.items() if key not in passed_over}
         # RESP2 unless asked otherwise: it needs no HELLO, and Pub/Sub frames are the same lists.
-        self._options = {"protocol": 2, **parsed, **(options or {})}
+        self._options = {"protocol": 2, **from_url, **given}
         if str(self._options["protocol"]) not in ("2", "3"):
             raise ValueError(f"protocol must be 2 or 3, not {self._options['protocol']!r}")
         self._options |= {
@@ -81,13 +105,72 @@ class Node:
         """A fresh connection of redis-py, not connected yet."""
         return self._class(**self._options)
 
+    async def check(self, connection: AbstractConnection) -> None:
+        """Raise what is wrong with a connection after its handshake, and before its use."""
+
+    @property
+    def db(self) -> int:
+        """The number of the database; Pub/Sub knows none."""
+        return int(self._options.get("db") or 0)
+
+    @property
+    def place(self) -> Hashable:
+        """Equal for nodes that are one server, as far as their options tell."""
+        if self._class.__module__.startswith("redis."):
+            return str(self)
+        # What the options of somebody else's class mean, only that class knows.
+        rest = [(key, repr(value)) for key, value in self._options.items() if key not in _NOT_PLACE]
+        return (self._class, *sorted(rest))
+
     def __str__(self) -> str:
         """The address for people: no credentials in it."""
         if issubclass(self._class, UnixDomainSocketConnection):
             return f"unix://{self._options.get('path', '')}"
-        scheme = "rediss" if "SSL" in self._class.__name__ else "redis"
         host = self._options.get("host", "localhost")
-        return f"{scheme}://{host}:{self._options.get('port', 6379)}"
+        return f"{self._scheme}://{host}:{self._options.get('port', 6379)}"
+
+    @property
+    def _scheme(self) -> str:
+        tls = any("SSL" in parent.__name__ for parent in self._class.__mro__)
+        return "rediss" if tls else "redis"
+
+
+class Topology:
+    """The nodes of a multiplexer in their order, and on which of them a name lives.
+
+    The rule is that of channels_redis: the CRC of the name, scaled to the number of nodes. So the
+    order and number of the nodes have to be the same in all processes.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = tuple(nodes)
+        places: dict[Hashable, Node] = {}
+        # Several nodes may be databases of one server. Pub/Sub knows no databases: one subscribing
+        # connection does for all of them, and two would hear every pattern's messages twice.
+        self._servers = {node: places.setdefault(node.place, node) for node in self.nodes}
+        # The first node of each server.
+        self.servers = tuple(places.values())
+        share = RING / len(self.nodes)
+        self._ring = tuple(self.nodes[int(place / share)] for place in range(RING))
+
+    def node_of(self, name: bytes) -> Node:
+        """The node that a name is published to and a key is kept on."""
+        return self._ring[crc32(name) & 0xFFF]
+
+    def server_of(self, name: bytes) -> Node:
+        """The first node of the server that a name is subscribed to on."""
+        return self._servers[self.node_of(name)]
+
+    def server(self, node: Node) -> Node:
+        """The first node of a node's server."""
+        return self._servers[node]
+
+
+def connection_class(chosen: object) -> type[AbstractConnection]:
+    """A class that connections can be made of; raises `TypeError` for anything else."""
+    if inspect.isclass(chosen) and issubclass(chosen, AbstractConnection):
+        return chosen
+    raise TypeError(f"connection_class {chosen!r} is no subclass of a connection in redis.asyncio")
 
 
 def _without_password(url: str) -> str:

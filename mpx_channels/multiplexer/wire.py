@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import ModuleType
 from typing import Any, Protocol, cast
 
@@ -90,7 +90,7 @@ class Wire(asyncio.Protocol):
         self.dropped = False
         self.bytes_in = 0
         self.bytes_out = 0
-        self._connection = connection
+        self.connection = connection
         self._loop = loop
         # `_writer` is private to redis-py; there is no other way to the transport.
         writer = cast("asyncio.StreamWriter", connection._writer)
@@ -119,13 +119,19 @@ class Wire(asyncio.Protocol):
         connection: AbstractConnection,
         handler: WireHandler,
         *,
+        check: Callable[[AbstractConnection], Awaitable[None]] | None = None,
         use_hiredis: bool | None = None,
     ) -> Wire:
-        """Connect, shake hands and take over; raises what redis-py raises, and leaves no socket."""
+        """Connect, shake hands, check and take over.
+
+        Raises what redis-py or `check` raise, and leaves no socket then.
+        """
         if use_hiredis is None:
             use_hiredis = HAS_HIREDIS
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+            if check is not None:
+                await check(connection)
             return cls(connection, handler, use_hiredis=use_hiredis)
         except GeneratorExit:
             raise  # the loop was closed, nothing can be awaited any more
@@ -148,7 +154,7 @@ class Wire(asyncio.Protocol):
         # Not in good order: a peer that does not read, or does not say goodbye in TLS, would keep
         # the transport open long after us. Nobody waits for what might still be unsent.
         self._transport.abort()
-        await self._connection.disconnect(nowait=True)
+        await self.connection.disconnect(nowait=True)
 
     def abort(self, reason: Exception) -> None:
         """Drop the connection at once, without waiting for the peer."""
@@ -176,7 +182,7 @@ class Wire(asyncio.Protocol):
             with contextlib.suppress(RuntimeError):  # of a loop that is closed
                 last_step(None)
         # redis-py's complain of what is still open, and so do asyncio's streams: so these last.
-        self._connection._reader = self._connection._writer = None
+        self.connection._reader = self.connection._writer = None
 
     # -- in: asyncio.Protocol -----------------------------------------------------------------
 
@@ -266,7 +272,7 @@ class Wire(asyncio.Protocol):
         try:
             for count in itertools.count(1):
                 try:
-                    frame = await self._connection.read_response(
+                    frame = await self.connection.read_response(
                         disconnect_on_error=False, push_request=True
                     )
                 except redis.exceptions.ResponseError as error:

@@ -103,5 +103,6 @@ def check_layer(entry: dict[str, Any]) -> None:
     if entry["BACKEND"].startswith("mpx_channels."):
         assert import_string(entry["BACKEND"]) is MpxChannelLayer
         config = LayerConfig.parse(entry.get("CONFIG", {}))
-        if embedded.is_embedded(config.host.url):
-            embedded.check(config.host.url)
+        for host in config.parsed_hosts:
+            if embedded.is_embedded(host.url):
+                embedded.check(host.url)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,13 +39,13 @@ def cache() -> Path:
 def run_file(tmp_path: Path, redis_url: str) -> RunFile:
     """Runs a file of tests; all have to pass but those known not to."""
 
-    def run(file: Path, known: Mapping[str, str], *options: str) -> None:
+    def run(file: Path, known: Mapping[str, str], *options: str, **told: Any) -> None:
         shutil.copy(file, tmp_path)
         (tmp_path / "pytest.ini").write_text(INI)
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "MPX_DROPIN": json.dumps({"redis_url": redis_url, "known": known}),
+            "MPX_DROPIN": json.dumps({"redis_url": redis_url, "known": known, **told}),
             "DJANGO_SETTINGS_MODULE": "tests.dropin.settings",
         }
         environment.pop("PYTEST_ADDOPTS", None)

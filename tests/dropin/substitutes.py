@@ -1,8 +1,8 @@
 """A pytest plugin for the process that runs other people's tests: gives them ours for theirs.
 
-The environment variable ``MPX_DROPIN`` has, as JSON, the ``redis_url`` to use and the ``known``
-tests that cannot pass, with the reasons. A known test that passes is a
-failure, too.
+The environment variable ``MPX_DROPIN`` has, as JSON, the ``redis_url`` to use, the ``sentinels``
+in place of theirs, if there are any, and the ``known`` tests that cannot pass, with the reasons. A
+known test that passes is a failure, too.
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ THEIR_SERVER = "redis://localhost:6379"
 class ChannelLayer(MpxChannelLayer):
     """Ours, on the server that is there."""
 
-    def __init__(self, hosts: list[str] | None = None, **config: Any) -> None:
-        hosts = [host.replace(THEIR_SERVER, told["redis_url"]) for host in hosts or [THEIR_SERVER]]
+    def __init__(self, hosts: list[Any] | None = None, **config: Any) -> None:
+        hosts = [
+            {**host, "sentinels": told["sentinels"]}
+            if isinstance(host, dict)
+            else host.replace(THEIR_SERVER, told["redis_url"])
+            for host in hosts or [THEIR_SERVER]
+        ]
         super().__init__(hosts=hosts, prefix=config.pop("prefix", f"asgi-{os.getpid()}"), **config)
 
     # What their tests look at where ours has the same.

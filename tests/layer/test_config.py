@@ -7,15 +7,35 @@ import re
 from typing import Any
 
 import pytest
+import redis
 from django.core.exceptions import ImproperlyConfigured
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 
 from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
 from mpx_channels.layer.config import LayerConfig
 from tests.conftest import missing
+
+SENTINEL = {"sentinels": [("s", 26379)], "master_name": "chat"}
+
+
+class Picky(Connection):
+    """A connection of somebody else's, with an option of its own."""
+
+    def __init__(self, *, mood: str = "good", **options: Any) -> None:
+        self.mood = mood
+        super().__init__(**options)
+
+
+class PickySentinel(SentinelManagedConnection):
+    """The same for Sentinels."""
+
+
+class PickyTls(SSLConnection):
+    """The same for TLS."""
 
 
 @pytest.mark.parametrize(
@@ -50,11 +70,62 @@ from tests.conftest import missing
         ([{"address": "rediss://x:7000", "ssl_cert_reqs": None}], "rediss://x:7000"),
         (["rediss://x:7000?ssl_cert_reqs=none&ssl_check_hostname=false"], "rediss://x:7000"),
         (["redis://x?socket_timeout=5&max_connections=3&decode_responses=1"], "redis://x:6379"),
+        ([{"host": "x", "connection_class": Picky, "mood": "bad"}], "redis://x:6379"),
+        ([{"host": "x", "connection_class": PickyTls}], "rediss://x:6379"),
+        ([{"address": "redis://x", "connection_class": Picky}], "redis://x:6379"),
+        ([{"address": "redis://x", "connection_class": PickyTls}], "rediss://x:6379"),
+        ([{"address": "rediss://x", "connection_class": Picky}], "rediss://x:6379"),
+        ([SENTINEL], "redis+sentinel://s:26379/chat"),
+        ([{**SENTINEL, "sentinels": [["s", "1"], ("t", 2)]}], "redis+sentinel://s:1,t:2/chat"),
+        ([{**SENTINEL, "ssl": True, "password": "secret"}], "rediss+sentinel://s:26379/chat"),
+        (
+            [{**SENTINEL, "sentinel_kwargs": {"password": "secret"}}],
+            "redis+sentinel://s:26379/chat",
+        ),
+        (
+            [{**SENTINEL, "db": 3, "is_master": True, "check_connection": True}],
+            "redis+sentinel://s:26379/chat",
+        ),
+        ([{**SENTINEL, "connection_class": PickySentinel}], "redis+sentinel://s:26379/chat"),
+        (
+            [{**SENTINEL, "connection_class": SentinelManagedSSLConnection}],
+            "rediss+sentinel://s:26379/chat",
+        ),
+        ([{**SENTINEL, "host": "ignored", "port": 1}], "redis+sentinel://s:26379/chat"),
     ],
 )
 def test_hosts(hosts: Any, node: str) -> None:
     config = LayerConfig.parse({"hosts": hosts})
-    assert str(config.multiplexer(config.host.url).node) == node
+    assert [str(each) for each in config.multiplexer().nodes] == [node]
+
+
+def test_several_hosts() -> None:
+    hosts = ["redis://a", ("b", 7000), {"host": "c", "db": 2}, SENTINEL]
+    config = LayerConfig.parse({"hosts": hosts})
+    assert [str(node) for node in config.multiplexer().nodes] == [
+        "redis://a:6379", "redis://b:7000", "redis://c:6379", "redis+sentinel://s:26379/chat",
+    ]  # fmt: skip
+
+
+def test_the_first_host_that_times_something_counts() -> None:
+    hosts = [
+        {"host": "a"},
+        {"host": "b", "socket_connect_timeout": 2, "health_check_interval": 9},
+        {"host": "c", "socket_connect_timeout": 3},
+    ]
+    config = LayerConfig.parse({"hosts": hosts})
+    assert (config.connect_timeout, config.ping_interval) == (2, 9)
+    assert LayerConfig.parse({"hosts": hosts, "connect_timeout": 7}).connect_timeout == 7
+
+
+def test_a_connection_class_is_used() -> None:
+    hosts: list[Any] = [{"host": "x", "connection_class": Picky, "mood": "bad"}]
+    connection: Any = LayerConfig.parse({"hosts": hosts}).multiplexer().node.connection()
+    assert type(connection) is Picky
+    assert (connection.host, connection.mood) == ("x", "bad")
+    hosts = [{**SENTINEL, "connection_class": PickySentinel}]
+    connection = LayerConfig.parse({"hosts": hosts}).multiplexer().node.connection()
+    assert type(connection) is PickySentinel
 
 
 # What channels_redis hands on to redis-py's pools, and there is nothing here to do with.
@@ -143,8 +214,25 @@ def test_config_wins_over_a_hosts_options() -> None:
         ({"hosts": "redis://x"}, "hosts must be a list"),
         ({"hosts": {"host": "x"}}, "hosts must be a list, even if there is only one: [a dict"),
         ({"hosts": 17}, "hosts must be a list"),
-        ({"hosts": ["redis://a", "redis://b"]}, "not supported yet"),
-        ({"hosts": [{"sentinels": [], "master_name": "m"}]}, "Sentinel is not supported yet"),
+        ({"hosts": ["redis://a", "http://b"]}, "bad Redis URL 'http://b'"),
+        ({"hosts": [{"master_name": "m"}]}, "a host with master_name needs sentinels, too"),
+        ({"hosts": [{"sentinels": [("s", 1)]}]}, "a host with sentinels needs master_name, too"),
+        ({"hosts": [{**SENTINEL, "sentinels": []}]}, "sentinels must be a list of (host, port)"),
+        ({"hosts": [{**SENTINEL, "sentinels": "s:1"}]}, "sentinels must be a list of (host, port)"),
+        ({"hosts": [{**SENTINEL, "sentinels": ["s:1"]}]}, "a Sentinel must be a (host, port) pair"),
+        ({"hosts": [{**SENTINEL, "sentinels": [("s", "x")]}]}, "port must be a number, not 'x'"),
+        ({"hosts": [{**SENTINEL, "master_name": ""}]}, "master_name must be a non-empty str"),
+        ({"hosts": [{**SENTINEL, "address": "redis://x"}]}, "an address, or sentinels"),
+        ({"hosts": [{**SENTINEL, "is_master": False}]}, "is_master must be True"),
+        ({"hosts": [{**SENTINEL, "sentinel_kwargs": 1}]}, "sentinel_kwargs must be a dict"),
+        ({"hosts": [{**SENTINEL, "sentinel_kwargs": {"colour": 1}}]}, "'colour'"),
+        ({"hosts": [{**SENTINEL, "pasword": "y"}]}, "'pasword'; did you mean 'password'?"),
+        ({"hosts": [{**SENTINEL, "connection_class": Connection}]}, "SentinelManagedConnection"),
+        (
+            {"hosts": [{"host": "x", "connection_class": redis.Connection}]},
+            "is no subclass of a connection in redis.asyncio",
+        ),
+        ({"hosts": [{"connection_class": Picky, "colour": "red"}]}, "Picky does not take"),
         ({"hosts": ["http://example.org"]}, "bad Redis URL 'http://example.org'"),
         ({"hosts": ["redis://x:port"]}, "bad Redis URL"),
         ({"hosts": [17]}, "a host must be a URL, a (host, port) pair or a dict of connection"),
@@ -243,6 +331,11 @@ def test_an_empty_prefix_is_one() -> None:
         [{"password": "secret", "hots": "x"}],
         [[{"password": "secret"}]],
         [("redis://:secret@x",)],
+        [{**SENTINEL, "password": "secret", "sentinel_kwargs": {"password": "secret", "x": 1}}],
+        [{"sentinels": [("s", 1)], "password": "secret", "sentinel_kwargs": "secret"}],
+        [{**SENTINEL, "sentinels": [{"password": "secret"}]}],
+        [{**SENTINEL, "sentinel_kwargs": "secret"}],
+        ["redis://:secret@a", "http://:secret@b"],
         [b"redis://:secret@example.org"],
     ],
 )

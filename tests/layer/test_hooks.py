@@ -65,6 +65,24 @@ async def test_an_activation_is_told_once(layer: MpxChannelLayer) -> None:
     assert len(first) == len(second) == 0
 
 
+async def test_a_break_counts_once(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """However many kinds of names a channel has subscribed to."""
+    layer = make_layer(hosts=[proxy.url])
+    mailbox, idle = await opened(layer), await opened(layer)
+    await layer.group_add("room", mailbox.channel)
+    await layer.group_pattern_add("room-*", mailbox.channel)
+    await layer.channel_add("raw", mailbox.channel)
+    await layer.pattern_add("raw-*", mailbox.channel)
+    await layer.pattern_add("more-*", mailbox.channel)
+    await heard(mailbox, 5)
+    proxy.cut()
+    assert await heard(idle, 2) == ["disconnect", "reconnect"]
+    assert (await heard(mailbox, 7))[-1] == "reconnect"
+    stats = layer.stats()
+    assert stats is not None
+    assert stats.gaps == 1
+
+
 async def test_who_asks_for_nothing_hears_nothing(make_layer: MakeLayer, proxy: Proxy) -> None:
     layer = make_layer(hosts=[proxy.url])
     only_disconnects = await layer.open_channel(hooks=Hooks(disconnect=("mpx.disconnect",)))

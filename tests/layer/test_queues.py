@@ -23,7 +23,7 @@ async def numbers(layer: MpxChannelLayer, channel: str, count: int) -> list[int]
 def reading(layer: MpxChannelLayer) -> bool:
     """Whether a blocking pop is under way."""
     hub = layer._hubs.get(asyncio.get_running_loop())
-    return hub is not None and bool(hub.queues._asked)
+    return hub is not None and any(reader._asked for reader in hub.queues._readers.values())
 
 
 async def test_kept_until_somebody_reads_in_order(

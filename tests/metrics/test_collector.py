@@ -17,8 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mpx_channels.layer import LayerStats, MpxChannelLayer
 from mpx_channels.metrics import MpxCollector, register
+from mpx_channels.metrics.collector import _by_address
 from mpx_channels.metrics.families import FAMILIES
-from mpx_channels.multiplexer import MultiplexerStats
+from mpx_channels.multiplexer import MultiplexerStats, NodeStats
 from tests.conftest import eventually
 
 from .conftest import Configure
@@ -27,12 +28,12 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def samples(metrics: Any, label: str = "default") -> dict[str, float]:
-    """The samples of one layer, as ``name`` or ``name:cause``."""
+    """The samples of one layer, as ``name``, ``name:cause`` or ``name:node``."""
     found: dict[str, float] = {}
     for metric in metrics:
         for sample in metric.samples:
             if sample.labels["layer"] == label:
-                cause = sample.labels.get("cause")
+                cause = sample.labels.get("cause") or sample.labels.get("node")
                 key = f"{sample.name}:{cause}" if cause else sample.name
                 assert key not in found, "two series are the same"
                 found[key] = sample.value
@@ -58,6 +59,15 @@ def test_every_figure_of_the_statistics_is_a_metric() -> None:
     there = {field.name for field in fields(LayerStats)} - {"multiplexer"}
     there |= {f"multiplexer.{field.name}" for field in fields(MultiplexerStats)}
     assert {family.field for family in FAMILIES} == there
+
+
+def test_a_node_is_connected_if_it_is_in_every_loop() -> None:
+    def node(address: str, connected: bool) -> NodeStats:
+        return NodeStats(address, 0, connected, None, 0, connected, 0, None)
+
+    nodes = [node("a", True), node("b", True), node("a", True), node("b", False)]
+    assert _by_address(nodes) == {"a": True, "b": False}
+    assert _by_address(nodes[::-1]) == {"a": True, "b": False}
 
 
 def test_names_follow_the_conventions() -> None:
@@ -97,6 +107,7 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
             for cause in stats.drops
         },
         "mpx_channels_connected": 1,
+        f"mpx_channels_node_connected:{engine.nodes[0].address}": 1,
         "mpx_channels_connected_timestamp_seconds": engine.connected_since,
         "mpx_channels_reconnects_total": 0,
         "mpx_channels_redis_names_wanted": engine.names_wanted,

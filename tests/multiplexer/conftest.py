@@ -11,9 +11,8 @@ import redis
 from redis._parsers import _AsyncRESP2Parser
 from redis.asyncio.connection import AbstractConnection
 
-from mpx_channels.multiplexer import Multiplexer
+from mpx_channels.multiplexer import Multiplexer, Node, SentinelNode
 from mpx_channels.multiplexer import wire as wire_module
-from mpx_channels.multiplexer.topology import Node
 
 from ..conftest import eventually, missing
 
@@ -37,7 +36,7 @@ async def new_multiplexer(clean_loop: None, redis_url: str) -> AsyncIterator[New
     """Makes multiplexers, for the session's Valkey where no URL is given; stops them all."""
     made = []
 
-    def new(url: str = redis_url, **options: Any) -> Multiplexer:
+    def new(url: Any = redis_url, **options: Any) -> Multiplexer:
         made.append(Multiplexer(url, **options))
         return made[-1]
 
@@ -66,15 +65,16 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(wire_module, "hiredis", None)
     # Up to redis-py 6 its connection looks here, too.
     monkeypatch.setattr("redis.asyncio.connection.HIREDIS_AVAILABLE", False, raising=False)
-    new_connection = Node.connection
+    for class_ in (Node, SentinelNode):
+        new_connection = class_.connection
 
-    def connection(self: Node) -> AbstractConnection:
-        connection = new_connection(self)
-        # redis-py's own choice, for the handshake, was made when it was imported.
-        connection.set_parser(_AsyncRESP2Parser)
-        return connection
+        def connection(self: Any, new: Any = new_connection) -> AbstractConnection:
+            connection: AbstractConnection = new(self)
+            # redis-py's own choice, for the handshake, was made when it was imported.
+            connection.set_parser(_AsyncRESP2Parser)
+            return connection
 
-    monkeypatch.setattr(Node, "connection", connection)
+        monkeypatch.setattr(class_, "connection", connection)
     return "python parser"
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mpx_channels.multiplexer import Multiplexer, MultiplexerStats
+from mpx_channels.multiplexer import Multiplexer, MultiplexerStats, NodeStats
 from mpx_channels.multiplexer.stats import Counters
 
 from ..conftest import eventually
@@ -43,6 +43,7 @@ def test_before_the_start_all_is_zero() -> None:
         reconnects=0,
         callback_errors=0,
         drops=Counters().drops(),
+        nodes=(NodeStats("redis://localhost:6379", 0, False, None, 0, False, 0, None),),
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.reconnects = 1  # type: ignore[misc]

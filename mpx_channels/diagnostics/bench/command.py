@@ -19,7 +19,6 @@ from mpx_channels.diagnostics.output import Output
 from mpx_channels.diagnostics.session import Session, entry
 from mpx_channels.diagnostics.subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
 from mpx_channels.layer import CommandRefused, MpxChannelLayer
-from mpx_channels.multiplexer.topology import Node
 
 from .contenders import AGAINST, Contender, Ours, Theirs, find
 from .contest import Contest
@@ -135,11 +134,11 @@ def _announcement(
 
 
 def _server(layer: MpxChannelLayer) -> str:
-    """Where the server is, without credentials."""
-    host = layer.config.host
-    if host.url.startswith("embedded:"):
-        return host.url
-    return str(Node(host.url, connect_timeout=layer.config.connect_timeout, options=host.options))
+    """Where the server is, or the servers are, without credentials."""
+    return ", ".join(
+        host.url if host.url.startswith("embedded:") else str(host.node())
+        for host in layer.config.parsed_hosts
+    )
 
 
 async def _other_processes(layer: MpxChannelLayer) -> int | None:

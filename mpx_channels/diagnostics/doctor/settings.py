@@ -25,10 +25,10 @@ async def check_settings(exam: Examination) -> list[Finding]:
         config = LayerConfig.parse(entry(alias).get("CONFIG", {}))
     except InvalidConfig as error:
         return [problem(each, todo=todo) for each in error.problems]
-    url = config.host.url
     try:
-        if embedded.is_embedded(url):
-            embedded.check(url)
+        for host in config.parsed_hosts:
+            if embedded.is_embedded(host.url):
+                embedded.check(host.url)
         nodes = exam.session.nodes()
     except Exception as error:
         # Whatever making a layer may raise: Channels' complaints, a server that does not start.

@@ -1,0 +1,223 @@
+"""A node that Sentinels know the address of: the master of a service, wherever it is now."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio.client import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from .exceptions import NotConnected
+from .topology import Node, connection_class
+
+__all__ = ["AnySentinel", "SentinelNode"]
+
+Address = tuple[str, int]
+
+# Ours to time: see `SentinelNode.master_address`.
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+
+
+class SentinelNode(Node):
+    """The master of a service that Redis Sentinels watch over.
+
+    ``sentinels`` are ``(host, port)`` pairs, ``master_name`` is the service's name, and
+    ``sentinel_kwargs`` are keywords of redis-py's client for connections to the Sentinels
+    (``password``, ``ssl``, ...). ``options`` are for connections to the master; ``ssl=True`` among
+    them is for TLS. Every connection asks the Sentinels first, beginning with the one that knew
+    last time, and is used only if the server says that it is a master
+    (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
+
+    Raises `TypeError` and `ValueError` as `Node`.
+    """
+
+    def __init__(
+        self,
+        sentinels: Sequence[Sequence[Any]],
+        master_name: str,
+        *,
+        sentinel_kwargs: Mapping[str, Any] | None = None,
+        connect_timeout: float = 5.0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(master_name, str) or not master_name:
+            raise TypeError(f"master_name must be a non-empty str, not {master_name!r}")
+        self.master_name = master_name
+        # What the Sentinels said last.
+        self.master: Address | None = None
+        self._sentinels = _addresses(sentinels)
+        given = {**(options or {})}
+        for name in ("host", "port"):  # which only Sentinels know
+            given.pop(name, None)
+        tls = given.pop("ssl", False)
+        # redis-py's own class for this: it asks its pool for the address and connects there.
+        by_tls = SentinelManagedSSLConnection if tls else SentinelManagedConnection
+        self._sentinel_kwargs = {
+            **(sentinel_kwargs or {}),
+            # The link tries again, all Sentinels and at its own pace.
+            "retry": Retry(NoBackoff(), 0),
+            "decode_responses": False,
+            "protocol": 2,
+            **dict.fromkeys(_TIMEOUTS),
+        }
+        patience = [(sentinel_kwargs or {}).get(name) for name in _TIMEOUTS]
+        # One Sentinel that does not answer must leave time for the others, and for the master.
+        share = connect_timeout / (len(self._sentinels) + 1)
+        self._patience = min([share, *[float(seconds) for seconds in patience if seconds]])
+        try:
+            self.sentinel_connection(0)
+        except TypeError as error:
+            raise TypeError(f"redis-py does not take these sentinel_kwargs: {error}") from None
+        except RedisError as error:
+            raise ValueError(f"redis-py refuses these sentinel_kwargs: {error}") from None
+        class_ = connection_class(given.get("connection_class") or by_tls)
+        if not issubclass(class_, SentinelManagedConnection):
+            raise TypeError(
+                "with sentinels, connection_class must be a subclass of redis.asyncio's "
+                f"SentinelManagedConnection, not {class_!r}"
+            )
+        self._prepare(by_tls, {}, given, connect_timeout)
+
+    def connection(self) -> AbstractConnection:
+        """A fresh connection of redis-py; connecting, it asks the Sentinels where to."""
+        make: Callable[..., AbstractConnection] = self._class
+        return make(connection_pool=_Whereabouts(self), **self._options)
+
+    async def check(self, connection: AbstractConnection) -> None:
+        """Raise `NotConnected` if this is no master: Sentinels may be late to know.
+
+        Where an ACL forbids ROLE, what the Sentinels say has to do.
+        """
+        if self.address(connection) != self.master:
+            raise self.moved()  # there was news while we connected
+        await connection.send_command("ROLE")
+        try:
+            role = (await connection.read_response())[0]
+        except ResponseError:
+            return
+        if role != b"master":
+            host, port = self.address(connection)
+            said = role.decode(errors="replace") if isinstance(role, bytes) else role
+            raise NotConnected(f"{host}:{port} is no master of {self.master_name!r}, but a {said}")
+
+    def address(self, connection: AbstractConnection) -> Address:
+        """Where a connection went."""
+        assert isinstance(connection, SentinelManagedConnection)
+        return connection.host, int(connection.port)
+
+    def moved(self) -> NotConnected:
+        """What is wrong with connections to another server than `master`."""
+        host, port = self.master or ("", 0)
+        return NotConnected(f"{self.master_name!r} has another master now: {host}:{port}")
+
+    async def master_address(self) -> Address:
+        """Where the master is now; raises `NotConnected` when no Sentinel says."""
+        said = []
+        for sentinel in tuple(self._sentinels):
+            try:
+                async with asyncio.timeout(self._patience):
+                    address = await self._address_from(sentinel)
+            except TimeoutError:
+                reason = f"no answer in {self._patience:g} s"
+            except (RedisError, OSError) as error:
+                reason = str(error) or type(error).__name__
+            else:
+                if address is not None:
+                    # The next time it is asked first.
+                    self._sentinels.remove(sentinel)
+                    self._sentinels.insert(0, sentinel)
+                    self.master = address
+                    return address
+                reason = "knows no such service"
+            said.append(f"{sentinel[0]}:{sentinel[1]}: {reason}")
+        raise NotConnected(
+            f"no Sentinel knows a master of {self.master_name!r} ({'; '.join(said)})"
+        )
+
+    async def _address_from(self, sentinel: Address) -> Address | None:
+        """What one Sentinel says; None when it knows no such service."""
+        connection = self._sentinel_connection(sentinel)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
+            said = await connection.read_response()
+        except GeneratorExit:
+            raise  # the loop was closed, nothing can be awaited any more
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        await connection.disconnect(nowait=True)
+        return (said[0].decode(), int(said[1])) if said else None
+
+    def sentinel_connection(self, number: int) -> AbstractConnection:
+        """A fresh connection to a Sentinel, not connected yet; each `number` is for another."""
+        return self._sentinel_connection(self._sentinels[number % len(self._sentinels)])
+
+    def _sentinel_connection(self, sentinel: Address) -> AbstractConnection:
+        # As `redis.asyncio.Sentinel` asks, but without its clients: what they connect is left open
+        # when they are cancelled, and what they raise has their options in it, passwords and all.
+        host, port = sentinel
+        pool = Redis(host=host, port=port, **self._sentinel_kwargs).connection_pool
+        connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
+        return connection
+
+    def __str__(self) -> str:
+        """The address for people: no credentials in it."""
+        sentinels = ",".join(f"{host}:{port}" for host, port in sorted(self._sentinels))
+        return f"{self._scheme}+sentinel://{sentinels}/{self.master_name}"
+
+
+class AnySentinel(Node):
+    """One of the Sentinels of a node; whichever answers."""
+
+    def __init__(self, node: SentinelNode) -> None:
+        self._node = node
+        self._numbers = itertools.count()
+
+    def connection(self) -> AbstractConnection:
+        """A fresh connection of redis-py, not connected yet; to another Sentinel each time."""
+        return self._node.sentinel_connection(next(self._numbers))
+
+    def __str__(self) -> str:
+        return f"a Sentinel of {self._node}"
+
+
+class _Whereabouts:
+    """Stands in for the pool that a Sentinel-managed connection asks for its address."""
+
+    is_master = True
+    check_connection = False
+
+    def __init__(self, node: SentinelNode) -> None:
+        self._node = node
+
+    async def get_master_address(self) -> Address:
+        return await self._node.master_address()
+
+
+def _addresses(sentinels: object) -> list[Address]:
+    if not isinstance(sentinels, list | tuple) or not sentinels:
+        raise TypeError(
+            f"sentinels must be a list of (host, port) pairs, at least one, and not "
+            f"{'empty' if sentinels == [] else f'a {type(sentinels).__name__}'}"
+        )
+    addresses = []
+    for each in sentinels:
+        match each:
+            case [str(host), int() | str() as port] if not isinstance(port, bool):
+                try:
+                    addresses.append((host, int(port)))
+                except ValueError:
+                    raise ValueError(f"a Sentinel's port must be a number, not {port!r}") from None
+            case _:
+                raise TypeError(
+                    f"a Sentinel must be a (host, port) pair, not a {type(each).__name__}"
+                )
+    return addresses
