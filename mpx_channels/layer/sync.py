@@ -12,6 +12,7 @@ from django.db import transaction
 from .background import background
 from .broadcasts import broadcast
 from .codec import Message
+from .processes import ClusterStats
 
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class SyncLayer:
-    """The sending and asking half of a layer, blocking; from any thread, as often as one likes.
+    """What of a layer does not listen, blocking; from any thread, as often as one likes.
 
     All threads of a process share one connection. The methods are those of the layer. Those that
     send take ``on_commit=True``: then the message leaves only when the transaction around it has
@@ -107,6 +108,14 @@ class SyncLayer:
     def reply_error(self, event: Message, reason: str) -> bool:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
+
+    def cluster_stats(self, *, groups: int = 20) -> ClusterStats:
+        """`MpxChannelLayer.cluster_stats`."""
+        return self._run(self._layer.cluster_stats(groups=groups))
+
+    def group_size(self, group: str) -> int:
+        """`MpxChannelLayer.group_size`."""
+        return self._run(self._layer.group_size(group))
 
     def _send(
         self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
