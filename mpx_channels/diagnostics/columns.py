@@ -13,7 +13,7 @@ from mpx_channels.layer import ProcessStats
 
 from .snapshot import Rates, since
 
-__all__ = ["COLUMNS", "GAP", "Column", "Line", "fit", "rate", "span", "total_line"]
+__all__ = ["COLUMNS", "GAP", "Column", "Line", "fit", "needed", "rate", "span", "total_line"]
 
 # Blanks between two columns.
 GAP = 2
@@ -23,11 +23,15 @@ SHORTEST_HOST = 12
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A process as the table shows it. ``mark``: what is wrong with it, such as "silent"."""
+    """A process as the table shows it.
+
+    ``mark``: what is wrong with it, such as "silent"; ``mark_age``: for how many seconds.
+    """
 
     process: ProcessStats
     rates: Rates | None = None
     mark: str = ""
+    mark_age: float = 0.0
     # Sums, in place of a process.
     total: bool = False
 
@@ -75,7 +79,8 @@ def _rate(head: str, value: Callable[[Rates], float]) -> Column:
 
 def _uptime(line: Line) -> str | Text:
     if line.mark:
-        return Text(line.mark, style="bold red")
+        age = f" {span(line.mark_age)}" if line.mark_age >= 1 else ""
+        return Text(line.mark + age, style="bold red")
     return "" if line.total else span(since(line.process, line.process.started))
 
 
@@ -152,10 +157,7 @@ def fit(
     still end as they end: that is where pods of one deployment differ.
     """
     cells = {column.head: [column.cell(line) for line in lines] for column in columns}
-    widths = {
-        column.head: max([cell_len(column.head), *(_width(cell) for cell in cells[column.head])])
-        for column in columns
-    }
+    widths = {column.head: _width(column, cells[column.head]) for column in columns}
     kept = list(columns)
 
     def excess() -> int:
@@ -180,8 +182,15 @@ def fit(
     return kept, rows, [column.head for column in columns if column.head in hidden]
 
 
-def _width(cell: str | Text) -> int:
-    return cell.cell_len if isinstance(cell, Text) else cell_len(cell)
+def needed(columns: Iterable[Column], lines: Sequence[Line]) -> int:
+    """The width that all columns take."""
+    widths = (_width(column, [column.cell(line) for line in lines]) for column in columns)
+    return sum(width + GAP for width in widths) - GAP
+
+
+def _width(column: Column, cells: Iterable[str | Text]) -> int:
+    lengths = (cell.cell_len if isinstance(cell, Text) else cell_len(cell) for cell in cells)
+    return max(cell_len(column.head), *lengths, 0)
 
 
 def _shortened(text: str, length: int) -> str:

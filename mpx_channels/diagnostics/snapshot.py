@@ -47,6 +47,14 @@ class Snapshot:
         """How many processes are silent."""
         return sum(process.silent for process in self.stats.processes)
 
+    def with_queues_of(self, other: Snapshot) -> Snapshot:
+        """This one, with the queues that another one has found."""
+        incomplete = dict(self.stats.incomplete)
+        if "queues" in other.stats.incomplete:
+            incomplete["queues"] = other.stats.incomplete["queues"]
+        stats = replace(self.stats, queues=other.stats.queues, incomplete=incomplete)
+        return replace(self, stats=stats)
+
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints; docs/schemas/status.json describes it."""
         stats = self.stats
