@@ -13,7 +13,18 @@ from mpx_channels.layer import ProcessStats
 
 from .snapshot import Rates, since
 
-__all__ = ["COLUMNS", "GAP", "Column", "Line", "fit", "needed", "rate", "span", "total_line"]
+__all__ = [
+    "COLUMNS",
+    "GAP",
+    "Column",
+    "Fitted",
+    "Line",
+    "fit",
+    "needed",
+    "rate",
+    "span",
+    "total_line",
+]
 
 # Blanks between two columns.
 GAP = 2
@@ -148,10 +159,21 @@ def total_line(lines: Iterable[Line]) -> Line:
     return Line(process, summed, total=True)
 
 
-def fit(
-    columns: Sequence[Column], lines: Sequence[Line], width: int
-) -> tuple[list[Column], list[list[str | Text]], list[str]]:
-    """The columns that fit into the width, their cells by line, and the heads of the others.
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The columns that fit, and their cells by line; heads of those that are left out.
+
+    ``zero``: of the latter, those that have nothing but zeros.
+    """
+
+    columns: list[Column]
+    rows: list[list[str | Text]]
+    zero: list[str]
+    left_out: list[str]
+
+
+def fit(columns: Sequence[Column], lines: Sequence[Line], width: int) -> Fitted:
+    """The columns that fit into the width.
 
     Columns without anything but zeros go first, then by rank. Then hosts are shortened, which
     still end as they end: that is where pods of one deployment differ.
@@ -163,23 +185,28 @@ def fit(
     def excess() -> int:
         return sum(widths[column.head] + GAP for column in kept) - GAP - width
 
-    def dispensable(column: Column) -> tuple[bool, int]:
-        telling = any(str(cell) not in ("", "0", "no") for cell in cells[column.head])
-        return telling, column.rank or 0
+    def telling(column: Column) -> bool:
+        return any(str(cell) not in ("", "0") for cell in cells[column.head])
 
-    hidden = []
+    def dispensable(column: Column) -> tuple[bool, int]:
+        return telling(column), column.rank or 0
+
     while excess() > 0:
         ranked = [column for column in kept if column.rank is not None]
         if not ranked:
             break
-        least = min(ranked, key=dispensable)
-        kept.remove(least)
-        hidden.append(least.head)
+        kept.remove(min(ranked, key=dispensable))
     if excess() > 0 and "host" in cells:
         length = max(SHORTEST_HOST, widths["host"] - excess())
         cells["host"] = [_shortened(str(cell), length) for cell in cells["host"]]
     rows = [list(row) for row in zip(*(cells[column.head] for column in kept), strict=True)]
-    return kept, rows, [column.head for column in columns if column.head in hidden]
+    left_out = [column for column in columns if column not in kept]
+    return Fitted(
+        kept,
+        rows,
+        zero=[column.head for column in left_out if not telling(column)],
+        left_out=[column.head for column in left_out if telling(column)],
+    )
 
 
 def needed(columns: Iterable[Column], lines: Sequence[Line]) -> int:

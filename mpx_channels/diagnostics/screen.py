@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .board import Board, Traces, View
 from .columns import COLUMNS, GAP, Column, Line, fit, needed, rate, total_line
+from .snapshot import Snapshot
 from .sparkline import Trace
 
 __all__ = ["draw"]
@@ -29,8 +30,8 @@ def draw(board: Board, view: View, width: int, height: int, *, ascii: bool = Fal
     middle = _processes(board, view, width, max(2, rows), ascii)
     lines = [*top, *middle]
     lines += [Text()] * (height - len(lines) - len(bottom) - 1)
-    lines += [*bottom, _footer(view, width)]
-    return Group(*map(_one_line, lines[:height]))
+    lines = [*[*lines, *bottom][: height - 1], _footer(view, width)]
+    return Group(*map(_one_line, lines))
 
 
 def _one_line(line: RenderableType) -> RenderableType:
@@ -46,7 +47,19 @@ def _header(board: Board, width: int, ascii: bool) -> list[Text]:
     snapshot = board.snapshot
     clock = time.strftime("%H:%M:%S")
     if snapshot is None:
-        return [_apart(Text("looking ...", style="bold"), clock, width), Text()]
+        header = [_apart(Text("looking ...", style="bold"), clock, width)]
+    else:
+        header = _overview(board, snapshot, clock, width, ascii)
+    if board.error is not None:
+        since = time.strftime("%H:%M:%S", time.localtime(board.error_since))
+        text = f" No answer since {since}: {board.error} "
+        header.append(Text(text.ljust(width), style="bold white on red"))
+    for part, reason in snapshot.stats.incomplete.items() if snapshot is not None else ():
+        header.append(Text(f"Not known ({part}): {reason}", style="yellow"))
+    return [*header, Text()]
+
+
+def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: bool) -> list[Text]:
     where = Text(snapshot.prefix, style="bold").append(
         f" on {', '.join(snapshot.servers)}", style="not bold"
     )
@@ -63,20 +76,12 @@ def _header(board: Board, width: int, ascii: bool) -> list[Text]:
     rates = board.rates()
     messages_in = None if rates is None else rates.messages_in
     messages_out = None if rates is None else rates.messages_out
-    header = [
+    return [
         _apart(where, clock, width),
         counted,
         _total("in", board.total.messages_in, messages_in, width, ascii),
         _total("out", board.total.messages_out, messages_out, width, ascii),
     ]
-    if board.error is not None:
-        since = time.strftime("%H:%M:%S", time.localtime(board.error_since))
-        text = f" No answer since {since}: {board.error} "
-        header.append(Text(text.ljust(width), style="bold white on red"))
-    for part, reason in snapshot.stats.incomplete.items():
-        header.append(Text(f"Not known ({part}): {reason}", style="yellow"))
-    header.append(Text())
-    return header
 
 
 def _apart(left: Text, right: str, width: int) -> Text:
@@ -103,7 +108,8 @@ def _processes(board: Board, view: View, width: int, height: int, ascii: bool) -
         return [Text(empty)]
     total = [total_line(line for line in lines if not line.mark)] if len(lines) > 1 else []
     shown = view.visible(lines, height - 1 - len(total))
-    columns, rows, _ = fit(_columns(board, lines, width, ascii), [*shown, *total], width)
+    fitted = fit(_columns(board, lines, width, ascii), [*shown, *total], width)
+    columns, rows = fitted.columns, fitted.rows
     widths = [
         max([len(_head(column)), *(_text(row[at]).cell_len for row in rows)])
         for at, column in enumerate(columns)
@@ -208,6 +214,8 @@ def _pairs(name: str, number: str, pairs: list[tuple[str, str]], width: int) -> 
         return []
     right = max(len(number), *(len(value) for _, value in pairs))
     left = min(width - right - GAP, max(len(name), *(len(key) for key, _ in pairs)))
+    if left < len(name):
+        return []
     lines = []
     for key, value in [(name, number), *pairs]:
         shown = key if len(key) <= left else key[: left - 1] + "~"

@@ -92,11 +92,16 @@ def _processes(out: Output, snapshot: Snapshot, title: str) -> None:
     ]
     if len(lines) > 1:
         lines.append(total_line(lines))
-    columns, rows, hidden = fit(COLUMNS, lines, out.console.width)
-    heads = [column.head for column in columns]
-    out.table(heads, rows, right=heads[1:], title=title)
-    if hidden:
-        out.say(f"Left out, for a wider terminal: {', '.join(hidden)}.", "dim")
+    fitted = fit(COLUMNS, lines, out.console.width)
+    heads = [column.head for column in fitted.columns]
+    out.table(heads, fitted.rows, right=heads[1:], title=title)
+    notes = []
+    if fitted.zero:
+        notes.append(f"All 0: {', '.join(fitted.zero)}.")
+    if fitted.left_out:
+        notes.append(f"Only on a wider terminal: {', '.join(fitted.left_out)}.")
+    if notes:
+        out.say(" ".join(notes), "dim")
 
 
 def _drops_by_cause(processes: tuple[ProcessStats, ...]) -> list[tuple[str, str, str]]:
