@@ -19,7 +19,7 @@ __all__ = ["draw"]
 LONGEST_TOTAL, LONGEST, SHORTEST = 60, 20, 6
 # Names of columns whose heads say something else.
 BARS_IN, BARS_OUT = "<in", ">out"
-KEYS = "q leave  < > sort  r reverse  up/down PgUp/PgDn scroll"
+KEYS = "q leave  < > sort  r reverse  j k scroll"
 
 
 def draw(board: Board, view: View, width: int, height: int, *, ascii: bool = False) -> Group:
@@ -227,6 +227,5 @@ def _pairs(name: str, number: str, pairs: list[tuple[str, str]], width: int) -> 
 def _footer(view: View, width: int) -> Text:
     last = min(view.rows, view.offset + view.page)
     seen = f"{view.offset + 1}-{last} of {view.rows}" if view.rows > view.page else ""
-    order = f"by {view.sort.head}, {view.order}"
-    told = "  ".join(each for each in (order, seen) if each)
-    return _apart(Text(KEYS), told, width)
+    told = "  ".join(each for each in (seen, f"by {view.sort.head}, {view.order}") if each)
+    return Text(KEYS).append(" " * max(2, width - len(KEYS) - len(told))).append(told)

@@ -95,13 +95,10 @@ def _processes(out: Output, snapshot: Snapshot, title: str) -> None:
     fitted = fit(COLUMNS, lines, out.console.width)
     heads = [column.head for column in fitted.columns]
     out.table(heads, fitted.rows, right=heads[1:], title=title)
-    notes = []
     if fitted.zero:
-        notes.append(f"All 0: {', '.join(fitted.zero)}.")
+        out.say(f"All 0: {', '.join(fitted.zero)}.", "dim")
     if fitted.left_out:
-        notes.append(f"Only on a wider terminal: {', '.join(fitted.left_out)}.")
-    if notes:
-        out.say(" ".join(notes), "dim")
+        out.say(f"Only on a wider terminal: {', '.join(fitted.left_out)}.", "dim")
 
 
 def _drops_by_cause(processes: tuple[ProcessStats, ...]) -> list[tuple[str, str, str]]:

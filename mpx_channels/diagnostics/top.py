@@ -88,11 +88,11 @@ class Top(Subcommand):
 
 
 def _on_a_terminal(out: Output) -> bool:
-    console = out.console
     try:
-        return console.is_terminal and not console.is_dumb_terminal and sys.stdin.isatty()
-    except ValueError:  # closed
+        both = sys.stdin.isatty() and os.isatty(out.console.file.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
         return False
+    return both and not out.console.is_dumb_terminal
 
 
 class Watch:

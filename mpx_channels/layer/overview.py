@@ -25,9 +25,9 @@ PATIENCE = 1.0
 SHORT_PATIENCE = 0.2
 # Seconds that a look for queues may take: a server may be full of others' keys.
 SCAN_PATIENCE = 1.0
-# How many groups are counted in all processes, for each that is wanted: those of every process
-# would be too many to ask for, where there are many processes.
-CANDIDATES = 10
+# How many groups are counted in all processes, for each that is wanted, and at most: those of every
+# process would be too many to ask for, where there are many processes.
+CANDIDATES, MOST_CANDIDATES = 10, 1000
 
 
 class Overview(LayerBase):
@@ -38,7 +38,7 @@ class Overview(LayerBase):
 
         Processes have a second to answer; this one is among them, and every event loop is one of
         its own. ``groups`` is how many of the busiest groups are looked for, among the largest of
-        each process. ``queues=False`` spares the look at Redis' keys. Raises `ValueError` for a
+        each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises `ValueError` for a
         number below 0, `ConnectionLost` when our link breaks meanwhile, and as
         `Multiplexer.publish`. What the ACL does not allow is left out: see `ClusterStats`.
         """
@@ -159,7 +159,8 @@ class Overview(LayerBase):
             sizes.update(part)
         if len(parts) > 1:
             # A process names its largest only, and may have a part of the others' as well.
-            candidates = [group for group, _ in sizes.most_common(CANDIDATES * most)]
+            number = min(CANDIDATES * most, MOST_CANDIDATES)
+            candidates = [group for group, _ in sizes.most_common(number)]
             sizes = await self._group_sizes(hub, candidates, enough=len(parts))
         largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
         return dict(largest[:most])

@@ -138,12 +138,10 @@ def test_suspended_and_back(project: Project) -> None:
     with top(project) as terminal:
         in_use = terminal.attributes
         terminal.press("\x1a")
-        while terminal.attributes == in_use:
-            terminal.read(0.1)
-        assert terminal.output.count(FIRST_SCREEN) == 1
+        terminal.wait_for(lambda _: FIRST_SCREEN in terminal.output)
+        terminal.wait_for(lambda _: terminal.attributes != in_use)
         os.kill(terminal.pid, signal.SIGCONT)
-        while terminal.output.count(OTHER_SCREEN) < 2:
-            terminal.read(0.1)
+        terminal.wait_for(lambda _: terminal.output.count(OTHER_SCREEN) == 2)
         terminal.press("q")
         assert terminal.wait() == 0
 
