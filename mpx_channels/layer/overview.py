@@ -38,8 +38,8 @@ class Overview(LayerBase):
 
         Processes have a second to answer; this one is among them, and every event loop is one of
         its own. ``groups`` is how many of the busiest groups are looked for, among the largest of
-        each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises `ValueError` for a
-        number below 0, `ConnectionLost` when our link breaks meanwhile, and as
+        each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises
+        `ValueError` for a number below 0, `ConnectionLost` when our link breaks meanwhile, and as
         `Multiplexer.publish`. What the ACL does not allow is left out: see `ClusterStats`.
         """
         if not groups >= 0:

@@ -118,7 +118,8 @@ def test_sorting(project: Project) -> None:
 
 def test_it_takes_the_size_that_the_terminal_has(project: Project) -> None:
     worker = project.worker()
-    with top(project, columns=160, rows=40) as terminal:
+    # Nothing but the signal has it drawn anew within a minute.
+    with top(project, "--interval", "60", columns=160, rows=40) as terminal:
         terminal.wait_for(shows([worker]))
         assert "reconnects" in terminal.text
         for columns, rows in ((80, 20), (160, 30)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -315,6 +316,27 @@ async def test_the_link_breaks_meanwhile(make_layer: MakeLayer, proxy: Proxy) ->
     for task in tasks:
         with pytest.raises((ConnectionLost, NotConnected)):
             await task
+
+
+async def test_the_link_that_answers_come_by_breaks_meanwhile(
+    make_layer: MakeLayer, redis_url: str, prefix: str, client: Any
+) -> None:
+    layer = make_layer(hosts=[{"address": redis_url, "client_name": prefix}])
+    await layer.connect()
+    async with Multiplexer(redis_url) as multiplexer:
+        subscription = multiplexer.new_channel_subscription(lambda name, data: asked.set())
+        subscription.add(f"{prefix}:c:")
+        await subscription.wait_for_activation(f"{prefix}:c:")
+        for look in (layer.cluster_stats, functools.partial(layer.group_size, "room"), layer.flush):
+            await layer.connect()
+            asked = asyncio.Event()
+            task = asyncio.create_task(look())  # whoever waits for that subscriber's answer
+            await asked.wait()
+            for each in client.client_list(_type="pubsub"):
+                if each["name"] == prefix:
+                    client.client_kill_filter(_id=each["id"])
+            with pytest.raises(ConnectionLost):
+                await task
 
 
 async def test_no_server(make_layer: MakeLayer, restartable_server: RestartableServer) -> None:
