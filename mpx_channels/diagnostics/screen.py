@@ -65,14 +65,13 @@ def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: b
     )
     lines = board.lines
     here = [line for line in lines if line.mark != "gone"]
-    told = [f"{len(here)} {'process' if len(here) == 1 else 'processes'}"]
     silent = sum(line.mark == "silent" for line in lines)
     consumers = sum(line.process.consumers for line in here if not line.mark)
-    counted = Text(", ".join([*told, f"{consumers:,} consumers"]))
+    counted = Text(f"{_many(len(here), 'process', 'es')}, {_many(consumers, 'consumer')}")
     if silent:
         counted.append(f", {silent} silent", style="bold red")
     if (drops := sum(line.process.dropped for line in here)) > 0:
-        counted.append(f", {drops:,} drops", style="yellow")
+        counted.append(f", {_many(drops, 'drop')}", style="yellow")
     rates = board.rates()
     messages_in = None if rates is None else rates.messages_in
     messages_out = None if rates is None else rates.messages_out
@@ -82,6 +81,10 @@ def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: b
         _total("in", board.total.messages_in, messages_in, width, ascii),
         _total("out", board.total.messages_out, messages_out, width, ascii),
     ]
+
+
+def _many(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def _apart(left: Text, right: str, width: int) -> Text:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_it_shows_the_processes_and_q_leaves(project: Project, columns: int) -> 
 def test_bars_move_under_load(project: Project, client: Any, prefix: str) -> None:
     worker = project.worker(groups={"room-1": 1})
     with top(project, "--interval", "0.3", columns=120) as terminal:
-        terminal.wait_for(lambda text: re.search(r"^in +0/s +▁+ peak 0/s", text, re.MULTILINE))
+        terminal.wait_for(lambda text: re.search(r"^in +0/s +▁▁+ peak 0/s", text, re.MULTILINE))
         for _ in range(5):
             client.publish(f"{prefix}:g:room-1", b"anything that comes from Redis")
         text = terminal.wait_for(lambda text: re.search(r"^in .*▁[^▁ ]", text, re.MULTILINE))
@@ -191,6 +192,29 @@ def test_the_terminal_goes_away(project: Project) -> None:
     terminal.wait_for("q leave")
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.wait() == 128 + signal.SIGHUP
+
+
+BROKEN = """
+import sys
+from django.core.management import execute_from_command_line
+from mpx_channels.diagnostics.board import Board
+
+def update(self, snapshot, now):
+    raise RuntimeError("a mistake of ours")
+
+Board.update = update
+execute_from_command_line(["manage.py", "mpx", "top"])
+"""
+
+
+def test_a_mistake_of_ours_leaves_the_terminal_as_it_was(project: Project) -> None:
+    command = [sys.executable, "-c", BROKEN]
+    with contextlib.closing(Terminal(command, project.environment, 120, 40)) as terminal:
+        before = terminal.attributes
+        assert terminal.wait() == 1
+        assert terminal.attributes == before
+        assert terminal.output.count(OTHER_SCREEN) == terminal.output.count(FIRST_SCREEN) == 1
+        assert terminal.output.rindex(b"a mistake of ours") > terminal.output.rindex(FIRST_SCREEN)
 
 
 def test_a_limit_ends_it(project: Project) -> None:
