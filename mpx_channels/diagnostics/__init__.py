@@ -9,10 +9,11 @@ from .listen import Listen
 from .send import Request, Resolve, Send
 from .status import Status
 from .subcommand import Subcommand
+from .top import Top
 
 __all__ = ["subcommands"]
 
 
 def subcommands() -> list[Subcommand]:
     """All of them, in the order of ``--help``."""
-    return [Doctor(), Status(), Listen(), Send(), Resolve(), Request(), Bench()]
+    return [Doctor(), Status(), Top(), Listen(), Send(), Resolve(), Request(), Bench()]

@@ -134,7 +134,13 @@ class Output:
         )
         aligned = set(right)
         for column in columns:
-            table.add_column(column, justify="right" if column in aligned else "left")
+            table.add_column(
+                column,
+                justify="right" if column in aligned else "left",
+                # Digits are never cut, and names are folded rather than.
+                no_wrap=column in aligned,
+                overflow="fold",
+            )
         for row in rows:
             table.add_row(*(self._cell(cell) for cell in row))
         return table

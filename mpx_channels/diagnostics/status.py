@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from argparse import ArgumentParser
-from dataclasses import asdict, dataclass
+from collections import defaultdict
 from typing import Any
 
-from rich.text import Text
+from mpx_channels.layer import ProcessStats
 
-from mpx_channels.layer import ClusterStats, MpxChannelLayer, ProcessStats
-
+from .columns import COLUMNS, Line, fit, total_line
 from .output import Output
 from .session import Session
-from .subcommand import FINE, FOUND, Subcommand
+from .snapshot import Snapshot, look
+from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
 
-__all__ = ["PROCESS_COLUMNS", "RIGHT", "Rates", "Status", "process_row", "snapshot_as_json"]
+__all__ = ["Status", "add_groups_argument", "number_of_groups"]
 
 # Seconds between the two looks that rates are made of.
 INTERVAL = 1.0
-
-PROCESS_COLUMNS = (
-    "host", "pid", "uptime", "connected", "consumers", "groups", "patterns", "promises",
-    "in/s", "out/s", "drops", "gaps", "reconnects", "round trip",
-)  # fmt: skip
-RIGHT = frozenset(PROCESS_COLUMNS[1:])
+# Processes that are named for each cause of drops.
+NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Messages per second of one process, between two looks at it."""
+def add_groups_argument(parser: ArgumentParser) -> None:
+    """``--groups``, of `mpx status` and `mpx top`."""
+    parser.add_argument(
+        "--groups", type=int, default=10, metavar="N", help="how many of the busiest (10)"
+    )
 
-    messages_in: float
-    messages_out: float
 
-    @classmethod
-    def between(cls, before: ProcessStats | None, after: ProcessStats, seconds: float) -> Rates:
-        """Zero for a process that was not there before."""
-        if before is None or before.silent or after.silent or seconds <= 0:
-            return cls(0.0, 0.0)
-        return cls(
-            max(0, after.messages_in - before.messages_in) / seconds,
-            max(0, after.messages_out - before.messages_out) / seconds,
-        )
+def number_of_groups(options: dict[str, Any]) -> int:
+    """The value of ``--groups``, or a refusal."""
+    groups: int = options["groups"]
+    if groups < 0:
+        raise Refusal(f"--groups must be 0 or more, not {groups}", WRONG_USAGE)
+    return groups
 
 
 class Status(Subcommand):
@@ -53,122 +45,74 @@ class Status(Subcommand):
     help = "Show all live processes of the layer's prefix, the busiest groups and the queues."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--groups", type=int, default=10, metavar="N", help="how many of the busiest (10)"
-        )
+        add_groups_argument(parser)
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
+        groups = number_of_groups(options)
         layer = await session.connect()
-        before = await others(layer, options["groups"])
+        before = await look(layer, groups=0, queues=False)
         await asyncio.sleep(INTERVAL)
-        after = await others(layer, options["groups"])
-        rates = rates_between(before, after)
+        snapshot = await look(layer, before, groups=groups)
         if out.as_json:
-            out.json(snapshot_as_json(layer, after, rates))
+            out.json(snapshot.as_json())
         else:
-            self._show(layer, out, after, rates)
-        return FOUND if any(process.silent for process in after.processes) else FINE
-
-    def _show(
-        self, layer: MpxChannelLayer, out: Output, stats: ClusterStats, rates: dict[str, Rates]
-    ) -> None:
-        if stats.processes:
-            rows = [process_row(p, rates[p.process_id], stats.at) for p in stats.processes]
-            out.table(PROCESS_COLUMNS, rows, right=RIGHT, title=f"Processes of {layer.prefix}")
-        else:
-            out.say(f"No process uses the prefix {layer.prefix} now.")
-        if stats.groups:
-            out.say()
-            sizes = [(group, f"{size:,}") for group, size in stats.groups.items()]
-            out.table(("group", "consumers"), sizes, right={"consumers"}, title="Busiest groups")
-        if stats.queues:
-            out.say()
-            lengths = [(queue, f"{length:,}") for queue, length in sorted(stats.queues.items())]
-            out.table(("plain channel", "unread"), lengths, right={"unread"}, title="Queues")
+            _show(out, snapshot)
+        return FOUND if snapshot.silent or "silent" in snapshot.stats.incomplete else FINE
 
 
-async def others(layer: MpxChannelLayer, groups: int) -> ClusterStats:
-    """The processes but for this one, which only came to look."""
-    stats = await layer.cluster_stats(groups=groups)
-    own = layer.process_id
-    processes = tuple(each for each in stats.processes if each.process_id != own)
-    return ClusterStats(processes, stats.groups, stats.queues, stats.at)
+def _show(out: Output, snapshot: Snapshot) -> None:
+    stats = snapshot.stats
+    where = f"{snapshot.prefix} on {', '.join(snapshot.servers)}"
+    if stats.processes:
+        silent = f", {snapshot.silent} silent" if snapshot.silent else ""
+        _processes(out, snapshot, f"Processes of {where}: {len(stats.processes)}{silent}")
+    else:
+        out.say(f"No process uses the prefix {where} now.")
+    causes = _drops_by_cause(stats.processes)
+    if causes:
+        out.say()
+        out.table(("drops", "messages", "where"), causes, right={"messages"})
+    if stats.groups:
+        out.say()
+        sizes = [(group, f"{size:,}") for group, size in stats.groups.items()]
+        out.table(("group", "consumers"), sizes, right={"consumers"}, title="Busiest groups")
+    if stats.queues:
+        out.say()
+        lengths = [(queue, f"{length:,}") for queue, length in sorted(stats.queues.items())]
+        out.table(("plain channel", "unread"), lengths, right={"unread"}, title="Queues")
+    for part, reason in stats.incomplete.items():
+        out.say()
+        out.say(f"Not known ({part}): {reason}", "yellow")
 
 
-def rates_between(before: ClusterStats, after: ClusterStats) -> dict[str, Rates]:
-    """By process id."""
-    known = {process.process_id: process for process in before.processes}
-    seconds = after.at - before.at
-    return {
-        process.process_id: Rates.between(known.get(process.process_id), process, seconds)
-        for process in after.processes
-    }
-
-
-def process_row(process: ProcessStats, rates: Rates, now: float) -> list[str | Text]:
-    """The cells of a process, for `PROCESS_COLUMNS`."""
-    if process.silent:
-        where: list[str | Text] = [process.host, str(process.pid)]
-        return [*where, Text("silent", style="bold red"), *[""] * (len(PROCESS_COLUMNS) - 3)]
-    round_trip = "none" if process.round_trip is None else f"{process.round_trip * 1000:.1f} ms"
-    return [
-        process.host,
-        str(process.pid),
-        span(process.started, now),
-        span(process.connected_since, now),
-        f"{process.consumers:,}",
-        f"{process.groups:,}",
-        f"{process.patterns:,}",
-        f"{process.promises:,}",
-        f"{rates.messages_in:,.0f}",
-        f"{rates.messages_out:,.0f}",
-        _bad(process.dropped),
-        _bad(process.gaps),
-        _bad(process.reconnects),
-        round_trip,
+def _processes(out: Output, snapshot: Snapshot, title: str) -> None:
+    lines = [
+        Line(each, snapshot.rates.get(each.process_id), "silent" if each.silent else "")
+        for each in snapshot.stats.processes
     ]
+    if len(lines) > 1:
+        lines.append(total_line(lines))
+    fitted = fit(COLUMNS, lines, out.console.width)
+    heads = [column.head for column in fitted.columns]
+    out.table(heads, fitted.rows, right=heads[1:], title=title)
+    if fitted.zero:
+        out.say(f"All 0: {', '.join(fitted.zero)}.", "dim")
+    if fitted.left_out:
+        out.say(f"Only on a wider terminal: {', '.join(fitted.left_out)}.", "dim")
 
 
-def snapshot_as_json(
-    layer: MpxChannelLayer, stats: ClusterStats, rates: dict[str, Rates]
-) -> dict[str, Any]:
-    """What ``--json`` prints."""
-    processes = []
-    for process in stats.processes:
-        rate = rates[process.process_id]
-        uptime = None if process.started is None else max(0.0, stats.at - process.started)
-        processes.append(
-            {
-                **asdict(process),
-                "uptime": uptime,
-                "dropped": process.dropped,
-                "messages_in_per_second": rate.messages_in,
-                "messages_out_per_second": rate.messages_out,
-            }
-        )
-    return {
-        "prefix": layer.prefix,
-        "at": stats.at,
-        "processes": processes,
-        "groups": dict(stats.groups),
-        "queues": dict(stats.queues),
-    }
-
-
-def span(since: float | None, now: float | None = None) -> str:
-    """How long ago, in its two largest units."""
-    if since is None:
-        return "no"
-    seconds = max(0, int((now if now is not None else time.time()) - since))
-    minutes, second = divmod(seconds, 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour}h"
-    if hours:
-        return f"{hours}h {minute}m"
-    return f"{minutes}m {second}s" if minutes else f"{second}s"
-
-
-def _bad(count: int) -> Text:
-    return Text(f"{count:,}", style="yellow" if count else "")
+def _drops_by_cause(processes: tuple[ProcessStats, ...]) -> list[tuple[str, str, str]]:
+    """The causes, the most frequent first, each with the processes that have most of it."""
+    by_cause: defaultdict[str, list[tuple[int, ProcessStats]]] = defaultdict(list)
+    for process in processes:
+        for cause, count in process.drops.items():
+            if count:
+                by_cause[cause].append((count, process))
+    rows = []
+    for cause, found in sorted(by_cause.items(), key=lambda item: -sum(n for n, _ in item[1])):
+        found.sort(key=lambda each: -each[0])
+        named = [f"{process.host} {process.pid}: {n:,}" for n, process in found[:NAMED]]
+        if len(found) > NAMED:
+            named.append(f"{len(found) - NAMED} more")
+        rows.append((cause, f"{sum(n for n, _ in found):,}", ", ".join(named)))
+    return rows

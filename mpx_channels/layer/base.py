@@ -119,6 +119,12 @@ class LayerBase(BaseChannelLayer):
         hub = self._hubs.get(get_running_loop())
         return hub.process_id if hub is not None else None
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Addresses of the servers, without credentials; none before the first use on this loop."""
+        hub = self._hubs.get(get_running_loop())
+        return (str(hub.multiplexer.node),) if hub is not None else ()
+
     async def close(self) -> None:
         """Let publishes out and close the connections; the next use opens others.
 

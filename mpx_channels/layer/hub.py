@@ -69,7 +69,7 @@ class Hub:
         # Questions to all processes; and a name that says that this one lives, and where.
         self.serving = Serving(self)
         self.controls = names.controls(multiplexer)
-        self._control = multiplexer.new_channel_subscription(inflow.inbox)
+        self._control = multiplexer.new_channel_subscription(inflow.control)
         self.groups = ChannelTopics("group", names.group_of, self, multiplexer, inflow.group)
         self.raw_channels = ChannelTopics("channel", str, self, multiplexer, inflow.raw)
         self.raw_patterns = PatternTopics("pattern", str, self, multiplexer, inflow.raw_match)

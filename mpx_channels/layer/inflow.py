@@ -192,8 +192,19 @@ class Inflow:
             self._full(mailbox)
             self._tell_asker(item.take(), f"the channel {channel!r} is full")
 
+    def control(self, name: str, data: bytes) -> None:
+        """A question to all processes; it is no traffic of the project's, so it is not counted."""
+        try:
+            header, body = self._wrapping.unwrap(name, data)
+            asked = self._decode(body)
+        except UnreadableMessage as error:
+            self.unreadable(name, error)
+            return
+        if "by" in header and "id" in header:
+            self._serve(header["by"], header["id"], asked)
+
     def _serve(self, process_id: str, number: object, asked: Message) -> None:
-        """Another process asks for something that only the owner of a channel can do."""
+        """Another process asks for something that only this one can do."""
 
         async def serve() -> None:
             answer: Message
@@ -237,7 +248,7 @@ class Inflow:
         """Publish what nobody here waits for; a failure is logged."""
         name = self._hub.names.inbox(process_id)
         try:
-            data = self._wrapping.wrap(name, answer, {"re": number})
+            data = self._wrapping.wrap(name, answer, {"re": number}, limit=False)
             published = self._hub.multiplexer.publish_soon(name, data)
         except Exception as error:
             self._unpublished(name, error)

@@ -16,6 +16,7 @@ Neither group nor promise names have a colon in them, so two prefixes never meet
 from __future__ import annotations
 
 import itertools
+import re
 
 from mpx_channels.multiplexer import Multiplexer, Node, escape_glob
 
@@ -23,6 +24,8 @@ __all__ = ["PROCESS_ID_LENGTH", "Names"]
 
 # Of a UUID's 32 hexadecimal digits: 64 bits are enough for processes of one prefix.
 PROCESS_ID_LENGTH = 16
+# What tells a presence from the names of a layer whose prefix is ours with ":c" behind it.
+PRESENT = re.compile(rf"[0-9a-f]{{{PROCESS_ID_LENGTH}}}:[0-9]{{1,19}}", re.ASCII)
 
 
 class Names:
@@ -93,6 +96,6 @@ class Names:
     def presence_of(self, name: str) -> tuple[str, int, str] | None:
         """The process id, pid and host; None for a name that is no presence."""
         match name[len(self.control) :].split(":", 2):
-            case [process_id, pid, host] if pid.isdecimal():
+            case [process_id, pid, host] if PRESENT.fullmatch(f"{process_id}:{pid}"):
                 return process_id, int(pid), host
         return None

@@ -4,57 +4,73 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Container
 
 from mpx_channels.multiplexer import CommandRefused, Node
 
+from .answers import Answer
 from .base import LayerBase
 from .codec import Message
 from .hub import Hub
 from .polls import Poll, ask_all, reach
-from .processes import ClusterStats, ProcessStats
+from .processes import ClusterStats, ProcessStats, counts, printable
 
 __all__ = ["Overview"]
 
 # Seconds that processes have to answer; one that needs longer is in trouble.
 PATIENCE = 1.0
+# Seconds for one that may not have heard the question.
+SHORT_PATIENCE = 0.2
+# Seconds that a look for queues may take: a server may be full of others' keys.
+SCAN_PATIENCE = 1.0
+# How many groups are counted in all processes, for each that is wanted, and at most: those of every
+# process would be too many to ask for, where there are many processes.
+CANDIDATES, MOST_CANDIDATES = 10, 1000
 
 
 class Overview(LayerBase):
     """The part of the layer that asks all processes of its prefix, over its control channel."""
 
-    async def cluster_stats(self, *, groups: int = 20) -> ClusterStats:
+    async def cluster_stats(self, *, groups: int = 20, queues: bool = True) -> ClusterStats:
         """Every process of this prefix that is subscribed now, the busiest groups, and the queues.
 
-        Processes have a second to answer. ``groups`` is how many of the busiest groups are looked
-        for: among that many of the largest of each process. This process is among the others.
-        Raises as `Multiplexer.publish`; without the permission for PUBSUB (an ACL) silent
-        processes are not noticed.
+        Processes have a second to answer; this one is among them, and every event loop is one of
+        its own. ``groups`` is how many of the busiest groups are looked for, among the largest of
+        each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises
+        `ValueError` for a number below 0, `ConnectionLost` when our link breaks meanwhile, and as
+        `Multiplexer.publish`. What the ACL does not allow is left out: see `ClusterStats`.
         """
+        if not groups >= 0:
+            raise ValueError(f"groups must be a whole number from 0 up, not {groups!r}")
         if self._visiting():
-            return await self._elsewhere(self.cluster_stats(groups=groups))
+            return await self._elsewhere(self.cluster_stats(groups=groups, queues=queues))
         hub = await self._ready_hub()
-        poll = await self._ask_everyone(hub, {"do": "stats", "groups": groups})
-        told = [answer["value"] for answer in poll.answers if "value" in answer]
-        processes = [ProcessStats.from_answer(each["process"]) for each in told]
-        if len(processes) < poll.asked:
-            processes += await self._silent(hub, {each.process_id for each in processes})
-        candidates = {group for each in told for group in each["groups"]}
-        sizes = await self._group_sizes(hub, candidates) if candidates else {}
-        largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:groups]
+        incomplete: dict[str, str] = {}
+        question = {"do": "stats", "groups": groups}
+        poll = await self._ask_everyone(hub, question)
+        processes, parts = _told(poll.answers)
+        at = time.time()
+        if (missing := poll.asked - len(processes)) > 0:
+            try:
+                silent = await self._silent(hub, question, processes)
+            except CommandRefused as error:
+                incomplete["silent"] = f"{missing} did not answer: {error}"
+            else:
+                processes |= {each.process_id: each for each in silent}
         return ClusterStats(
-            processes=tuple(sorted(processes, key=lambda p: (p.silent, p.host, p.pid))),
-            groups=dict(largest),
-            queues=await self._queue_lengths(hub),
-            at=time.time(),
+            processes=tuple(sorted(processes.values(), key=_order)),
+            groups=await self._busiest(hub, parts, groups),
+            queues=await self._queue_lengths(hub, incomplete) if queues else {},
+            at=at,
+            incomplete=incomplete,
         )
 
     async def group_size(self, group: str) -> int:
         """How many channels are in a group, in all processes.
 
         A process that does not answer in a second is not counted. Raises `TypeError` for an
-        invalid name, and as `Multiplexer.publish`.
+        invalid name, `ConnectionLost` when our link breaks meanwhile, and as `Multiplexer.publish`.
         """
         self.require_valid_group_name(group)
         if self._visiting():
@@ -107,48 +123,86 @@ class Overview(LayerBase):
     async def _delete_lists(self, hub: Hub, node: Node) -> None:
         for pattern in self._names.lists:
             async for keys in self._scan(hub, node, pattern):
-                await hub.multiplexer.command(b"UNLINK", *keys, node=node)
+                if keys:
+                    await hub.multiplexer.command(b"UNLINK", *keys, node=node)
 
-    async def _ask_everyone(self, hub: Hub, question: Message) -> Poll:
-        return await ask_all(
-            hub,
-            hub.controls[self._reachable(hub)[0]],
-            self.wrapping.encode(question),
-            timeout=PATIENCE,
-        )
+    async def _ask_everyone(
+        self, hub: Hub, question: Message, *, enough: int | None = None
+    ) -> Poll:
+        body = self.wrapping.encode(question, limit=False)
+        control = hub.controls[self._reachable(hub)[0]]
+        poll = await ask_all(hub, control, body, PATIENCE, enough=enough)
+        if poll.broken is not None:
+            raise poll.broken
+        return poll
 
-    async def _silent(self, hub: Hub, answered: set[str]) -> list[ProcessStats]:
+    async def _silent(
+        self, hub: Hub, question: Message, answered: Container[str]
+    ) -> list[ProcessStats]:
         """The processes that are subscribed and have not answered."""
         pattern = self._names.presences.encode()
         names: dict[bytes, None] = {}  # in order, and once: nodes may be databases of one server
-        try:
-            for node in self._reachable(hub):
-                found = await hub.multiplexer.command(b"PUBSUB", b"CHANNELS", pattern, node=node)
-                names.update(dict.fromkeys(found))
-        except CommandRefused:
-            return []
-        present = (self._names.presence_of(name.decode()) for name in names)
-        return [
-            ProcessStats(process_id, host, pid, silent=True)
+        for node in self._reachable(hub):
+            found = await hub.multiplexer.command(b"PUBSUB", b"CHANNELS", pattern, node=node)
+            names.update(dict.fromkeys(found))
+        present = (self._names.presence_of(name.decode(errors="replace")) for name in names)
+        silent = [
+            ProcessStats(process_id, printable(host), pid, silent=True)
             for process_id, pid, host in filter(None, present)
             if process_id not in answered
         ]
+        return await asyncio.gather(*(self._ask_again(hub, question, each) for each in silent))
 
-    async def _group_sizes(self, hub: Hub, groups: Iterable[str]) -> dict[str, int]:
-        sizes = dict.fromkeys(groups, 0)
-        poll = await self._ask_everyone(hub, {"do": "group_sizes", "groups": list(sizes)})
-        for answer in poll.answers:
-            for group, size in answer.get("value", {}).items():
-                sizes[group] += size
+    async def _ask_again(self, hub: Hub, question: Message, silent: ProcessStats) -> ProcessStats:
+        """Perhaps it has only begun after the question, as others end: in a deployment, say."""
+        body = self.wrapping.encode(question, limit=False)
+        inbox = self._names.inbox(silent.process_id)
+        poll = await ask_all(hub, inbox, body, SHORT_PATIENCE, enough=1)
+        processes, _ = _told(poll.answers)
+        return processes.get(silent.process_id, silent)
+
+    async def _busiest(self, hub: Hub, parts: list[dict[str, int]], most: int) -> dict[str, int]:
+        """The largest groups, given the largest of each process, as far as they are there."""
+        sizes: Counter[str] = Counter()
+        for part in parts:
+            sizes.update(part)
+        if len(parts) > 1:
+            # A process names its largest only, and may have a part of the others' as well.
+            number = min(CANDIDATES * most, MOST_CANDIDATES)
+            candidates = [group for group, _ in sizes.most_common(number)]
+            sizes = await self._group_sizes(hub, candidates, enough=len(parts))
+        largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        return dict(largest[:most])
+
+    async def _group_sizes(
+        self, hub: Hub, groups: list[str], *, enough: int | None = None
+    ) -> Counter[str]:
+        sizes: Counter[str] = Counter()
+        if groups:
+            question = {"do": "group_sizes", "groups": groups}
+            for answer in (await self._ask_everyone(hub, question, enough=enough)).answers:
+                sizes.update(counts(answer.get("value")))
         return sizes
 
-    async def _queue_lengths(self, hub: Hub) -> dict[str, int]:
+    async def _queue_lengths(self, hub: Hub, incomplete: dict[str, str]) -> dict[str, int]:
         lengths: dict[str, int] = {}
-        for node in self._reachable(hub):
-            async for keys in self._scan(hub, node, self._names.queues):
-                for key in keys:
-                    length: Any = await hub.multiplexer.command(b"LLEN", key, node=node)
-                    lengths[self._names.queue_of(key.decode())] = length
+        deadline = hub.loop.time() + SCAN_PATIENCE
+        try:
+            for node in self._reachable(hub):
+                async for keys in self._scan(hub, node, self._names.queues):
+                    asked = [hub.multiplexer.command(b"LLEN", key, node=node) for key in keys]
+                    found = await asyncio.gather(*asked, return_exceptions=True)
+                    for key, length in zip(keys, found, strict=True):
+                        queue = printable(self._names.queue_of(key.decode(errors="replace")))
+                        if isinstance(length, BaseException):
+                            raise length
+                        if length and ":" not in queue:  # else of a prefix that begins with ours
+                            lengths[queue] = length
+                    if hub.loop.time() > deadline:
+                        incomplete["queues"] = f"not all keys seen in {SCAN_PATIENCE:g} s"
+                        return lengths
+        except CommandRefused as error:
+            incomplete["queues"] = str(error)
         return lengths
 
     def _reachable(self, hub: Hub) -> tuple[Node, ...]:
@@ -163,7 +217,25 @@ class Overview(LayerBase):
         while True:
             words = (b"SCAN", cursor, b"MATCH", pattern.encode(), b"COUNT", b"1000")
             cursor, keys = await hub.multiplexer.command(*words, node=node)
-            if keys:
-                yield keys
+            yield keys
             if cursor == b"0":
                 return
+
+
+def _told(answers: list[Answer]) -> tuple[dict[str, ProcessStats], list[dict[str, int]]]:
+    """The processes that answered, by id, and the groups that each named."""
+    processes: dict[str, ProcessStats] = {}
+    groups: list[dict[str, int]] = []
+    for answer in answers:
+        value = answer.get("value")
+        if not isinstance(value, dict):
+            continue
+        process = ProcessStats.from_answer(value.get("process"))
+        if process is not None and process.process_id not in processes:
+            processes[process.process_id] = process
+            groups.append(counts(value.get("groups")))
+    return processes, groups
+
+
+def _order(process: ProcessStats) -> tuple[bool, str, int, str]:
+    return process.silent, process.host, process.pid, process.process_id

@@ -16,10 +16,14 @@ __all__ = ["Poll", "ask_all", "reach"]
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """The ``answers`` that came in time, of ``asked`` processes."""
+    """The ``answers`` that came in time, of ``asked`` processes.
+
+    ``broken``: the end of our link, which ended the wait; answers may have been missed.
+    """
 
     answers: list[Answer]
     asked: int
+    broken: Exception | None = None
 
 
 async def reach(hub: Hub, name: str, data: bytes) -> int:
@@ -44,34 +48,36 @@ async def reach(hub: Hub, name: str, data: bytes) -> int:
     return min(received, int(counted[1]))
 
 
-async def ask_all(hub: Hub, name: str, body: bytes, timeout: float) -> Poll:
+async def ask_all(
+    hub: Hub, name: str, body: bytes, timeout: float, *, enough: int | None = None
+) -> Poll:
     """Publish an encoded question to `name` and collect the answers, for `timeout` seconds at most.
 
-    They come to our inbox; a link that breaks meanwhile ends the wait. Raises as
-    `Multiplexer.publish`.
+    They come to our inbox; a link that breaks meanwhile ends the wait, and so do ``enough``
+    answers. Raises as `Multiplexer.publish`.
     """
     answers: list[Answer] = []
     expected: int | None = None
-    broken = False
+    broken: Exception | None = None
     complete: asyncio.Future[None] = hub.loop.create_future()
 
     def on_reply(reply: Answer | Exception) -> None:
         nonlocal broken
         if isinstance(reply, Exception):
-            broken = True
+            broken = reply
         else:
             answers.append(reply)
-        if (broken or len(answers) == expected) and not complete.done():
+        if (broken is not None or len(answers) == expected) and not complete.done():
             complete.set_result(None)
 
     number = hub.answers.expect(on_reply)
     try:
         data = hub.wrapping.seal(name, body, {"by": hub.process_id, "id": number})
         received = await reach(hub, name, data)
-        expected = received
-        if len(answers) < expected and not broken:
+        expected = received if enough is None else min(received, enough)
+        if len(answers) < expected and broken is None:
             await asyncio.wait([complete], timeout=timeout)
-        return Poll(answers, received)
+        return Poll(answers, received, broken)
     finally:
         hub.answers.expect_no_more(number)
         complete.cancel()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Any, Self
 
-from .answers import Answer
 from .stats import LayerStats
 
-__all__ = ["ClusterStats", "ProcessStats", "host_name"]
+__all__ = ["ClusterStats", "ProcessStats", "counts", "host_name", "printable"]
 
 # Drops of the engine that nobody misses: those who had asked for the message had left.
 NOT_MISSED = {"no_listener", "no_promise"}
@@ -31,7 +31,36 @@ if hasattr(os, "register_at_fork"):
 
 def host_name() -> str:
     """This machine's name, as the operating system has it."""
-    return socket.gethostname()
+    return printable(socket.gethostname())
+
+
+def printable(text: str) -> str:
+    """A text from elsewhere, for a terminal: without control characters and broken Unicode."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def counts(value: object) -> dict[str, int]:
+    """The counts by name in what another process told; what is none is left out."""
+    if not isinstance(value, dict):
+        return {}
+    return {printable(key): n for key, n in value.items() if isinstance(key, str) and _count(n)}
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and isfinite(value)
+
+
+# Whether a value is right for a field of `ProcessStats`, by the field's type.
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": _count,
+    "float | None": _number,
+    "Mapping[str, int]": lambda value: isinstance(value, dict),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +72,9 @@ class ProcessStats:
     - ``process_id``: as in the names of its channels (``specific.<process_id>!...``); ``host`` and
       ``pid``: where it runs, empty and 0 where Redis does not let us know; ``silent``: it is
       subscribed, but did not answer in time, and nothing below is known.
-    - ``started``: when the process began to use mpx_channels; ``connected_since``: since when its
-      subscribing connection stands.
+    - ``at``: when it told this, by the clock of its machine, as are the other times; ``started``:
+      when the process began to use mpx_channels; ``connected_since``: since when its subscribing
+      connection stands.
     - ``consumers``: channels that are open there; ``groups``: groups with members there;
       ``memberships``: pairs of a group and a channel; ``patterns``, ``promises``: those waited for;
       ``unread``: messages in mailboxes.
@@ -60,6 +90,7 @@ class ProcessStats:
     host: str = ""
     pid: int = 0
     silent: bool = False
+    at: float | None = None
     started: float | None = None
     connected_since: float | None = None
     consumers: int = 0
@@ -93,6 +124,7 @@ class ProcessStats:
             process_id=process_id,
             host=host_name(),
             pid=os.getpid(),
+            at=time.time(),
             started=_started,
             connected_since=engine.connected_since,
             consumers=stats.channels,
@@ -111,10 +143,24 @@ class ProcessStats:
         )
 
     @classmethod
-    def from_answer(cls, answer: Answer) -> Self:
-        """From what a process answered, which may run another version of ours."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{key: value for key, value in answer.items() if key in known})
+    def from_answer(cls, answer: object) -> Self | None:
+        """From what a process answered; None if it does not say which one it is.
+
+        It may run another version of ours: what is unknown here, or no value for its field, is
+        left out.
+        """
+        known = {}
+        for each in fields(cls):
+            value = answer.get(each.name) if isinstance(answer, dict) else None
+            right = _RIGHT.get(str(each.type))
+            if right is not None and value is not None and right(value):
+                known[each.name] = value
+        if not known.get("process_id"):
+            return None
+        known["process_id"] = printable(known["process_id"])
+        known["host"] = printable(known.get("host", ""))
+        known["drops"] = counts(known.get("drops"))
+        return cls(**known)
 
     def to_answer(self) -> dict[str, Any]:
         """As a message can carry it."""
@@ -131,9 +177,13 @@ class ClusterStats:
     - ``queues``: plain channels with unread messages in Redis, and how many; those that have
       expired but were not yet thrown away count.
     - ``at``: when, as Unix time in seconds.
+    - ``incomplete``: what is missing here, and why: ``"silent"`` (some did not answer, but an ACL
+      without PUBSUB does not let us know which), ``"queues"`` (an ACL without SCAN or LLEN, or too
+      many keys on the server to look at all).
     """
 
     processes: tuple[ProcessStats, ...]
     groups: Mapping[str, int]
     queues: Mapping[str, int]
     at: float
+    incomplete: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from django.db import transaction
 from .background import background
 from .broadcasts import broadcast
 from .codec import Message
+from .processes import ClusterStats
 from .taking import give_back
 
 if TYPE_CHECKING:
@@ -131,6 +132,14 @@ class SyncLayer:
     def reply_error(self, event: Message, reason: str) -> bool:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
+
+    def cluster_stats(self, *, groups: int = 20) -> ClusterStats:
+        """`MpxChannelLayer.cluster_stats`."""
+        return self._run(self._layer.cluster_stats(groups=groups))
+
+    def group_size(self, group: str) -> int:
+        """`MpxChannelLayer.group_size`."""
+        return self._run(self._layer.group_size(group))
 
     def flush(self) -> None:
         """`MpxChannelLayer.flush`."""

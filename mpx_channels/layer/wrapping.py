@@ -50,7 +50,8 @@ class Wrapping:
     """How one layer's messages become bytes; made once per layer, for all threads and loops.
 
     A message is bound to the `name` of the Redis channel or key that it is sent to: with
-    encryption, `unwrap` opens it for that name only.
+    encryption, `unwrap` opens it for that name only. The limit is for messages of users;
+    ``limit=False`` is for what processes tell each other of themselves, which is bounded already.
     """
 
     __slots__ = ("_cipher", "_decode", "_encode", "max_message_size")
@@ -73,22 +74,29 @@ class Wrapping:
     def encrypts(self) -> bool:
         return self._cipher is not None
 
-    def wrap(self, name: str, message: Message, header: Mapping[str, Any] | None = None) -> bytes:
+    def wrap(
+        self,
+        name: str,
+        message: Message,
+        header: Mapping[str, Any] | None = None,
+        *,
+        limit: bool = True,
+    ) -> bytes:
         """A message ready for Redis.
 
         Raises `TypeError` for what is no dict, `UnserializableMessage` and `MessageTooLarge`.
         """
         body = self._encode(message)
-        if len(body) > self.max_message_size:
+        if limit and len(body) > self.max_message_size:
             raise MessageTooLarge(len(body), self.max_message_size)
         if self._cipher is None:
             return BARE + body if header is None else seal(body, header)
         return self._cipher.seal(name, body, header)
 
-    def encode(self, message: Message) -> bytes:
+    def encode(self, message: Message, *, limit: bool = True) -> bytes:
         """The first half of `wrap`, with all that can go wrong: the body for `seal`."""
         body = self._encode(message)
-        if len(body) > self.max_message_size:
+        if limit and len(body) > self.max_message_size:
             raise MessageTooLarge(len(body), self.max_message_size)
         return body
 

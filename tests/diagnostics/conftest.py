@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -122,7 +125,8 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        ready = self.read()
+        while "channels" not in (ready := self.read()):
+            pass  # what came meanwhile
         self.channels: list[str] = ready["channels"]
         self.pid: int = ready["pid"]
         self.process_id: str = ready["process_id"]
@@ -152,7 +156,9 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self.output = b""
         self.pid, self._fd = pty.fork()
+        size = struct.pack("HHHH", rows, columns, 0, 0)
         if not self.pid:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, size)
             os.chdir(ROOT)
             os.execvpe(
                 command[0], command, environment | {"COLUMNS": str(columns), "LINES": str(rows)}
@@ -163,6 +169,16 @@ class Terminal:
     def text(self) -> str:
         """What the screen shows now."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    @property
+    def attributes(self) -> list[Any]:
+        """The terminal's settings, as of termios."""
+        return termios.tcgetattr(self._fd)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Give it another size; the kernel sends SIGWINCH."""
+        self.screen.resize(rows, columns)
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def press(self, keys: str) -> None:
         """Type; ``"\\x03"`` is Ctrl-C."""

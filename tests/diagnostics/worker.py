@@ -4,7 +4,8 @@
 
 ``groups``: how many channels join each; ``send``: a group that gets a message now and then;
 ``promise``: a name that is waited for. Prints a line of JSON when it is ready: the names of its
-channels, and one for everything that it receives. Requests (``{"type": "ask"}``) are answered with
+channels, and one for everything that it receives, unless it is told to be ``quiet``: who reads
+only some of them has to, lest the pipe be full. Requests (``{"type": "ask"}``) are answered with
 ``{"pid": ...}``, those of type "fail" with a failure, those of type "slow" never.
 """
 
@@ -39,7 +40,8 @@ async def work(told: dict[str, Any]) -> None:
                 await layer.reply(event, {"pid": os.getpid(), "data": b"\x00"})
             elif "mpx_reply_to" in event and event["type"] == "fail":
                 await layer.reply_error(event, "the consumer is not in the mood")
-            say({"received": {key: event[key] for key in event if key != "mpx_reply_to"}})
+            if not told.get("quiet"):
+                say({"received": {key: event[key] for key in event if key != "mpx_reply_to"}})
 
     async def send(group: str) -> None:
         while True:
