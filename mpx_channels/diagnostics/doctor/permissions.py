@@ -44,12 +44,15 @@ NEEDED = (
     Use("mpx status and cluster_stats", ("pubsub|numsub", "pubsub|channels", "scan", "llen"),
         Level.WARNING),
     Use("flush", ("scan", "unlink"), Level.WARNING),
+    Use("mpx listen to a plain channel", ("lrange", "time"), Level.INFO),
 )  # fmt: skip
 
 # What redis-py sends when it connects: the first for a database number in hosts, the second for a
 # client_name. AUTH and HELLO are always allowed. That CLIENT SETINFO is refused it does not mind,
 # and a rule for it would be refused by Redis before 7.2, which has no such command.
 HANDSHAKE = ("select", "client|setname")
+# What the engine asks behind Sentinels; where it may not, their word has to do.
+BEHIND_SENTINELS = ("role",)
 
 
 def commands() -> list[str]:
@@ -72,7 +75,7 @@ def acl_rules(prefix: str) -> str:
 
     For ``ACL SETUSER name on >password`` before it.
     """
-    allowed = " ".join(f"+{command}" for command in (*commands(), *HANDSHAKE))
+    allowed = " ".join(f"+{command}" for command in (*commands(), *HANDSHAKE, *BEHIND_SENTINELS))
     return f"resetkeys {keys_rule(prefix)} resetchannels {channels_rule(prefix)} -@all {allowed}"
 
 
@@ -167,6 +170,7 @@ def _on_keys(queue: str, wake: str) -> Iterable[tuple[str, Sequence[str]]]:
         ("pttl", (queue,)),
         ("lindex", (queue, "0")),
         ("llen", (queue,)),
+        ("lrange", (queue, "0", "0")),
         ("lpop", (queue,)),
         ("blpop", (queue, wake, "0.01")),
         ("unlink", (queue,)),
