@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from channels.layers import channel_layers
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.layer import MpxChannelLayer, NotConnected
 from mpx_channels.multiplexer.topology import Node
 
 __all__ = ["NotOurs", "Session", "entry"]
 
 # Seconds that a server has to be reached: who sits at a terminal does not want to wait longer.
 PATIENCE = 2.0
+# How often a process id is drawn that belongs to a server that is there: with two, one of which is
+# away, fewer than one in two hundred look in vain.
+TRIES = 8
 
 
 class NotOurs(Exception):
@@ -51,9 +54,11 @@ def entry(alias: str) -> Mapping[str, Any]:
 class Session:
     """The layer with an alias, as the project's settings have it."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, note: Callable[[str], object] = lambda text: None) -> None:
+        """``note`` shows the user a line that is beside the matter."""
         entry(alias)
         self.alias = alias
+        self._note = note
 
     @property
     def layer(self) -> MpxChannelLayer:
@@ -68,8 +73,25 @@ class Session:
     async def connect(self) -> MpxChannelLayer:
         """The layer, connected; raises `NotConnected` with the reason if that takes too long."""
         layer = self.layer
-        await layer.connect(timeout=min(PATIENCE, layer.config.connect_timeout))
+        patience = min(PATIENCE, layer.config.connect_timeout)
+        try:
+            await layer.connect(patience)
+        except NotConnected as error:
+            if len(layer.servers) < 2 or not await self._connect_to_some(patience):
+                raise
+            self._note(f"Warning: {error}. What follows is without that server.")
         return layer
+
+    async def _connect_to_some(self, patience: float) -> bool:
+        """Of several servers one is away: be a process whose own inbox is on another."""
+        for _ in range(TRIES):
+            try:
+                await self.layer.connect(patience / TRIES, every_host=False)
+            except NotConnected:
+                await self.layer.close()  # the next has another id, and perhaps another server
+            else:
+                return True
+        return False
 
     async def close(self) -> None:
         """Let go of the layer's connections."""

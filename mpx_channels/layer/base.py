@@ -17,7 +17,7 @@ from channels.layers import BaseChannelLayer, channel_layers
 from django.conf import settings
 
 from mpx_channels import embedded
-from mpx_channels.multiplexer import MpxError
+from mpx_channels.multiplexer import MpxError, NotConnected
 from mpx_channels.multiplexer.topology import Node
 
 from .background import background, passing_by
@@ -98,20 +98,27 @@ class LayerBase(BaseChannelLayer):
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
-    async def connect(self, timeout: float | None = None) -> None:
+    async def connect(self, timeout: float | None = None, *, every_host: bool = True) -> None:
         """Connect now, not at the first use; returns once what is sent to this process arrives.
 
+        With ``every_host=False`` other hosts than the one of this process' inbox may be away.
         Raises `NotConnected` with the reason after ``timeout`` seconds (``connect_timeout`` unless
         given), and `SubscriptionRefused`.
         """
         if self._visiting():
-            await self._elsewhere(self.connect(timeout))
+            await self._elsewhere(self.connect(timeout, every_host=every_host))
             return
         hub = await self._hub()
         if timeout is None:
             timeout = self.config.connect_timeout
-        await hub.multiplexer.wait_connected(timeout)
-        await hub.ready()
+        if every_host:
+            await hub.multiplexer.wait_connected(timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                await hub.ready()
+        except TimeoutError:
+            node = hub.multiplexer.node_of(hub.inbox)
+            raise NotConnected(f"{node} did not confirm {hub.inbox!r} in {timeout} s") from None
 
     @property
     def process_id(self) -> str | None:
@@ -123,7 +130,7 @@ class LayerBase(BaseChannelLayer):
     def servers(self) -> tuple[str, ...]:
         """Addresses of the servers, without credentials; none before the first use on this loop."""
         hub = self._hubs.get(get_running_loop())
-        return (str(hub.multiplexer.node),) if hub is not None else ()
+        return tuple(map(str, hub.multiplexer.nodes)) if hub is not None else ()
 
     async def close(self) -> None:
         """Let publishes out and close the connections; the next use opens others.

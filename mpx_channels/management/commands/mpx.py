@@ -97,7 +97,7 @@ class Command(BaseCommand):
             as_json=options["json"],
             color=False if options["no_color"] else True if options["force_color"] else None,
         )
-        session = Session(options["layer"])
+        session = Session(options["layer"], out.note)
         with _quiet(options["verbosity"] < 2):
             return asyncio.run(_run(subcommand, session, out, options))
 
