@@ -123,7 +123,7 @@ class LayerBase(BaseChannelLayer):
     def servers(self) -> tuple[str, ...]:
         """Addresses of the servers, without credentials; none before the first use on this loop."""
         hub = self._hubs.get(get_running_loop())
-        return (str(hub.multiplexer.node),) if hub is not None else ()
+        return tuple(map(str, hub.multiplexer.nodes)) if hub is not None else ()
 
     async def close(self) -> None:
         """Let publishes out and close the connections; the next use opens others.
