@@ -58,6 +58,8 @@ class Session:
         """``note`` shows the user a line that is beside the matter."""
         entry(alias)
         self.alias = alias
+        # Whether all servers were there.
+        self.complete = True
         self._note = note
 
     @property
@@ -79,7 +81,8 @@ class Session:
         except NotConnected as error:
             if len(layer.servers) < 2 or not await self._connect_to_some(patience):
                 raise
-            self._note(f"Warning: {error}. What follows is without that server.")
+            self.complete = False
+            self._note(f"Warning: going on without one of the servers: {error}")
         return layer
 
     async def _connect_to_some(self, patience: float) -> bool:

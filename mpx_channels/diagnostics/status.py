@@ -57,7 +57,8 @@ class Status(Subcommand):
             out.json(snapshot.as_json())
         else:
             _show(out, snapshot)
-        return FOUND if snapshot.silent or "silent" in snapshot.stats.incomplete else FINE
+        unknown = "silent" in snapshot.stats.incomplete
+        return FOUND if snapshot.silent or unknown or not session.complete else FINE
 
 
 def _show(out: Output, snapshot: Snapshot) -> None:

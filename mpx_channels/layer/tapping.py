@@ -29,6 +29,8 @@ __all__ = ["Tap", "TapEvent", "Tapped", "Tapping"]
 # What a tap holds unread: messages, and bytes of them.
 MAX_MESSAGES = 10_000
 MAX_BYTES = 64 * 1024 * 1024
+# Seconds to wait for the servers that are there, of several.
+PATIENCE_FOR_SOME = 0.5
 # How many messages of a plain channel are asked for at a time.
 PEEKED_AT_ONCE = 100
 
@@ -197,6 +199,7 @@ class Tap:
     """What passes, one after the other; made by `Tapping.tap`.
 
     Entering it returns once Redis has confirmed everything. Then iterate; it ends when it is left.
+    Of several servers some may be away: then the first thing is a `TapEvent` that says so.
     """
 
     def __init__(
@@ -228,6 +231,10 @@ class Tap:
         for pattern in self._ears:
             self._subscriptions[pattern] = self._subscribe(hub, pattern)
         patience = layer.config.connect_timeout
+        multiplexer = hub.multiplexer
+        away = [error for node in multiplexer.nodes if (error := multiplexer.error_of(node))]
+        if away:
+            patience = min(patience, PATIENCE_FOR_SOME)
         try:
             async with asyncio.timeout(patience):
                 results = await asyncio.gather(
@@ -235,8 +242,12 @@ class Tap:
                     return_exceptions=True,
                 )
         except TimeoutError:
-            self._close()
-            raise NotConnected(f"Redis did not confirm in {patience} s") from None
+            if not away:
+                self._close()
+                raise NotConnected(f"Redis did not confirm in {patience} s") from None
+            # Of several servers: what passes on the others is there to be seen.
+            results = []
+            self._disconnected(away[0])
         except BaseException:
             self._close()
             raise
