@@ -63,6 +63,13 @@ class RestartableServer:
         self._server = new_server(self.port, **self._config)
         self._server.start()
 
+    def start_with_user(self, *rules: str) -> str:
+        """Start it, and return the URL for the user "app", who has these rules of an ACL."""
+        self.start()
+        with self.client() as admin:
+            admin.execute_command("ACL", "SETUSER", "app", "on", ">secret", *rules)
+        return self.url.replace("://", "://app:secret@")
+
     def kill(self) -> None:
         """End it at once, as a crash would; harmless when it is not running."""
         if self._server is not None:

@@ -119,13 +119,7 @@ async def test_all_are_checked_before_the_first_leaves(
 async def test_what_redis_refuses_is_raised_and_the_rest_is_sent(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
-    restartable_server.start()
-    with restartable_server.client() as admin:
-        admin.execute_command(
-            "ACL", "SETUSER", "app", "on", ">secret", "resetchannels", "&asgi:p:*",
-            "&asgi:g:room", "+@all",
-        )  # fmt: skip
-    url = restartable_server.url.replace("redis://", "redis://app:secret@")
+    url = restartable_server.start_with_user("resetchannels", "&asgi:p:*", "&asgi:g:room", "+@all")
     layer = make_layer(hosts=[url], prefix="asgi")
     (channel,) = await members(layer, "room", 1)
     with pytest.raises(CommandRefused):

@@ -256,14 +256,10 @@ async def test_a_cancelled_join_is_no_join(make_layer: MakeLayer, proxy: Proxy) 
 async def test_what_an_acl_forbids_is_said(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
-    restartable_server.start()
-    with restartable_server.client() as admin:
-        admin.execute_command(
-            "ACL", "SETUSER", "app", "on", ">secret", "resetchannels", "&allowed:p:*",
-            "&allowed:g:room", "+@all",
-        )  # fmt: skip
-    address = restartable_server.url.replace("redis://", "redis://app:secret@")
-    layer = make_layer(hosts=[address], prefix="allowed")
+    url = restartable_server.start_with_user(
+        "resetchannels", "&allowed:p:*", "&allowed:g:room", "+@all"
+    )
+    layer = make_layer(hosts=[url], prefix="allowed")
     (channel,) = await members(layer, "room", 1)
     with pytest.raises(SubscriptionRefused, match="allowed:g:other"):
         await layer.group_add("other", channel)

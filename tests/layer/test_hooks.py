@@ -244,12 +244,7 @@ async def test_a_join_that_fails_does_not_hold_up_the_news(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
     """Everything is live again once the only name that is not was given up."""
-    restartable_server.start()
-    with restartable_server.client() as admin:
-        admin.execute_command(
-            "ACL", "SETUSER", "app", "on", ">secret", "resetchannels", "&asgi:p:*",
-            "&asgi:g:room", "+@all",
-        )  # fmt: skip
+    restartable_server.start_with_user("resetchannels", "&asgi:p:*", "&asgi:g:room", "+@all")
     async with Proxy("127.0.0.1", restartable_server.port) as proxy:
         url = proxy.url.replace("redis://", "redis://app:secret@")
         layer = make_layer(hosts=[url], prefix="asgi", max_backoff=0.02)

@@ -175,12 +175,7 @@ async def test_an_add_that_is_not_confirmed_is_none(
 async def test_what_an_acl_forbids_is_said(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
-    restartable_server.start()
-    with restartable_server.client() as admin:
-        admin.execute_command(
-            "ACL", "SETUSER", "app", "on", ">secret", "resetchannels", "&asgi:*", "+@all"
-        )
-    url = restartable_server.url.replace("redis://", "redis://app:secret@")
+    url = restartable_server.start_with_user("resetchannels", "&asgi:*", "+@all")
     layer = make_layer(hosts=[url], prefix="asgi")
     channel = await layer.new_channel()
     with pytest.raises(SubscriptionRefused, match="secrets"):

@@ -491,6 +491,7 @@ async def test_an_acl_that_allows_messages_only(
         prefix,
         enabled=True,
         passwords=["+secret"],
+        reset_channels=True,
         channels=[f"{prefix}:*"],
         commands=["-@all", "+subscribe", "+unsubscribe", "+publish", "+ping"],
     )

@@ -105,12 +105,7 @@ async def test_who_listens_by_a_pattern_is_not_waited_for(
 async def test_without_permission_to_count_there_is_patience(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
-    restartable_server.start()
-    with restartable_server.client() as admin:
-        admin.execute_command(
-            "ACL", "SETUSER", "app", "on", ">secret", "allchannels", "+@all", "-pubsub"
-        )
-    url = restartable_server.url.replace("redis://", "redis://app:secret@")
+    url = restartable_server.start_with_user("allchannels", "+@all", "-pubsub")
     layer = make_layer(hosts=[url], connect_timeout=0.5)
     promise = await layer.new_promise("order-42")
     assert await layer.resolve("order-42", "x") == 1
