@@ -7,37 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from channels.exceptions import AcceptConnection, DenyConnection, StopConsumer
+from channels.exceptions import AcceptConnection, DenyConnection
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
 
 from .conftest import AnyLayer, Gate, Generic, Open
+from .echo import echo_of
 
 Connected = Callable[..., Any]
-
-
-def echo_of(generic: Generic) -> Any:
-    """A consumer that says what it hears, from the socket and from the layer."""
-
-    class Echo(generic.AsyncWebsocketConsumer):  # type: ignore[misc,name-defined]
-        async def connect(self) -> None:
-            await self.accept()
-            await self.send(text_data=self.channel_name)
-
-        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
-            await self.send(text_data=f"heard {text_data or bytes_data}")
-
-        async def say(self, event: Any) -> None:
-            await self.send(text_data=f"told {event['text']}")
-
-        async def stop(self, event: Any) -> None:
-            raise StopConsumer
-
-        async def fail(self, event: Any) -> None:
-            raise LookupError(event["reason"])
-
-    return Echo
 
 
 async def test_the_socket_and_the_layer_are_heard(
@@ -101,32 +79,6 @@ async def test_handlers_run_one_at_a_time(
     await socket.disconnect()
 
 
-async def test_stop_consumer_ends_it(
-    generic: Generic, any_layer: AnyLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await any_layer.send(await socket.text(), {"type": "stop"})
-    await socket.ended()
-
-
-async def test_an_exception_in_a_handler_reaches_the_server(
-    generic: Generic, any_layer: AnyLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await any_layer.send(await socket.text(), {"type": "fail", "reason": "nothing there"})
-    with pytest.raises(LookupError, match="nothing there"):
-        await socket.ended()
-
-
-async def test_no_handler_is_said(
-    generic: Generic, any_layer: AnyLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await any_layer.send(await socket.text(), {"type": "un.known"})
-    with pytest.raises(ValueError, match=r"No handler for message type un\.known"):
-        await socket.ended()
-
-
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -142,18 +94,6 @@ async def test_what_is_no_message_is_said(
     await default.send(await socket.text(), message)
     with pytest.raises(ValueError, match=reason):
         await socket.ended()
-
-
-async def test_the_server_may_cancel(
-    generic: Generic, any_layer: AnyLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await eventually(lambda: socket.waiting)
-    socket.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await socket.ended()
-    # Nobody asks the server for events any more.
-    assert not socket.waiting
 
 
 async def test_the_server_may_cancel_a_handler(

@@ -18,37 +18,15 @@ from mpx_channels.layer import MpxChannelLayer, RequestFailed
 from tests.conftest import eventually
 
 from .conftest import AnyLayer, Generic, Open
+from .echo import sync_echo_of
 
 Connected = Callable[..., Any]
-
-
-def echo_of(generic: Generic) -> Any:
-    class Echo(generic.WebsocketConsumer):  # type: ignore[misc,name-defined]
-        groups = ["room"]
-
-        def connect(self) -> None:
-            self.accept()
-            self.send(text_data=self.channel_name)
-
-        def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
-            self.send(text_data=f"heard {text_data}")
-
-        def say(self, event: Any) -> None:
-            self.send(text_data=f"told {event['text']}")
-
-        def stop(self, event: Any) -> None:
-            raise StopConsumer
-
-        def fail(self, event: Any) -> None:
-            raise LookupError(event["reason"])
-
-    return Echo
 
 
 async def test_the_socket_the_layer_and_groups(
     generic: Generic, any_layer: AnyLayer, connected: Connected
 ) -> None:
-    socket = await connected(echo_of(generic))
+    socket = await connected(sync_echo_of(generic))
     channel = await socket.text()
     socket.say("hello")
     assert await socket.text() == "heard hello"
@@ -76,49 +54,12 @@ async def test_handlers_run_in_a_thread(
     await socket.disconnect()
 
 
-async def test_stop_consumer_ends_it(
-    generic: Generic, any_layer: AnyLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await any_layer.send(await socket.text(), {"type": "stop"})
-    await socket.ended()
-
-
-async def test_an_exception_reaches_the_server(
-    generic: Generic, any_layer: AnyLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await any_layer.send(await socket.text(), {"type": "fail", "reason": "nothing there"})
-    with pytest.raises(LookupError, match="nothing there"):
-        await socket.ended()
-
-
-async def test_no_handler_is_said(
-    generic: Generic, default: MpxChannelLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await default.send(await socket.text(), {"type": "un.known"})
-    with pytest.raises(ValueError, match=r"No handler for message type un\.known"):
-        await socket.ended()
-
-
-async def test_the_server_may_cancel(
-    generic: Generic, default: MpxChannelLayer, connected: Connected
-) -> None:
-    socket = await connected(echo_of(generic))
-    await eventually(lambda: socket.waiting)
-    socket.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await socket.ended()
-    assert not socket.waiting
-
-
 async def test_the_socket_waits_for_its_handler(
     generic: Generic, default: MpxChannelLayer, connected: Connected
 ) -> None:
     reached, go = threading.Event(), threading.Event()
 
-    class Slow(echo_of(generic)):  # type: ignore[misc]
+    class Slow(sync_echo_of(generic)):  # type: ignore[misc]
         def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
             reached.set()
             assert go.wait(10)
@@ -272,7 +213,7 @@ async def test_hooks(make_layer: Any, install: Any, proxy: Any, connected: Conne
 
 
 async def test_requests_that_fail(default: MpxChannelLayer, connected: Connected) -> None:
-    socket = await connected(echo_of(Generic("mixed")))
+    socket = await connected(sync_echo_of(Generic("mixed")))
     channel = await socket.text()
     with pytest.raises(RequestFailed, match="LookupError: no way"):
         await default.request(channel, {"type": "fail", "reason": "no way"})
