@@ -268,7 +268,7 @@ def test_an_interrupt_before_the_loop_runs(
 ) -> None:
     settings.CHANNEL_LAYERS = project.layers
 
-    def interrupted(alias: str) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mpx_channels.management.commands.mpx.Session", interrupted)
