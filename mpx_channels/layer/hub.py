@@ -132,6 +132,7 @@ class Hub:
             mailbox.clear()
             mailbox.memberships = None
             mailbox.wildcards = 0
+        self.queues.clear()
         for topics in self._all_topics():
             topics.clear()
 

@@ -57,12 +57,13 @@ class Script:
             return await multiplexer.command(b"EVAL", self._source, *words, node=node)
 
 
-# Expired messages at the head do not count. The list itself goes with its last message.
+# Expired messages at the head do not count; what is none of ours waits for a reader, who drops it.
+# The list itself goes with its last message.
 _PUT = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local head = redis.call('LINDEX', KEYS[1], 0)
-while head and tonumber(string.sub(head, 1, 14)) <= now do
+while head and (tonumber(string.sub(head, 1, 14)) or math.huge) <= now do
   redis.call('LPOP', KEYS[1])
   head = redis.call('LINDEX', KEYS[1], 0)
 end
@@ -123,6 +124,11 @@ class Queues:
     def _reader_of(self, name: str) -> QueueReader:
         return self._readers[self._multiplexer.node_of(name)]
 
+    def clear(self) -> None:
+        """Forget what was popped and nobody took."""
+        for reader in self._readers.values():
+            reader.clear()
+
     def abandon(self) -> None:
         """The event loop was closed: what reads will never end."""
         for reader in self._readers.values():
@@ -172,6 +178,10 @@ class QueueReader:
     def put_back(self, name: str, stamped: bytes) -> None:
         """Have the next reader get what another got and cannot use."""
         self._hand(name, stamped, first=True)
+
+    def clear(self) -> None:
+        """Forget what was popped and nobody took."""
+        self._held.clear()
 
     async def close(self) -> None:
         """Read no more, and give back what nobody took."""
@@ -242,7 +252,8 @@ class QueueReader:
         name, data = reply[0].decode(), reply[1]
         if name == self._wake_name:
             return
-        if int(data[:STAMP]) <= int(seconds) * 1000 + int(microseconds) // 1000:
+        stamp = data[:STAMP]  # no number in what others put there: its reader says so
+        if stamp.isdigit() and int(stamp) <= int(seconds) * 1000 + int(microseconds) // 1000:
             self._counters.dropped_expired += 1
         else:
             self._hand(name, data)

@@ -226,6 +226,32 @@ async def test_flush_leaves_nothing_behind(
     assert await numbers(other, "jobs", 1) == [1]
 
 
+async def test_flush_forgets_what_was_popped_for_a_cancelled_reader(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer, client: Any, prefix: str
+) -> None:
+    reader = asyncio.create_task(layer.receive("jobs"))
+    await eventually(lambda: reading(layer))
+    reader.cancel()
+    await asyncio.wait([reader])
+    await other_layer.send("jobs", {"type": "x"})
+    hub = await layer._hub()
+    await eventually(lambda: any(reader._held for reader in hub.queues._readers.values()))
+    await other_layer.flush()
+    await layer.close()  # which gives back what is held
+    assert client.keys(f"{prefix}:q:*") == []
+
+
+async def test_what_others_put_into_the_list_stops_nobody(
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer, client: Any, prefix: str
+) -> None:
+    poison = [b"", b"poison", b"poison that is longer than a stamp", b"9" * 14, b"9" * 14 + b"\xff"]
+    for data in poison:
+        client.rpush(f"{prefix}:q:jobs", data)
+    await other_layer.send("jobs", {"type": "x", "n": 1})
+    assert await asyncio.wait_for(numbers(layer, "jobs", 1), 10) == [1]
+    assert layer.stats().drops["unreadable"] == len(poison)
+
+
 async def test_closing_gives_back_what_was_popped(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
