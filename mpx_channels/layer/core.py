@@ -20,6 +20,7 @@ from .broadcasts import broadcast
 from .codec import Message
 from .envelope import ENCRYPTED
 from .mailbox import Hooks, Mailbox
+from .names import channel_names
 from .overview import Overview
 from .sync import SyncLayer
 from .taking import Taking, give_back
@@ -182,7 +183,7 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
         The channels named in `exclude` do not get it. Raises as `send`.
         """
         name = self._group_name(group)
-        header = {"not": _channels(exclude)} if exclude else None
+        header = {"not": channel_names(exclude)} if exclude else None
         data = self.wrapping.wrap(name, message, header)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
@@ -248,9 +249,3 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
         if self.wrapping.encrypts or message.startswith(ENCRYPTED):
             message = bytes(self.wrapping.unwrap("", message)[1])
         return self.wrapping.decode(message)
-
-
-def _channels(names: Collection[str]) -> list[str]:
-    if isinstance(names, str):
-        raise TypeError(f"exclude must be a list of channel names, not the str {names!r}")
-    return list(names)

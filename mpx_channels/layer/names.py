@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Collection
 
 from mpx_channels.multiplexer import Multiplexer, Node, escape_glob
 
-__all__ = ["PROCESS_ID_LENGTH", "Names"]
+__all__ = ["PROCESS_ID_LENGTH", "Names", "channel_names"]
 
 # Of a UUID's 32 hexadecimal digits: 64 bits are enough for processes of one prefix.
 PROCESS_ID_LENGTH = 16
@@ -99,3 +100,10 @@ class Names:
             case [process_id, pid, host] if PRESENT.fullmatch(f"{process_id}:{pid}"):
                 return process_id, int(pid), host
         return None
+
+
+def channel_names(exclude: Collection[str]) -> list[str]:
+    """The channels that are not to get a message, as a list; raises `TypeError` for a str."""
+    if isinstance(exclude, str):
+        raise TypeError(f"exclude must be a list of channel names, not the str {exclude!r}")
+    return list(exclude)

@@ -12,6 +12,7 @@ from django.db import transaction
 from .background import background
 from .broadcasts import broadcast
 from .codec import Message
+from .names import channel_names
 from .processes import ClusterStats
 from .taking import give_back
 
@@ -56,7 +57,10 @@ class SyncLayer:
         """`MpxChannelLayer.group_send`."""
         self._layer.require_valid_group_name(group)
         frozen = self._checked(message) if on_commit else message
-        self._send(lambda: self._layer.group_send(group, frozen, exclude=exclude), on_commit, using)
+        left_out = channel_names(exclude) if on_commit else exclude
+        self._send(
+            lambda: self._layer.group_send(group, frozen, exclude=left_out), on_commit, using
+        )
 
     def group_send_many(
         self,

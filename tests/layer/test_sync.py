@@ -115,11 +115,18 @@ message = {"type": "committed"}
 with transaction.atomic():
     layer.sync.group_send("room", message, on_commit=True)
     message["type"] = "changed.afterwards"
+    excluded = []
+    layer.sync.group_send("room", {"type": "to.all"}, exclude=excluded, on_commit=True)
+    excluded.append(sys.argv[3])
     layer.sync.group_send("room", {"type": "at.once"})
     try:
         layer.sync.group_send("room", {"type": "x", "bad": object()}, on_commit=True)
     except TypeError:
         layer.sync.group_send("room", {"type": "checked.at.the.call"})
+    try:
+        layer.sync.group_send("room", {"type": "x"}, exclude="channel", on_commit=True)
+    except TypeError:
+        layer.sync.group_send("room", {"type": "and.its.exclude"})
 layer.sync.group_send("room", {"type": "no.transaction"}, on_commit=True)
 """
 
@@ -161,9 +168,16 @@ async def run(code: str, *arguments: str) -> None:
 async def test_on_commit(layer: MpxChannelLayer, redis_url: str, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    await run(ON_COMMIT, redis_url, prefix)
-    got = [(await layer.receive(channel))["type"] for _ in range(4)]
-    assert got == ["at.once", "checked.at.the.call", "committed", "no.transaction"]
+    await run(ON_COMMIT, redis_url, prefix, channel)
+    got = [(await layer.receive(channel))["type"] for _ in range(6)]
+    assert got == [
+        "at.once",
+        "checked.at.the.call",
+        "and.its.exclude",
+        "committed",
+        "to.all",
+        "no.transaction",
+    ]
     assert layer.stats().unread == 0
 
 
