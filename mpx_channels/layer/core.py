@@ -87,6 +87,8 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
         any number of processes, each message by one of them. A cancelled reader of a channel of
         this process that does not come back within ``expiry`` seconds gives the channel up. What a
         call of `async_to_sync` made is read by any other, and on any event loop of the process.
+        Raises `MultiplexerStopped` when the layer is closed meanwhile, for a plain channel and for
+        what synchronous code made.
         """
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
