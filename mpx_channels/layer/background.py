@@ -114,7 +114,11 @@ class Background:
         self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
     ) -> Errand[T]:
         """Run a coroutine on the loop, from any thread; `undo` takes back a result in vain."""
-        return Errand(self.loop(), coroutine, undo)
+        try:
+            return Errand(self.loop(), coroutine, undo)
+        except RuntimeError:  # the process is ending
+            coroutine.close()
+            raise
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop; starts it if need be."""

@@ -19,6 +19,7 @@ from .base import ForeignChannel
 from .broadcasts import broadcast
 from .codec import Message
 from .envelope import ENCRYPTED
+from .hub import Hub
 from .mailbox import Hooks, Mailbox
 from .names import channel_names
 from .overview import Overview
@@ -88,19 +89,13 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
         any number of processes, each message by one of them. A cancelled reader of a channel of
         this process that does not come back within ``expiry`` seconds gives the channel up. What a
         call of `async_to_sync` made is read by any other, and on any event loop of the process.
+        Raises `MultiplexerStopped` when the layer is closed meanwhile, for a plain channel and for
+        what synchronous code made.
         """
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
-            inbox = self._inbox_name(channel)
-            shared = self._shared_hub()
-            if self._visiting() or (
-                shared is not None and shared is not hub and shared.inbox == inbox
-            ):
-                return (await self._elsewhere(self._take(channel), give_back))[0]
-            if not inbox:
-                return (await self._take_plain(channel))[0]
-            hub, mailbox = await self._own_mailbox(channel)
+            return await self._receive_otherwise(hub, channel)
         if mailbox.abandoned:
             hub.reclaim(mailbox)
         try:
@@ -109,6 +104,17 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
             if not mailbox.waited_for:
                 hub.abandon(mailbox)
             raise
+
+    async def _receive_otherwise(self, hub: Hub | None, channel: str) -> Message:
+        """`receive`, where there is no mailbox yet, or none here."""
+        inbox = self._inbox_name(channel)
+        shared = self._shared_hub()
+        if self._visiting() or (shared is not None and shared is not hub and shared.inbox == inbox):
+            return (await self._elsewhere(self._take(channel), give_back))[0]
+        if not inbox:
+            return (await self._take_plain(channel))[0]
+        await self._own_mailbox(channel)
+        return await self.receive(channel)
 
     async def open_channel(
         self, prefix: str = "specific.", *, hooks: Hooks | None = None

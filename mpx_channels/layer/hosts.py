@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -20,6 +19,7 @@ from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from mpx_channels.multiplexer import Node, SentinelNode
+from mpx_channels.multiplexer.topology import without_password
 
 __all__ = ["DEFAULT_HOST", "IGNORED_OPTIONS", "Host", "nearest", "parse_hosts"]
 
@@ -218,9 +218,5 @@ def _shown(value: object) -> str:
         return "a dict with the keys " + ", ".join(map(repr, value))
     if isinstance(value, str | bytes):
         text = value if isinstance(value, str) else value.decode(errors="replace")
-        try:
-            password = urlsplit(text).password
-        except ValueError:
-            return f"a {type(value).__name__}"
-        return repr(text.replace(f":{password}@", ":***@") if password else text)
+        return repr(without_password(text))
     return repr(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"

@@ -9,12 +9,12 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 
-from mpx_channels.multiplexer import Multiplexer
+from mpx_channels.multiplexer import Multiplexer, MultiplexerStopped
 
 from .answers import Answers
 from .confirmations import Confirmations
 from .inflow import Inflow
-from .mailbox import Event, Hooks, Mailbox
+from .mailbox import Event, Failure, Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .processes import host_name
 from .queues import Queues
@@ -113,11 +113,20 @@ class Hub:
             await self.multiplexer.stop()
         finally:
             self.inflow.close()
+            if self._shared:
+                self._end_channels()
             self.on_end()
+
+    def _end_channels(self) -> None:
+        """Synchronous readers would wait for ever: their loop goes on, and nobody cancels them."""
+        for mailbox in tuple(self.mailboxes.values()):
+            while mailbox.waited_for:
+                mailbox.put_always(Failure(MultiplexerStopped("the layer was closed")))
 
     def loop_closed(self) -> None:
         """The event loop was closed, and nobody had stopped us: leave no socket open."""
         self.queues.abandon()
+        self.inflow.abandon()
         self.multiplexer.abandon()
         self.on_end()
 

@@ -302,6 +302,11 @@ class Inflow:
             str(error),
         )
 
+    def abandon(self) -> None:
+        """The event loop was closed: what is under way will never end."""
+        for task in self._serving:
+            self._hub.multiplexer.forget_task(task)
+
     def close(self) -> None:
         """Nothing comes any more."""
         self._log.flush()

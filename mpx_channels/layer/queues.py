@@ -17,7 +17,13 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from redis.exceptions import NoScriptError
 
-from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer, Node
+from mpx_channels.multiplexer import (
+    CommandRefused,
+    MpxError,
+    Multiplexer,
+    MultiplexerStopped,
+    Node,
+)
 from mpx_channels.multiplexer.logs import LimitedLog
 
 from .stats import Counters
@@ -169,7 +175,7 @@ class QueueReader:
         except asyncio.CancelledError:
             if waiter in waiters:
                 waiters.remove(waiter)
-            elif waiter.done() and not waiter.cancelled():
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.put_back(name, waiter.result())
             if not waiters and self._waiters.get(name) is waiters:
                 del self._waiters[name]
@@ -184,17 +190,19 @@ class QueueReader:
         self._held.clear()
 
     async def close(self) -> None:
-        """Read no more, and give back what nobody took."""
+        """Read no more, give back what nobody took, and leave nobody waiting."""
         self._closing = True
         if self._hold_timer is not None:
             self._hold_timer.cancel()
             self._hold_timer = None
         reader = self._reader
         if reader is not None:
-            self._waiters.clear()
+            closed = MultiplexerStopped("the layer was closed")
+            self._fail_waiters(closed)
             self._wake()
             await asyncio.wait([reader], timeout=PAUSE)
             reader.cancel()
+            self._fail_waiters(closed)  # who came meanwhile
         self._give_all_back()
         if self._aside:
             await asyncio.wait(self._aside, timeout=PAUSE)
@@ -203,8 +211,9 @@ class QueueReader:
 
     def abandon(self) -> None:
         """The event loop was closed: what reads will never end."""
-        if self._reader is not None:
-            self._multiplexer.forget_task(self._reader)
+        for task in (self._reader, *self._aside):
+            if task is not None:
+                self._multiplexer.forget_task(task)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -227,7 +236,8 @@ class QueueReader:
                 try:
                     await self._pop(names[start:] + names[:start])
                 except CommandRefused as error:
-                    self._fail_waiters(error)
+                    # Such as for want of a permission.
+                    self._fail_waiters(CommandRefused(f"plain channels cannot be read: {error}"))
                 except MpxError as error:
                     # The link says in the log why; what is in Redis stays there meanwhile.
                     self._log.debug("read", "Cannot read plain channels, trying on: %s", str(error))
@@ -277,13 +287,13 @@ class QueueReader:
             loop = asyncio.get_running_loop()
             self._hold_timer = loop.call_later(HOLD, self._give_all_back)
 
-    def _fail_waiters(self, error: CommandRefused) -> None:
-        """Redis will not let us read, so nobody need wait: such as for want of a permission."""
-        refused, self._waiters = self._waiters, {}
-        for waiters in refused.values():
+    def _fail_waiters(self, error: MpxError) -> None:
+        """Nothing will come, so nobody need wait."""
+        failed, self._waiters = self._waiters, {}
+        for waiters in failed.values():
             for waiter in waiters:
                 if not waiter.done():
-                    waiter.set_exception(CommandRefused(f"plain channels cannot be read: {error}"))
+                    waiter.set_exception(type(error)(str(error)))
 
     # -- giving back --------------------------------------------------------------------------
 

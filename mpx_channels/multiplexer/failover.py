@@ -36,7 +36,8 @@ class FailoverWatch:
         assert isinstance(node, SentinelNode)
         self._node = node
         options = replace(options, max_backoff=max(options.max_backoff, MAX_BACKOFF))
-        self.link = Link(AnySentinel(node), self, options, "watching")
+        self._sentinel = AnySentinel(node)
+        self.link = Link(self._sentinel, self, options, "watching")
         self._asking: asyncio.Task[None] | None = None
         self._log = LimitedLog(logger)
 
@@ -46,7 +47,10 @@ class FailoverWatch:
 
     async def stop(self) -> None:
         """Watch no more."""
+        asking = self._asking
         await self.link.stop()
+        if asking is not None:
+            await asyncio.wait([asking])
         self._log.flush()
 
     def abandon(self) -> None:
@@ -55,10 +59,14 @@ class FailoverWatch:
             forget_task(self._asking)
         self.link.abandon()
 
-    def _master_is(self, address: Address) -> None:
+    def _master_is(self, address: Address, sentinel: Address | None = None) -> None:
+        """`sentinel`: the one that told of it by itself."""
         for link in self._links:
             assert isinstance(link.node, SentinelNode)
-            link.node.master = address
+            if sentinel is not None:
+                link.node.hear(address, sentinel)
+            else:
+                link.node.master = address
             wire = link.wire
             if wire is not None and link.node.address(wire.connection) != address:
                 wire.abort(link.node.moved())
@@ -92,8 +100,10 @@ class FailoverWatch:
                 case [b"message", _, bytes(text)]:
                     # <service> <old host> <old port> <new host> <new port>
                     words = text.decode(errors="replace").split(" ")
-                    if len(words) == 5 and words[0] == self._node.master_name:
-                        self._master_is((words[3], int(words[4])))
+                    wire = self.link.wire
+                    if len(words) == 5 and words[0] == self._node.master_name and wire is not None:
+                        sentinel = self._sentinel.address(wire.connection)
+                        self._master_is((words[3], int(words[4])), sentinel)
                 case [b"subscribe", *_]:
                     loop = asyncio.get_running_loop()
                     self._asking = loop.create_task(self._ask(), name="mpx-ask-sentinels")

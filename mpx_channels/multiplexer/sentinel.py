@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio.client import Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected
+from .link import describe
 from .topology import Node, connection_class
 
 __all__ = ["AnySentinel", "SentinelNode"]
@@ -52,6 +53,8 @@ class SentinelNode(Node):
         self.master_name = master_name
         # What the Sentinels said last.
         self.master: Address | None = None
+        # How often they said so without being asked.
+        self._news = 0
         self._sentinels = _addresses(sentinels)
         given = {**(options or {})}
         for name in ("host", "port"):  # which only Sentinels know
@@ -95,13 +98,14 @@ class SentinelNode(Node):
 
         Where an ACL forbids ROLE, what the Sentinels say has to do.
         """
-        if self.address(connection) != self.master:
-            raise self.moved()  # there was news while we connected
         await connection.send_command("ROLE")
         try:
             role = (await connection.read_response())[0]
         except ResponseError:
-            return
+            role = b"master"
+        # After the last wait: from now on whoever has news finds the connection in use.
+        if self.address(connection) != self.master:
+            raise self.moved()
         if role != b"master":
             host, port = self.address(connection)
             said = role.decode(errors="replace") if isinstance(role, bytes) else role
@@ -117,22 +121,38 @@ class SentinelNode(Node):
         host, port = self.master or ("", 0)
         return NotConnected(f"{self.master_name!r} has another master now: {host}:{port}")
 
+    def hear(self, master: Address, sentinel: Address) -> None:
+        """A Sentinel told of another master: it is the one to ask, as others may be late to know.
+
+        Nor does an answer count any more that is on its way to us.
+        """
+        self.master = master
+        self._news += 1
+        if sentinel in self._sentinels:
+            self._ask_first(sentinel)
+
+    def _ask_first(self, sentinel: Address) -> None:
+        self._sentinels.remove(sentinel)
+        self._sentinels.insert(0, sentinel)
+
     async def master_address(self) -> Address:
         """Where the master is now; raises `NotConnected` when no Sentinel says."""
         said = []
         for sentinel in tuple(self._sentinels):
+            news = self._news
             try:
                 async with asyncio.timeout(self._patience):
                     address = await self._address_from(sentinel)
             except TimeoutError:
                 reason = f"no answer in {self._patience:g} s"
-            except (RedisError, OSError) as error:
-                reason = str(error) or type(error).__name__
+            except Exception as error:
+                # Also of what is no Sentinel, or of a credential provider: another may do better.
+                reason = describe(error)
             else:
+                if news != self._news and self.master is not None:
+                    return self.master
                 if address is not None:
-                    # The next time it is asked first.
-                    self._sentinels.remove(sentinel)
-                    self._sentinels.insert(0, sentinel)
+                    self._ask_first(sentinel)
                     self.master = address
                     return address
                 reason = "knows no such service"
@@ -184,6 +204,11 @@ class AnySentinel(Node):
     def connection(self) -> AbstractConnection:
         """A fresh connection of redis-py, not connected yet; to another Sentinel each time."""
         return self._node.sentinel_connection(next(self._numbers))
+
+    def address(self, connection: AbstractConnection) -> Address:
+        """Which one a connection went to."""
+        assert isinstance(connection, Connection)
+        return connection.host, int(connection.port)
 
     def __str__(self) -> str:
         return f"a Sentinel of {self._node}"

@@ -7,16 +7,16 @@ them, and `Topology` says which is whose.
 from __future__ import annotations
 
 import inspect
+import re
 from binascii import crc32
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
-__all__ = ["Node", "Topology", "connection_class"]
+__all__ = ["Node", "Topology", "connection_class", "without_password"]
 
 # Ours to set: the multiplexer reads bytes, reconnects by itself and watches over idle connections.
 OWN_OPTIONS = {
@@ -35,6 +35,9 @@ OWN_OPTIONS = {
 }
 # Options that do not tell one server from another.
 _NOT_PLACE = frozenset({"db", "username", "password", "credential_provider", "client_name"})
+_PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*", re.IGNORECASE)
+# What ends the part of a URL with the credentials, unless it is percent-encoded.
+_ENDS_CREDENTIALS = re.compile(r"[/?#\[\]]")
 # Names are hashed to so many places, which the nodes share; channels_redis does the same.
 RING = 4096
 
@@ -62,7 +65,9 @@ class Node:
         try:
             parsed: dict[str, Any] = dict(redis_parse_url(url))
         except ValueError as error:
-            raise ValueError(f"bad Redis URL {_without_password(url)!r}: {error}") from None
+            raise ValueError(
+                f"bad Redis URL {without_password(url)!r}: {_why(error, url)}"
+            ) from None
         by_scheme = parsed.pop("connection_class", Connection)
         self._prepare(by_scheme, parsed, options or {}, connect_timeout)
 
@@ -173,11 +178,21 @@ def connection_class(chosen: object) -> type[AbstractConnection]:
     raise TypeError(f"connection_class {chosen!r} is no subclass of a connection in redis.asyncio")
 
 
-def _without_password(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        return url.replace(f":{parts.password}@", ":***@")
-    except ValueError:
-        return "(unreadable)"
+def without_password(url: str) -> str:
+    """A URL as errors may show it, also one that cannot be read."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme, rest = "", url
+    credentials, at, place = rest.rpartition("@")
+    if at:
+        user, colon, _ = credentials.partition(":")
+        at = f"{user}:***@" if colon else "***@"
+    return scheme + mark + at + _PASSWORD_OPTION.sub(r"\1***", place)
+
+
+def _why(error: ValueError, url: str) -> str:
+    """What is wrong with a URL. What parsers say may have a part of its password in it."""
+    credentials = url.partition("://")[2].rpartition("@")[0]
+    if not _ENDS_CREDENTIALS.search(credentials):
+        return str(error)
+    return "in a user name or password, characters such as / ? # [ ] must be percent-encoded"

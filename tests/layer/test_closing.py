@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.multiplexer import NotConnected
+from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
 from tests.conftest import eventually
 from tests.proxy import Proxy
 
 from .conftest import MakeLayer
+from .test_sync import in_thread
 
 
 @pytest.fixture
@@ -68,3 +70,65 @@ async def test_nobody_is_left_waiting(make_layer: MakeLayer, proxy: Proxy) -> No
         with pytest.raises(NotConnected, match=r"closed before .* confirmed"):
             await asyncio.wait_for(join, 10)
     proxy.to_client.thaw()
+
+
+async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) -> None:
+    await layer.connect()
+    readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in (1, 1, 2)]
+    hub = layer._hubs[asyncio.get_running_loop()]
+    await eventually(lambda: len(hub.queues._reader_of(layer._names.queue("jobs-1"))._asked) == 2)
+    await layer.close()
+    for reader in readers:
+        with pytest.raises(MultiplexerStopped, match="the layer was closed"):
+            await asyncio.wait_for(reader, 10)
+
+
+async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChannelLayer) -> None:
+    await layer.connect()
+    reader = asyncio.create_task(layer.receive("jobs"))
+    hub = layer._hubs[asyncio.get_running_loop()]
+    queue = hub.queues._reader_of(layer._names.queue("jobs"))
+    await eventually(lambda: queue._asked)
+    closing = asyncio.create_task(queue.close())
+    await asyncio.sleep(0)  # the reader is told now, and has not heard of it
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    await closing
+
+
+@pytest.mark.parametrize("kind", ["own", "plain"])
+async def test_synchronous_readers_are_not_left_waiting(layer: MpxChannelLayer, kind: str) -> None:
+    channel = await in_thread(layer.sync.new_channel) if kind == "own" else "jobs"
+    reading = asyncio.create_task(in_thread(layer.sync.receive, channel))
+    await eventually(lambda: (hub := layer._shared_hub()) and hub.live)
+    hub = layer._shared_hub()
+    assert hub is not None
+    if kind == "own":
+        await eventually(lambda: hub.mailboxes[channel].waited_for)
+    else:
+        await eventually(lambda: hub.queues._reader_of(layer._names.queue(channel))._asked)
+    await in_thread(layer.sync.close)
+    with pytest.raises(MultiplexerStopped, match="the layer was closed"):
+        await asyncio.wait_for(reading, 10)
+
+
+def test_a_loop_that_is_closed_in_the_middle_of_an_answer(redis_url: str, prefix: str) -> None:
+    """Nothing complains of the task; pytest notices warnings."""
+    layer = MpxChannelLayer(hosts=[redis_url], prefix=prefix)
+    loop = asyncio.new_event_loop()
+    reports: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reports.append(context))
+
+    async def use() -> None:
+        await layer.connect()
+        hub = layer._hubs[loop]
+        hub.inflow._serve(hub.process_id, 1, {"do": "stats"})
+        hub.queues._reader_of("x")._wake()
+        await asyncio.sleep(0)
+        assert hub.inflow._serving
+
+    loop.run_until_complete(use())
+    loop.close()
+    gc.collect()
+    assert not reports

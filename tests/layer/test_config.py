@@ -337,6 +337,9 @@ def test_an_empty_prefix_is_one() -> None:
         [{**SENTINEL, "sentinel_kwargs": "secret"}],
         ["redis://:secret@a", "http://:secret@b"],
         [b"redis://:secret@example.org"],
+        "redis://:secret/x@example.org",
+        ["redis://:secret/x@example.org"],
+        [{"address": "redis://:secret#x@example.org"}],
     ],
 )
 def test_passwords_are_not_repeated(hosts: Any) -> None:

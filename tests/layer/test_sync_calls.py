@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -405,3 +406,19 @@ assert got == list(range(20)), got
 async def test_a_pool_of_forked_workers(redis_url: str, prefix: str) -> None:
     """As Celery's prefork: the parent has used the layer, and its children come and go."""
     await run(PREFORK, redis_url, prefix)
+
+
+def test_too_late_to_start_a_thread(
+    sync_layer: MpxChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python has it at the end of a process; a coroutine that never ran would be a warning."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    background.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="interpreter shutdown"):
+            sync_layer.sync.group_send("room", {"type": "x"})
+    gc.collect()

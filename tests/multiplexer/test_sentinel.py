@@ -197,6 +197,83 @@ async def test_news_that_came_during_the_handshake(shared: Sentinels) -> None:
     await connection.disconnect()
 
 
+async def test_news_that_came_with_the_last_answer_of_the_handshake(shared: Sentinels) -> None:
+    """Until Sentinel demotes it, the old master says that it is one."""
+    node = node_for(shared)
+    connection: Any = node.connection()
+    await connection.connect()
+    read = connection.read_response
+
+    async def read_late() -> Any:
+        answer = await read()
+        node.master = ("127.0.0.1", 1)
+        return answer
+
+    connection.read_response = read_late
+    with pytest.raises(NotConnected, match=r"another master now: 127\.0\.0\.1:1$"):
+        await node.check(connection)
+    await connection.disconnect()
+
+
+async def test_whoever_has_news_is_asked_before_those_that_have_not(
+    shared: Sentinels, new_multiplexer: NewMultiplexer, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    old, new = ("127.0.0.1", shared.master.port), ("127.0.0.1", restartable_server.port)
+    node = node_for(shared)
+    mpx = new_multiplexer(node)
+    await mpx.start()
+    await mpx.wait_connected(10)
+    watch = mpx._watches[0]
+    await eventually(lambda: watch._asking and watch._asking.done())
+    wire = watch.link.wire
+    assert wire is not None
+    told = watch._sentinel.address(wire.connection)
+    # Another is the first to be asked until then.
+    node._sentinels.sort(key=lambda sentinel: sentinel == told)
+    assert node._sentinels[0] != told
+
+    async def who_knows(sentinel: object) -> tuple[str, int]:
+        return new if sentinel == told else old
+
+    node._address_from = who_knows  # type: ignore[assignment, method-assign]
+    news = f"{MASTER} {old[0]} {old[1]} {new[0]} {new[1]}"
+    watch.frames_received([[b"message", b"+switch-master", news.encode()]])
+    for link in (mpx._subscriber.link, mpx._publishers.all[0].link):
+        await eventually(lambda link=link: link.connections == 2 and link.wire)
+    info = (await mpx.command(b"INFO")).decode()
+    assert f"tcp_port:{new[1]}\r" in info
+
+
+async def test_an_answer_that_news_overtook_does_not_count(shared: Sentinels) -> None:
+    node = node_for(shared)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(sentinel: object) -> tuple[str, int]:
+        asked.set()
+        await answer.wait()
+        return "127.0.0.1", 1
+
+    node._address_from = slow  # type: ignore[method-assign]
+    asking = asyncio.create_task(node.master_address())
+    await asked.wait()
+    node.hear(("127.0.0.1", 2), node._sentinels[2])
+    answer.set()
+    assert await asking == node.master == ("127.0.0.1", 2)
+    assert await node.master_address() == ("127.0.0.1", 1)
+
+
+async def test_who_talks_nonsense_is_passed_over(shared: Sentinels) -> None:
+    node = node_for(shared)
+    there, first = node._address_from, node._sentinels[0]
+
+    async def nonsense(sentinel: Any) -> Any:
+        return int("nonsense") if sentinel == first else await there(sentinel)
+
+    node._address_from = nonsense  # type: ignore[method-assign]
+    assert await node.master_address() == ("127.0.0.1", shared.master.port)
+
+
 async def test_where_role_is_forbidden_the_sentinels_word_has_to_do(
     shared: Sentinels, new_multiplexer: NewMultiplexer
 ) -> None:
@@ -299,6 +376,7 @@ async def test_news_of_others_change_nothing(
     sub.add("a")
     await mpx.start()
     await sub.wait_for_activation("a")
+    await eventually(lambda: mpx._watches[0].link.wire)
     address = f"127.0.0.1 {shared.master.port}"
     for text in ("other 127.0.0.1 1 127.0.0.1 2", "nonsense", f"{MASTER} 127.0.0.1 1 {address}"):
         mpx._watches[0].frames_received([[b"message", b"+switch-master", text.encode()]])

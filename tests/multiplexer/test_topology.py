@@ -71,6 +71,32 @@ def test_no_password_in_the_complaint() -> None:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mark", ["/", "?", "#", "[", "]", "/a@b?"])
+def test_no_part_of_a_password_that_is_not_encoded(mark: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"'redis://user:\*\*\*@x:1/0': .*percent-encoded"
+    ) as caught:
+        new_node(f"redis://user:hush{mark}hush@x:1/0")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("hush@example.org", "***@example.org"),
+        ("user:hush@example.org", "user:***@example.org"),
+        ("redis://:hush@[::1", "redis://:***@[::1"),
+        ("redis://x:y?password=hush&db=1", "redis://x:y?password=***&db=1"),
+        ("redis://x:y?db=1&Password=hush", "redis://x:y?db=1&Password=***"),
+    ],
+)
+def test_no_password_of_what_is_no_url(url: str, shown: str) -> None:
+    with pytest.raises(ValueError, match="bad Redis URL") as caught:
+        new_node(url)
+    assert f"{shown!r}" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", [b"redis://example.org", None, 6379])
 def test_urls_that_are_no_str(url: Any) -> None:
     with pytest.raises(TypeError, match="must be a str"):
