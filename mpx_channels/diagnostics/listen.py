@@ -144,9 +144,8 @@ class Shown:
         """Say what happened between two messages."""
         match event.event:
             case "disconnected":
-                text = (
-                    f"Lost the connection: {event.reason}; messages may be missed until it is back"
-                )
+                reason = event.reason.rstrip(".")
+                text = f"Lost the connection: {reason}; messages may be missed until it is back"
                 style = "red"
             case "connected":
                 text, style = "Connected again", "green"

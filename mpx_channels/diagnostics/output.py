@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -22,6 +23,13 @@ UNLIMITED = 100_000
 _highlight_json = JSONHighlighter()
 
 
+class Nowhere(io.StringIO):
+    """In place of a stdout or stderr that the shell has closed (``>&-``)."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 class Output:
     """Where a subcommand writes to.
 
@@ -32,15 +40,19 @@ class Output:
 
     def __init__(
         self,
-        file: TextIO,
+        file: TextIO | None = None,
         *,
         errors: TextIO | None = None,
         as_json: bool = False,
         color: bool | None = None,
     ) -> None:
-        """``color``: None decides by the terminal; ``errors``: where `note` writes (stderr)."""
+        """``color``: None decides by the terminal.
+
+        ``file`` (stdout) and ``errors`` (stderr): where everything goes, and what `note` has.
+        """
         self.as_json = as_json
-        self.file = file
+        self.file = file = file or sys.stdout or Nowhere()
+        self.errors = errors or sys.stderr or Nowhere()
         self.terminal = not as_json and _is_terminal(file)
         self.console = Console(
             file=file,
@@ -53,7 +65,7 @@ class Output:
         if not self.terminal:
             self.console.width = UNLIMITED
         self._errors = Console(
-            file=errors or sys.stderr,
+            file=self.errors,
             no_color=color is False or None,
             highlight=False,
             soft_wrap=True,

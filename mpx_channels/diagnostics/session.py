@@ -58,8 +58,9 @@ class Session:
         """``note`` shows the user a line that is beside the matter."""
         entry(alias)
         self.alias = alias
-        # Whether all servers were there.
+        # Whether all servers were there, and whether there are several.
         self.complete = True
+        self._several = False
         self._note = note
 
     @property
@@ -83,7 +84,20 @@ class Session:
                 raise
             self.complete = False
             self._note(f"Warning: going on without one of the servers: {error}")
+        self._several = len(layer.servers) > 1
         return layer
+
+    async def stay_connected(self, patience: float) -> None:
+        """See that the layer is connected still; of several servers some may be away by now.
+
+        Raises `NotConnected` with the reason if it is not, and cannot be in ``patience`` seconds.
+        """
+        layer = self.layer
+        try:
+            await layer.connect(patience, every_host=not self._several)
+        except NotConnected:
+            if not self._several or not await self._connect_to_some(PATIENCE):
+                raise
 
     async def _connect_to_some(self, patience: float) -> bool:
         """Of several servers one is away: be a process whose own inbox is on another."""

@@ -57,7 +57,7 @@ class Status(Subcommand):
             out.json(snapshot.as_json())
         else:
             _show(out, snapshot)
-        unknown = "silent" in snapshot.stats.incomplete
+        unknown = not snapshot.stats.incomplete.keys().isdisjoint(("servers", "silent"))
         return FOUND if snapshot.silent or unknown or not session.complete else FINE
 
 

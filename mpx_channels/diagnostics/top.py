@@ -33,6 +33,8 @@ __all__ = ["Top"]
 INTERVAL, SHORTEST_INTERVAL, LONGEST_INTERVAL = 1.0, 0.1, 60.0
 # Seconds that one look may take: the processes have one, and Redis' keys.
 PATIENCE = 4.0
+# Seconds of them to connect again.
+CONNECTING = 1.0
 # Seconds between two looks at the queues, for which Redis has to walk over its keys.
 QUEUES_EVERY = 5.0
 # A shell's exit code for what a signal ended.
@@ -81,7 +83,7 @@ class Top(Subcommand):
                 "and mpx status prints one table",
                 WRONG_USAGE,
             )
-        watch = Watch(await session.connect(), interval, limit, groups)
+        watch = Watch(session, await session.connect(), interval, limit, groups)
         if out.as_json:
             return await watch.as_json(out)
         return await watch.on_terminal(out, View(options["sort"]))
@@ -99,8 +101,14 @@ class Watch:
     """One run: looks every ``interval`` seconds, ``limit`` times or for ever."""
 
     def __init__(
-        self, layer: MpxChannelLayer, interval: float, limit: int | None, groups: int
+        self,
+        session: Session,
+        layer: MpxChannelLayer,
+        interval: float,
+        limit: int | None,
+        groups: int,
     ) -> None:
+        self._session = session
         self._layer = layer
         self._interval = interval
         self._limit = limit
@@ -132,7 +140,7 @@ class Watch:
 
     async def _look(self) -> Snapshot:
         # Says soon, and why, when there is no connection.
-        await self._layer.connect(timeout=self._interval)
+        await self._session.stay_connected(min(self._interval, CONNECTING))
         last, now = self._last, time.monotonic()
         queues = last is None or now - self._queues_at >= QUEUES_EVERY
         snapshot = await look(self._layer, last, groups=self._groups, queues=queues)
@@ -159,7 +167,7 @@ class Watch:
         def failed(error: str) -> None:
             nonlocal away
             if not away:
-                print(error, file=sys.stderr, flush=True)
+                out.note(error)
             away = True
 
         await asyncio.sleep(self._interval)

@@ -46,7 +46,7 @@ class Overview(LayerBase):
         if self._visiting():
             return await self._elsewhere(self.cluster_stats(groups=groups, queues=queues))
         hub = await self._ready_hub()
-        incomplete: dict[str, str] = {}
+        incomplete = self._away(hub)
         question = {"do": "stats", "groups": groups}
         poll = await self._ask_everyone(hub, question)
         processes, parts = _told(poll.answers)
@@ -210,6 +210,17 @@ class Overview(LayerBase):
         multiplexer = hub.multiplexer
         there = tuple(node for node in multiplexer.nodes if multiplexer.error_of(node) is None)
         return there or multiplexer.nodes
+
+    def _away(self, hub: Hub) -> dict[str, str]:
+        """What is not known as one of several servers, or some, cannot be reached."""
+        multiplexer = hub.multiplexer
+        errors = ((node, multiplexer.error_of(node)) for node in multiplexer.nodes)
+        away = [
+            f"no connection to {node}: {str(error) or type(error).__name__}"
+            for node, error in errors
+            if error is not None
+        ]
+        return {"servers": "; ".join(away)} if away else {}
 
     async def _scan(self, hub: Hub, node: Node, pattern: str) -> AsyncIterator[list[bytes]]:
         """The keys of a node that match, in batches; some perhaps twice."""

@@ -177,7 +177,8 @@ class ClusterStats:
     - ``queues``: plain channels with unread messages in Redis, and how many; those that have
       expired but were not yet thrown away count.
     - ``at``: when, as Unix time in seconds.
-    - ``incomplete``: what is missing here, and why: ``"silent"`` (some did not answer, but an ACL
+    - ``incomplete``: what is missing here, and why: ``"servers"`` (one of several cannot be
+      reached: what is there is not seen), ``"silent"`` (some did not answer, but an ACL
       without PUBSUB does not let us know which), ``"queues"`` (an ACL without SCAN or LLEN, or too
       many keys on the server to look at all).
     """

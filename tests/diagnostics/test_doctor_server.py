@@ -199,6 +199,15 @@ async def test_a_replica(server_alone: RestartableServer, redis_url: str) -> Non
         assert one(rows, "server")[0] == Level.OK
 
 
+async def test_no_sentinel_answers() -> None:
+    sentinels = {"sentinels": [("127.0.0.1", free_port())], "master_name": "mymaster"}
+    rows = await examine({"hosts": [sentinels]}, "reachable")
+    (row,) = of(rows, "reachable")
+    assert row.finding.level is Level.PROBLEM
+    assert "no Sentinel knows a master of 'mymaster'" in row.finding.found
+    assert "Sentinels" in row.finding.todo
+
+
 async def test_a_sentinel(proxy: Proxy) -> None:
     # Of the same length, which was announced.
     proxy.to_client.rewrite = lambda data: re.sub(

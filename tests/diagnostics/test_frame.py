@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -322,3 +323,45 @@ def test_errors_in_python(configured: Project) -> None:
     with pytest.raises(SystemExit) as ended:
         call_command("mpx", "resolve", "nobody", "1", stdout=io.StringIO())
     assert ended.value.code == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["status", "--json"],
+        ["doctor", "--json"],
+        ["send", "room-1", '{"type": "hello"}'],
+        ["send", "room-1", '{"type": "hello"}', "--json"],
+        ["listen", "--channel", "jobs"],
+        ["listen", "--channel", "jobs", "--json"],
+        ["bench", "--seconds", "0.1", "--clients", "1", "--groups", "1"],
+    ],
+)
+def test_closed_and_full_outputs(project: Project, arguments: list[str]) -> None:
+    assert project.run("send", "--channel", "jobs", '{"type": "job"}').returncode == 0
+
+    def run(redirection: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            f"{shlex.join(project.command(*arguments))} {redirection}",
+            shell=True,
+            env=project.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    usual = run("")
+    closed = run(">&-")
+    assert (closed.returncode, closed.stderr) == (0, usual.stderr)
+    closed = run("2>&-")
+    assert closed.returncode == 0
+    # What is said on stderr does not come to stdout instead.
+    assert len(closed.stdout.splitlines()) == len(usual.stdout.splitlines())
+    if os.path.exists("/dev/full"):
+        full = run(">/dev/full")
+        assert full.returncode == 1
+        assert "No space left on device" in full.stderr.splitlines()[-1]
+        assert "Traceback" not in full.stderr

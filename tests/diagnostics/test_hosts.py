@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from typing import Any
 
 import pytest
 
@@ -53,7 +55,7 @@ def test_one_is_away(project: Project, restartable_server: RestartableServer) ->
 
     done = project.run("status")
     assert (done.returncode, done.stderr.count(warning)) == (1, 1)
-    assert restartable_server.url in done.stdout
+    assert f"Not known (servers): no connection to {restartable_server.url}" in done.stdout
     done = project.run("send", here, '{"type": "hello"}')
     assert (done.returncode, done.stderr.count(warning)) == (0, 1)
     output, errors = listening.communicate()
@@ -67,10 +69,44 @@ def test_one_is_away(project: Project, restartable_server: RestartableServer) ->
 
 
 def test_top_goes_on(project: Project, restartable_server: RestartableServer) -> None:
-    worker = project.worker(groups={group_on(project, 0): 1})
+    room = group_on(project, 0)
+    worker = project.worker(groups={room: 1})
     terminal = project.terminal("top")
+    watching = project.start("top", "--json", "--interval", "0.2")
+    assert watching.stdout is not None
+
+    def until_servers(away: bool) -> dict[str, Any]:
+        assert watching.stdout is not None
+        for line in watching.stdout:
+            told: dict[str, Any] = json.loads(line)
+            check("status", told)
+            if ("servers" in told["incomplete"]) is away:
+                return told
+        raise AssertionError
+
+    until_servers(away=False)
     terminal.wait_for(str(worker.pid))
     restartable_server.kill()
-    terminal.wait_for(lambda text: "no connection" in text.lower() or "1 reconnects" in text)
+    told = until_servers(away=True)
+    assert f"no connection to {restartable_server.url}" in told["incomplete"]["servers"]
+    assert worker.pid in [each["pid"] for each in told["processes"] if not each["silent"]]
+    assert told["groups"] == {room: 1}
+    text = terminal.wait_for(f"Not known (servers): no connection to {restartable_server.url}")
+    assert "No answer" not in text
+    assert str(worker.pid) in text
+    restartable_server.start()
+    until_servers(away=False)
+    terminal.wait_for(lambda text: "Not known" not in text)
     terminal.press("q")
     assert terminal.wait() == 0
+
+
+def test_top_begins_without_one(project: Project, restartable_server: RestartableServer) -> None:
+    worker = project.worker(groups={group_on(project, 0): 1})
+    restartable_server.kill()
+    done = project.run("top", "--json", "--limit", "2", "--interval", "0.1")
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        told = json.loads(line)
+        assert restartable_server.url in told["incomplete"]["servers"]
+        assert [each["pid"] for each in told["processes"]] == [worker.pid]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 import uuid
 from argparse import ArgumentParser
@@ -62,7 +61,7 @@ class Bench(Subcommand):
         against = options["against"]
         rival = find(against) if against else None
         err = Console(
-            file=options.get("stderr") or sys.stderr,
+            file=out.errors,
             no_color=options["no_color"] or None,
             soft_wrap=True,
         )

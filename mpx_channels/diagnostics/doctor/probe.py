@@ -147,8 +147,9 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         )
     if any(words in text.lower() for words in CLOSED):
         return f"the server closed the connection ({text})", (
-            "See its log. It does so at once when it is full (maxclients), and when it was told to "
-            "talk to its own machine only (protected-mode)."
+            "See its log. It does so at once when it is full (maxclients), when it was told to "
+            "talk to its own machine only (protected-mode), and when that port speaks TLS (then "
+            "it takes rediss:// in hosts)."
         )
     if "permission" in text or "NOPERM" in text:
         return f"the ACL forbids what the connection begins with ({text})", (
@@ -157,6 +158,8 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         )
     if any(isinstance(each, AuthenticationError) for each in chain):
         return f"the server refuses the login ({text})", "Correct the password in hosts."
+    if "no Sentinel knows" in text:
+        return text, "Start the Sentinels, or correct sentinels and master_name in hosts."
     if isinstance(error, RedisError | OSError):
         return text, "See the server's log; something other than Redis may listen there."
     return f"{type(error).__name__}: {text}", "Correct the options of hosts."

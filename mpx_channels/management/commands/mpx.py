@@ -84,15 +84,18 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             code = subcommand.interrupted
         except BrokenPipeError:
-            # Such as `| head`: who read has enough. Python would complain when it flushes.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Such as `| head`: who read has enough.
+            _write_no_more()
+        except OSError as error:
+            # Such as a disk that is full.
+            _write_no_more()
+            raise CommandError(_sentence(error), returncode=FOUND) from error
         if code != FINE:
             sys.exit(code)
 
     def _run(self, subcommand: Subcommand, options: dict[str, Any]) -> int:
         out = Output(
-            options.get("stdout") or sys.stdout,
+            options.get("stdout"),
             errors=options.get("stderr"),
             as_json=options["json"],
             color=False if options["no_color"] else True if options["force_color"] else None,
@@ -100,6 +103,12 @@ class Command(BaseCommand):
         session = Session(options["layer"], out.note)
         with _quiet(options["verbosity"] < 2):
             return asyncio.run(_run(subcommand, session, out, options))
+
+
+def _write_no_more() -> None:
+    """Python would complain of what it has not flushed yet when it ends."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _run(
