@@ -19,6 +19,7 @@ PATIENCE = 2.0
 # How often a process id is drawn that belongs to a server that is there: with two, one of which is
 # away, fewer than one in two hundred look in vain.
 TRIES = 8
+PATIENCE_EACH = 0.5
 
 
 class NotOurs(Exception):
@@ -103,7 +104,7 @@ class Session:
         """Of several servers one is away: be a process whose own inbox is on another."""
         for _ in range(TRIES):
             try:
-                await self.layer.connect(patience / TRIES, every_host=False)
+                await self.layer.connect(min(patience, PATIENCE_EACH), every_host=False)
             except NotConnected:
                 await self.layer.close()  # the next has another id, and perhaps another server
             else:

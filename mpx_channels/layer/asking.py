@@ -73,7 +73,7 @@ class Asking(LayerBase):
         is in seconds and starts now; None waits for ever. `name` follows the rule for groups.
         """
         _check_timeout(timeout)
-        self._require_promise_name(name)
+        self.require_valid_promise_name(name)
         hub = await self._hub()
         redis_name = self._names.promise(name)
         promise = LayerPromise(hub, name, redis_name, timeout)
@@ -108,7 +108,7 @@ class Asking(LayerBase):
         return await self._settle(name, {"error": str(reason)})
 
     async def _settle(self, name: str, answer: Answer) -> int:
-        self._require_promise_name(name)
+        self.require_valid_promise_name(name)
         body = self.wrapping.encode(answer)
         if self._visiting():
             return await self._elsewhere(self._settle(name, answer))
@@ -117,7 +117,8 @@ class Asking(LayerBase):
         poll = await ask_all(hub, redis_name, body, self.config.connect_timeout)
         return sum(int(answer.get("value", 0)) for answer in poll.answers)
 
-    def _require_promise_name(self, name: str) -> None:
+    def require_valid_promise_name(self, name: str) -> None:
+        """Raise `TypeError` unless `name` follows the rule for groups."""
         try:
             self.require_valid_group_name(name)
         except TypeError as error:

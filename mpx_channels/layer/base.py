@@ -226,7 +226,8 @@ class LayerBase(BaseChannelLayer):
             expiry=config.expiry,
             patience=config.connect_timeout,
             hooks=hooks,
-            shared_for=config.group_expiry if background.is_current() else None,
+            group_expiry=config.group_expiry,
+            shared=background.is_current(),
         )
 
     def _hosts(self) -> list[Host]:

@@ -124,6 +124,8 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
         It is theirs until they give it to `close_channel`. It is of the running event loop, also
         within `async_to_sync`.
         """
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {prefix!r}")
         hub = await self._hub()
         channel = f"{prefix}{hub.process_id}!{hub.new_local_name()}"
         self.require_valid_channel_name(channel)

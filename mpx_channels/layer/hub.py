@@ -6,11 +6,11 @@ import asyncio
 import itertools
 import os
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 
 from mpx_channels.multiplexer import Multiplexer, MultiplexerStopped
 
+from .abandoned import Abandoned, Neglected
 from .answers import Answers
 from .confirmations import Confirmations
 from .inflow import Inflow
@@ -41,9 +41,10 @@ class Hub:
         expiry: float,
         patience: float,
         hooks: Hooks | None,
-        shared_for: float | None = None,
+        group_expiry: float,
+        shared: bool = False,
     ) -> None:
-        """`shared_for`: seconds that the channels of synchronous callers stay between two reads."""
+        """``shared``: its channels are those of synchronous callers."""
         self.loop = asyncio.get_running_loop()
         self.multiplexer = multiplexer
         self.names = names
@@ -56,8 +57,7 @@ class Hub:
         self.confirmations = Confirmations(multiplexer, patience)
         # Whoever holds the hub lets go of it then.
         self.on_end: Callable[[], object] = lambda: None
-        self._shared = shared_for is not None
-        self._given_up_after = shared_for if shared_for is not None else expiry
+        self._shared = shared
         self._hooks = hooks
         self._hooked: dict[Mailbox, None] = {}
         self._stand_ins: dict[str, Mailbox] = {}
@@ -78,10 +78,10 @@ class Hub:
         )
         self.answers = Answers(multiplexer, inflow.promise)
         self.queues = Queues(multiplexer, names.wake(self.process_id), self.counters)
-        self._abandoned: OrderedDict[Mailbox, float] = OrderedDict()
+        self._abandoned = Abandoned(self.loop, group_expiry if shared else expiry, self._take_down)
+        self._neglected = Neglected(self.loop, group_expiry, self.mailboxes, self._take_down)
         # Of the last link that broke.
         self._link_error: Exception | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -99,13 +99,13 @@ class Hub:
         self._inbox.add(self.inbox)
         presence = self.names.presence(self.process_id, os.getpid(), host_name())
         self._control.add(*self.controls.values(), presence)
+        self._neglected.start()
         await self.multiplexer.start()
 
     async def stop(self) -> None:
         """Let publishes out and close the connections."""
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-            self._sweep_timer = None
+        self._abandoned.close()
+        self._neglected.close()
         self.confirmations.close()
         self.answers.close()
         try:
@@ -193,25 +193,24 @@ class Hub:
     def reclaim(self, mailbox: Mailbox) -> None:
         """A reader came back to a channel that may have been given up."""
         mailbox.abandoned = False
-        self._abandoned.pop(mailbox, None)
+        self._abandoned.forget(mailbox)
 
     def abandon(self, mailbox: Mailbox) -> None:
         """A reader gave up: if none comes back within the expiry, the channel is taken down.
 
-        Channels has no call for a channel's end, but its consumers cancel their `receive` when
-        they end. A reader that merely timed out comes back sooner. Synchronous callers read now
-        and then, and none of them says when it ends: their channels stay for longer, but not
-        any number of them.
+        Channels' consumers cancel their `receive` when they end. A reader that merely timed out
+        comes back sooner. Synchronous callers read now and then, and none of them says when it
+        ends: their channels stay for longer, but not any number of them.
         """
-        mailbox.abandoned = True
-        self._abandoned[mailbox] = self.loop.time() + self._given_up_after
-        self._abandoned.move_to_end(mailbox)
+        self._abandoned.add(mailbox)
         if self._shared and len(self._abandoned) > SHARED_IDLE:
-            oldest = next(iter(self._abandoned))
+            oldest = self._abandoned.oldest
             self.inflow.given_up(oldest, SHARED_IDLE)
             self.close(oldest)
-        if self._sweep_timer is None:
-            self._sweep_timer = self.loop.call_later(self._given_up_after, self._sweep)
+
+    def _take_down(self, mailbox: Mailbox) -> None:
+        if self.mailboxes.get(mailbox.channel) is mailbox:
+            self.close(mailbox)
 
     def close(self, mailbox: Mailbox) -> None:
         """Take a channel down, with its messages and its memberships."""
@@ -221,24 +220,12 @@ class Hub:
             for other in self.mailboxes.values():
                 if other.stand_in is mailbox:
                     other.stand_in = None
-        self._abandoned.pop(mailbox, None)
+        self._abandoned.forget(mailbox)
         mailbox.cut_off = False
         memberships, mailbox.memberships = mailbox.memberships, None
         for topic in memberships or ():
             topic.owner.leave(topic.name, mailbox)
         mailbox.clear()
-
-    def _sweep(self) -> None:
-        self._sweep_timer = None
-        now = self.loop.time()
-        while self._abandoned:
-            mailbox, due = next(iter(self._abandoned.items()))
-            if due > now:
-                self._sweep_timer = self.loop.call_at(due, self._sweep)
-                return
-            del self._abandoned[mailbox]
-            if not mailbox.waited_for and self.mailboxes.get(mailbox.channel) is mailbox:
-                self.close(mailbox)
 
     # -- memberships --------------------------------------------------------------------------
 

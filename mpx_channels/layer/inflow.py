@@ -279,7 +279,7 @@ class Inflow:
     def _full(self, mailbox: Mailbox) -> None:
         self._counters.dropped_full += 1
         self._log.info(
-            "full",
+            self._log.kind("full", mailbox.channel),
             "Channel %s has %d unread messages, its capacity: dropping newer ones",
             mailbox.channel,
             mailbox.capacity,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -160,6 +161,11 @@ class Mailbox:
     def unbounded(cls) -> Mailbox:
         """A mailbox on the running loop that belongs to no layer's channel."""
         return cls("", sys.maxsize, asyncio.get_running_loop(), Counters())
+
+    @property
+    def oldest_expired_at(self) -> float:
+        """When the oldest unread message expired or will, by the loop's clock; else infinity."""
+        return self._unread[0].expires if self._unread else math.inf
 
     def put(self, item: Item) -> bool:
         """Add a message for the next reader; False if the mailbox is full."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Container
 
-from mpx_channels.multiplexer import CommandRefused, Node
+from mpx_channels.multiplexer import CommandRefused, Node, NotConnected
 
 from .answers import Answer
 from .base import LayerBase
@@ -45,7 +46,7 @@ class Overview(LayerBase):
             raise ValueError(f"groups must be a whole number from 0 up, not {groups!r}")
         if self._visiting():
             return await self._elsewhere(self.cluster_stats(groups=groups, queues=queues))
-        hub = await self._ready_hub()
+        hub = await self._looking_hub()
         incomplete = self._away(hub)
         question = {"do": "stats", "groups": groups}
         poll = await self._ask_everyone(hub, question)
@@ -75,7 +76,7 @@ class Overview(LayerBase):
         self.require_valid_group_name(group)
         if self._visiting():
             return await self._elsewhere(self.group_size(group))
-        hub = await self._ready_hub()
+        hub = await self._looking_hub()
         return (await self._group_sizes(hub, [group]))[group]
 
     async def group_send_counted(self, group: str, message: Message) -> int:
@@ -112,7 +113,7 @@ class Overview(LayerBase):
         if self._visiting():
             await self._elsewhere(self.flush())
             return
-        hub = await self._ready_hub()
+        hub = await self._looking_hub()
         hub.clear()
         await self._ask_everyone(hub, {"do": "flush"})
         deleting = [self._delete_lists(hub, node) for node in hub.multiplexer.nodes]
@@ -205,20 +206,27 @@ class Overview(LayerBase):
             incomplete["queues"] = str(error)
         return lengths
 
+    async def _looking_hub(self) -> Hub:
+        """The running loop's hub, ready; of several servers the others have had a moment, too."""
+        hub = await self._ready_hub()
+        if len(hub.multiplexer.nodes) > 1:
+            with contextlib.suppress(NotConnected):
+                await hub.multiplexer.wait_connected(SHORT_PATIENCE)
+        return hub
+
     def _reachable(self, hub: Hub) -> tuple[Node, ...]:
         """The nodes to ask: of several, those with a connection."""
         multiplexer = hub.multiplexer
-        there = tuple(node for node in multiplexer.nodes if multiplexer.error_of(node) is None)
+        there = tuple(node for node in multiplexer.nodes if multiplexer.is_up(node))
         return there or multiplexer.nodes
 
     def _away(self, hub: Hub) -> dict[str, str]:
         """What is not known as one of several servers, or some, cannot be reached."""
         multiplexer = hub.multiplexer
-        errors = ((node, multiplexer.error_of(node)) for node in multiplexer.nodes)
         away = [
-            f"no connection to {node}: {str(error) or type(error).__name__}"
-            for node, error in errors
-            if error is not None
+            f"no connection to {node}: {_reason(multiplexer.error_of(node))}"
+            for node in multiplexer.nodes
+            if not multiplexer.is_up(node)
         ]
         return {"servers": "; ".join(away)} if away else {}
 
@@ -250,3 +258,7 @@ def _told(answers: list[Answer]) -> tuple[dict[str, ProcessStats], list[dict[str
 
 def _order(process: ProcessStats) -> tuple[bool, str, int, str]:
     return process.silent, process.host, process.pid, process.process_id
+
+
+def _reason(error: Exception | None) -> str:
+    return "it does not answer" if error is None else str(error) or type(error).__name__

@@ -8,6 +8,7 @@ connection to each node that has their channels, which is made when the first of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections import deque
@@ -50,6 +51,11 @@ class Script:
     def __init__(self, source: str) -> None:
         self._source = source.encode()
         self._digest = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
+
+    def send(self, multiplexer: Multiplexer, node: Node, key: str) -> None:
+        """Call it, and do not wait for what comes of it."""
+        called = multiplexer.command(b"EVAL", self._source, b"1", key.encode(), node=node)
+        called.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def __call__(
         self, multiplexer: Multiplexer, node: Node, key: str, *arguments: bytes
@@ -158,6 +164,8 @@ class QueueReader:
         self._reader: asyncio.Task[None] | None = None
         # What the blocking pop that is under way was asked for.
         self._asked: set[str] = set()
+        # Done when that pop has ended, and what it brought was handed on.
+        self._popping: asyncio.Future[None] | None = None
         self._aside: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -179,7 +187,26 @@ class QueueReader:
                 self.put_back(name, waiter.result())
             if not waiters and self._waiters.get(name) is waiters:
                 del self._waiters[name]
+            if name not in self._waiters:
+                await self._let_go(name)
             raise
+
+    async def _let_go(self, name: str) -> None:
+        """Nobody here wants `name` any more: have nothing of it popped, or on its way.
+
+        An event loop may end right after a `receive` that was cancelled, by a timeout for instance,
+        and what it holds ends with it. This takes a round trip; no longer than `PAUSE`.
+        """
+        if self._closing or not self._multiplexer.is_up(self._node):
+            return
+        with contextlib.suppress(TimeoutError, MpxError):
+            async with asyncio.timeout(PAUSE):
+                if self._popping is not None and name in self._asked:
+                    # No task for it: when the loop ends, nobody would wait for that.
+                    _WAKE.send(self._multiplexer, self._node, self._wake_name)
+                    await asyncio.wait([self._popping])
+                for data in reversed(self._held.pop(name, ())):
+                    await self._give_back(name, data)
 
     def put_back(self, name: str, stamped: bytes) -> None:
         """Have the next reader get what another got and cannot use."""
@@ -233,6 +260,7 @@ class QueueReader:
                 # Redis looks at the names in their order: a busy one must not starve the others.
                 turn += 1
                 start = turn % len(names)
+                self._popping = popping = asyncio.get_running_loop().create_future()
                 try:
                     await self._pop(names[start:] + names[:start])
                 except CommandRefused as error:
@@ -242,6 +270,8 @@ class QueueReader:
                     # The link says in the log why; what is in Redis stays there meanwhile.
                     self._log.debug("read", "Cannot read plain channels, trying on: %s", str(error))
                     await asyncio.sleep(PAUSE)
+                finally:
+                    popping.set_result(None)
         finally:
             self._reader = None
             self._asked = set()

@@ -113,13 +113,26 @@ class SyncLayer:
         """`MpxChannelLayer.group_discard`."""
         self._run(self._layer.group_discard(group, channel))
 
-    def resolve(self, name: str, value: Any = None) -> int:
-        """`MpxChannelLayer.resolve`."""
-        return self._run(self._layer.resolve(name, value))
+    def resolve(
+        self, name: str, value: Any = None, *, on_commit: bool = False, using: str | None = None
+    ) -> int | None:
+        """`MpxChannelLayer.resolve`; with ``on_commit`` None, since nobody knows yet who waits."""
+        if not on_commit:
+            return self._run(self._layer.resolve(name, value))
+        self._layer.require_valid_promise_name(name)
+        frozen = self._checked({"value": value})["value"]
+        self._send(lambda: self._layer.resolve(name, frozen), on_commit, using)
+        return None
 
-    def reject(self, name: str, reason: str) -> int:
-        """`MpxChannelLayer.reject`."""
-        return self._run(self._layer.reject(name, reason))
+    def reject(
+        self, name: str, reason: str, *, on_commit: bool = False, using: str | None = None
+    ) -> int | None:
+        """`MpxChannelLayer.reject`; with ``on_commit`` as `resolve`."""
+        if not on_commit:
+            return self._run(self._layer.reject(name, reason))
+        self._layer.require_valid_promise_name(name)
+        self._send(lambda: self._layer.reject(name, reason), on_commit, using)
+        return None
 
     def promise(self, name: str, timeout: float | None = None) -> Any:
         """`MpxChannelLayer.promise`."""
@@ -157,7 +170,7 @@ class SyncLayer:
         self._run(self._layer.close())
 
     def _send(
-        self, make: Callable[[], Coroutine[Any, Any, None]], on_commit: bool, using: str | None
+        self, make: Callable[[], Coroutine[Any, Any, object]], on_commit: bool, using: str | None
     ) -> None:
         if on_commit:
             transaction.on_commit(lambda: self._run(make()), using=using)

@@ -86,6 +86,15 @@ class LimitedLog:
         """Log at level ERROR; those held back are told without their traceback."""
         self._log(logging.ERROR, kind, text, arguments, exc_info)
 
+    def kind(self, group: str, name: Hashable) -> Hashable:
+        """A kind of its own for `name`; where very many have one now, that of their group."""
+        own = (group, name)
+        if own not in self._kinds and len(self._kinds) >= MOST_KINDS:
+            oldest = next(iter(self._kinds.values()))
+            if self._clock() - oldest.since < self.every:
+                return group
+        return own
+
     def flush(self) -> None:
         """Tell now what is held back: whoever logs here ends."""
         for state in self._kinds.values():

@@ -169,6 +169,10 @@ class Multiplexer:
         """As `last_error`, of one node."""
         return self._subscribers.of_node(node).link.last_error
 
+    def is_up(self, node: Node) -> bool:
+        """Whether the subscribing connection to a node stands."""
+        return self._subscribers.of_node(node).up.is_set()
+
     async def start(self) -> None:
         """Begin to connect and return at once, also when the server is down."""
         if self.running:

@@ -300,3 +300,31 @@ async def test_a_stuck_reader_costs_no_more_than_its_capacity(
     assert layer.stats().unread == layer.capacity
     assert layer.stats().drops["full"] == 20_000 - layer.capacity
     assert await receives_nothing(layer, well)
+
+
+async def test_a_prefix_that_is_no_str(layer: MpxChannelLayer) -> None:
+    with pytest.raises(TypeError, match="prefix must be a str, not 5"):
+        await layer.new_channel(5)  # type: ignore[arg-type]
+
+
+async def test_a_channel_that_nobody_reads_for_long_ends(make_layer: MakeLayer) -> None:
+    layer = make_layer(expiry=0.05, group_expiry=0.2)
+    left, read, quiet = [await layer.new_channel() for _ in range(3)]
+    for channel in (left, read):
+        await layer.group_add("room", channel)
+
+    async def go_on_reading() -> None:
+        while True:
+            await layer.receive(read)
+
+    reader = asyncio.create_task(go_on_reading())
+    # As when a handler of Channels' own consumers raises: the next `receive` never comes.
+    await layer.group_send("room", {"type": "x"})
+    await layer.receive(left)
+    assert await layer.group_size("room") == 2
+    await layer.group_send("room", {"type": "x"})
+    await eventually(lambda: layer.stats().memberships == 1)  # type: ignore[union-attr]
+    assert layer.stats().channels == 2  # type: ignore[union-attr]
+    assert not reader.done()
+    await layer.send(quiet, {"type": "y"})
+    reader.cancel()

@@ -11,6 +11,7 @@ import pytest
 from mpx_channels.layer import Hooks, MpxChannelLayer, NotConnected, PromiseDisconnected
 from mpx_channels.multiplexer import Node
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.proxy import Proxy
 
 from .conftest import MakeLayer
 
@@ -403,3 +404,23 @@ async def test_sync_code(make: MakeLayer) -> None:
         assert (await got(layer, channel))["group"] == group
     await sender.close()
     await eventually(lambda: not sender._hubs)
+
+
+async def test_a_server_that_hangs(make_layer: MakeLayer, redis_url: str, proxy: Proxy) -> None:
+    proxy.freeze()
+    while True:
+        layer = make_layer(hosts=[redis_url, proxy.url])
+        await layer._hub()
+        mpx = hub(layer).multiplexer
+        if mpx.node_of(hub(layer).inbox) is mpx.nodes[0]:
+            break
+        await layer.close()
+    async with asyncio.timeout(PATIENCE / 2):
+        channel = await layer.new_channel()
+        stats = await layer.cluster_stats()
+    assert [each.silent for each in stats.processes] == [False]
+    assert proxy.url in stats.incomplete["servers"]
+    assert channel
+    proxy.thaw()
+    await mpx.wait_connected(PATIENCE)
+    assert (await layer.cluster_stats()).incomplete == {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from channels.exceptions import ChannelFull
 
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import CommandRefused
-from tests.conftest import RestartableServer, eventually
+from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.proxy import Proxy
 
 from .conftest import MakeLayer
@@ -282,3 +284,42 @@ async def test_invalid_names(layer: MpxChannelLayer, name: str) -> None:
     for call in (layer.send(name, {"type": "x"}), layer.receive(name)):
         with pytest.raises(TypeError, match="Channel name"):
             await call
+
+
+def test_a_loop_that_ends_after_a_cancelled_receive_takes_nothing_along(
+    redis_url: str, prefix: str
+) -> None:
+    config: Any = {"hosts": [redis_url], "prefix": prefix, "capacity": 10_000}
+    sender, reader = MpxChannelLayer(**config), MpxChannelLayer(**config)
+    got: list[int] = []
+    sent = 0
+    enough = threading.Event()
+
+    def send() -> None:
+        nonlocal sent
+        while not enough.wait(0.001):
+            sender.sync.send("jobs", {"type": "x", "n": sent})
+            sent += 1
+
+    async def read(seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    got.append((await reader.receive("jobs"))["n"])
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    for number in range(40):
+        asyncio.run(read(0.01 + number * 0.0003))
+    enough.set()
+    sending.join()
+
+    async def rest() -> None:
+        async with asyncio.timeout(PATIENCE):
+            while len(got) < sent:
+                got.append((await reader.receive("jobs"))["n"])
+        await reader.close()
+
+    asyncio.run(rest())
+    assert got == list(range(sent))
+    sender.sync.close()

@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 
-from mpx_channels.layer import MpxChannelLayer, RequestFailed, UnserializableMessage
+from mpx_channels.layer import (
+    MpxChannelLayer,
+    PromiseRejected,
+    RequestFailed,
+    UnserializableMessage,
+)
 from tests.conftest import eventually
 
 from .conftest import MakeLayer
@@ -127,6 +132,21 @@ with transaction.atomic():
         layer.sync.group_send("room", {"type": "x"}, exclude="channel", on_commit=True)
     except TypeError:
         layer.sync.group_send("room", {"type": "and.its.exclude"})
+try:
+    with transaction.atomic():
+        layer.sync.resolve("order-42", "rolled back", on_commit=True)
+        raise KeyError
+except KeyError:
+    pass
+with transaction.atomic():
+    value = ["committed"]
+    assert layer.sync.resolve("order-42", value, on_commit=True) is None
+    value.append("changed afterwards")
+    assert layer.sync.reject("order-43", "sold out", on_commit=True) is None
+    try:
+        layer.sync.resolve("two words", 1, on_commit=True)
+    except TypeError:
+        layer.sync.group_send("room", {"type": "a.bad.name"}, on_commit=True)
 layer.sync.group_send("room", {"type": "no.transaction"}, on_commit=True)
 """
 
@@ -168,14 +188,19 @@ async def run(code: str, *arguments: str) -> None:
 async def test_on_commit(layer: MpxChannelLayer, redis_url: str, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
+    resolved, rejected = await layer.new_promise("order-42"), await layer.new_promise("order-43")
     await run(ON_COMMIT, redis_url, prefix, channel)
-    got = [(await layer.receive(channel))["type"] for _ in range(6)]
+    assert await resolved == ["committed"]
+    with pytest.raises(PromiseRejected, match="sold out"):
+        await rejected
+    got = [(await layer.receive(channel))["type"] for _ in range(7)]
     assert got == [
         "at.once",
         "checked.at.the.call",
         "and.its.exclude",
         "committed",
         "to.all",
+        "a.bad.name",
         "no.transaction",
     ]
     assert layer.stats().unread == 0

@@ -1,0 +1,111 @@
+"""Channels that nobody reads any more: Channels has no call for a channel's end.
+
+Its consumers cancel their `receive` when they end. But when a handler of a message of the layer
+raises, there is none under way, and such a consumer ends without a word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from .mailbox import Mailbox
+
+__all__ = ["Abandoned", "Neglected"]
+
+# Seconds between two looks at all mailboxes, at most: each takes a microsecond for every ten.
+LONGEST_BREAK = 600.0
+
+
+class Abandoned:
+    """Channels whose reader gave up; one that nobody comes back to in ``seconds`` is taken down."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        take_down: Callable[[Mailbox], object],
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._take_down = take_down
+        # When each is due, the earliest first.
+        self._waiting: OrderedDict[Mailbox, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def oldest(self) -> Mailbox:
+        """The one that has been here for longest."""
+        return next(iter(self._waiting))
+
+    def add(self, mailbox: Mailbox) -> None:
+        """Nobody reads it from now on."""
+        mailbox.abandoned = True
+        self._waiting[mailbox] = self._loop.time() + self._seconds
+        self._waiting.move_to_end(mailbox)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._sweep)
+
+    def forget(self, mailbox: Mailbox) -> None:
+        """Somebody reads it again, or it has ended; harmless if it is not here."""
+        self._waiting.pop(mailbox, None)
+
+    def close(self) -> None:
+        """Time nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._waiting:
+            mailbox, due = next(iter(self._waiting.items()))
+            if due > now:
+                self._timer = self._loop.call_at(due, self._sweep)
+                return
+            del self._waiting[mailbox]
+            if not mailbox.waited_for:
+                self._take_down(mailbox)
+
+
+class Neglected:
+    """Looks now and then for channels of which nobody has taken a message for ``seconds``."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        mailboxes: Mapping[str, Mailbox],
+        take_down: Callable[[Mailbox], object],
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._mailboxes = mailboxes
+        self._take_down = take_down
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look, and go on looking."""
+        self._look()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        long_ago = self._loop.time() - self._seconds
+        neglected = [
+            mailbox
+            for mailbox in self._mailboxes.values()
+            if not mailbox.waited_for and mailbox.oldest_expired_at < long_ago
+        ]
+        for mailbox in neglected:
+            self._take_down(mailbox)
+        self._timer = self._loop.call_later(min(self._seconds / 4, LONGEST_BREAK), self._look)
