@@ -84,9 +84,10 @@ class LayerConfig:
     - ``ping_interval`` (seconds, 30), ``min_backoff`` and ``max_backoff`` (seconds, 0.008 and
       0.512), ``connect_timeout`` (seconds, 5), ``unsubscribe_delay`` (seconds, 1),
       ``max_backlog`` (10,000 messages), ``backlog_timeout`` (seconds, 5): see `Multiplexer`.
-    - ``group_expiry`` (seconds, 86400): after that a channel of `layer.sync` or `async_to_sync`
-      that nobody has read ends. Else not needed: membership lives in the process and
-      ends with it, so nothing is left to expire.
+    - ``group_expiry`` (seconds, 86400): after that a channel ends of which nobody takes the unread
+      messages (Channels' own consumers leave one behind when a handler of a layer's message
+      raises), and one of `layer.sync` or `async_to_sync` that nobody reads. Else not needed:
+      membership lives in the process and ends with it.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """

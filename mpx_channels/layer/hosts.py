@@ -88,6 +88,11 @@ def parse_hosts(hosts: object) -> Sequence[Host]:
 
 def _parse_host(entry: object) -> Host:
     if isinstance(entry, str):
+        for option in _said_by(entry):
+            if option not in _known_options():
+                raise ValueError(
+                    f"unknown option {option!r} in a host's URL{nearest(option, _known_options())}"
+                )
         return Host(entry)
     if isinstance(entry, Mapping):
         return _parse_options(dict(entry))

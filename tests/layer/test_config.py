@@ -242,6 +242,10 @@ def test_config_wins_over_a_hosts_options() -> None:
         ({"hosts": [("example.org", None)]}, "a host's port must be a number, not None"),
         ({"hosts": [("example.org",)]}, "a host must be a URL"),
         ({"hosts": [{"host": "x", "pasword": "y"}]}, "'pasword'; did you mean 'password'?"),
+        (
+            {"hosts": ["rediss://x?ssl_cert_reqz=none"]},
+            "'ssl_cert_reqz' in a host's URL; did you mean 'ssl_cert_reqs'?",
+        ),
         ({"hosts": [{"host": "x", "ssl_keyfile": "y"}]}, "does not take these options"),
         ({"hosts": [{"host": "x", "ssl": "yes"}]}, "ssl must be True or False, not 'yes'"),
         ({"hosts": [{"host": "x", "connection_class": int}]}, "connection_class <class 'int'>"),
