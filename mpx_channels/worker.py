@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 from typing import Any
 
 from asgiref.compatibility import guarantee_single_callable
+from channels.exceptions import StopConsumer
 from channels.worker import Worker
 
+from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 __all__ = ["MpxWorker"]
@@ -20,20 +24,58 @@ log = LimitedLog(logger, burst=5)
 PAUSE = 0.1
 
 
+class Stopping(StopConsumer):
+    """The worker is to end: there are no more messages for its consumers."""
+
+
 class MpxWorker(Worker):
     """Channels' worker, one message at a time per channel.
 
     Channels' own reads ahead without a bound, into a queue in memory, and all that is in there
     dies with the process. Here the consumer's ``receive`` reads the channel itself: Channels'
     consumers call it when they have finished with the message before.
+
+    SIGTERM and SIGINT have the consumers finish the messages in hand, and then the worker ends; a
+    second one ends it at once.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._stopping = asyncio.Event()
+        # Those that wait for a message, and have none in hand.
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    async def handle(self) -> None:
+        """Serve all channels, until a signal."""
+        loop = asyncio.get_running_loop()
+        listeners = [asyncio.create_task(self.listener(channel)) for channel in self.channels]
+
+        def stop() -> None:
+            if not self._stopping.is_set():
+                self._stopping.set()
+                logger.info("Ending when the messages in hand are finished")
+            else:
+                self._waiting.update(listeners)
+            for task in self._waiting:
+                task.cancel()
+
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            # Not on Windows, and in the main thread only: there they end the process at once.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(signum, stop)
+        await asyncio.wait(listeners)
+        if isinstance(self.channel_layer, MpxChannelLayer):
+            await self.channel_layer.close()
 
     async def listener(self, channel: str) -> None:
         """Serve one channel, with one consumer after the other."""
         application = guarantee_single_callable(self.application)  # type: ignore[no-untyped-call]
         scope = {"type": "channel", "channel": channel}
         while True:
-            first: list[dict[str, Any]] = [await self._next(channel)]
+            try:
+                first = [await self._next(channel)]
+            except Stopping:
+                return
 
             async def receive(first: list[dict[str, Any]] = first) -> dict[str, Any]:
                 return first.pop() if first else await self._next(channel)
@@ -43,6 +85,8 @@ class MpxWorker(Worker):
 
             try:
                 await application(scope, receive, send)
+            except Stopping:
+                return
             except Exception as error:
                 log.error(
                     (channel, origin(error)),
@@ -54,8 +98,21 @@ class MpxWorker(Worker):
                 await asyncio.sleep(PAUSE)
 
     async def _next(self, channel: str) -> dict[str, Any]:
-        while True:
-            message: dict[str, Any] = await self.channel_layer.receive(channel)
+        """The next message of a channel; raises `Stopping` when there is to be none."""
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._stopping.is_set():
+            self._waiting.add(task)
+            try:
+                message: dict[str, Any] = await self.channel_layer.receive(channel)
+            except asyncio.CancelledError:
+                if not self._stopping.is_set():
+                    raise
+                task.uncancel()
+                break
+            finally:
+                self._waiting.discard(task)
             if message.get("type"):
                 return message
             log.error(channel, "Dropped a message without a type on the channel %s", channel)
+        raise Stopping

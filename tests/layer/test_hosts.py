@@ -46,7 +46,7 @@ def hub(layer: MpxChannelLayer) -> Any:
     return layer._hubs[asyncio.get_running_loop()]
 
 
-def groups_by_node(layer: MpxChannelLayer, count: int = 60) -> dict[Node, list[str]]:
+def groups_by_node(layer: MpxChannelLayer, count: int = 500) -> dict[Node, list[str]]:
     """Names of groups, by the node that they are on."""
     mpx = hub(layer).multiplexer
     found: dict[Node, list[str]] = {node: [] for node in mpx.nodes}
@@ -71,7 +71,7 @@ async def nothing_for(layer: MpxChannelLayer, channel: str) -> None:
 async def test_groups_are_on_all_of_them(make: MakeLayer) -> None:
     layer, other = make(), make()
     channels = [await layer.new_channel(), await other.new_channel()]
-    groups = [group for each in groups_by_node(layer).values() for group in each]
+    groups = [group for each in groups_by_node(layer).values() for group in each[:20]]
     for each, channel in zip((layer, other), channels, strict=True):
         await asyncio.gather(*[each.group_add(group, channel) for group in groups])
     for number, group in enumerate(groups):
