@@ -132,8 +132,10 @@ class LimitedLog:
 
     def _new_kind(self, kind: Hashable, now: float) -> _Kind:
         if len(self._kinds) >= MOST_KINDS:
-            # The oldest; what it held back is told at once.
-            self._tell(self._kinds.pop(next(iter(self._kinds))))
+            # The oldest; what it held back is told at once. Another thread may have been quicker.
+            oldest = self._kinds.pop(next(iter(self._kinds), None), None)
+            if oldest is not None:
+                self._tell(oldest)
         state = self._kinds[kind] = _Kind(now)
         return state
 
