@@ -53,7 +53,7 @@ class MpxWorker(Worker):
         def stop() -> None:
             if not self._stopping.is_set():
                 self._stopping.set()
-                logger.info("Ending when the messages in hand are finished")
+                log.info("end", "Ending when the messages in hand are finished")
             else:
                 self._waiting.update(listeners)
             for task in self._waiting:
