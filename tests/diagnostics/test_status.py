@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mpx_channels.diagnostics.snapshot import Rates
 from mpx_channels.layer import ProcessStats
 from tests.conftest import RestartableServer
 
-from .conftest import MakeProject, Project
+from .conftest import PATIENCE, MakeProject, Project
 from .schemas import check
 
 
@@ -270,9 +271,11 @@ def test_the_server_dies_between_two_looks(
     project.worker()
     running = project.start("status")
     with restartable_server.client() as client:
-        # Looked once: its connection for questions is there, and has asked.
-        while not any("pubsub" in each["cmd"] for each in client.client_list()):
-            pass
+        # It has looked once: each question asks who is to answer it.
+        deadline = time.monotonic() + PATIENCE
+        while not any("numsub" in command for command in client.info("commandstats")):
+            assert time.monotonic() < deadline, "it never looked"
+            assert running.poll() is None, running.communicate()
     restartable_server.kill()
     output, errors = running.communicate(timeout=30)
     assert (running.returncode, output) == (1, "")
