@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from typing import TextIO
 
@@ -36,14 +38,32 @@ async def read_all(file: TextIO) -> str:
     fd = _descriptor(file)
     if fd is None:
         return file.read()
-    parts: list[bytes] = []
-    while True:
-        if not select.select((fd,), (), (), 0)[0]:
-            await _ready(fd, "reader")
-        part = os.read(fd, 65536)
-        if not part:
-            return b"".join(parts).decode(file.encoding or "utf-8")
-        parts.append(part)
+    loop = asyncio.get_running_loop()
+    reading: asyncio.Future[bytes] = loop.create_future()
+
+    def end(data: bytes, error: OSError | None) -> None:
+        if reading.done():
+            return
+        if error is not None:
+            reading.set_exception(error)
+        else:
+            reading.set_result(data)
+
+    def read() -> None:
+        parts: list[bytes] = []
+        error = None
+        try:
+            while part := os.read(fd, 65536):
+                parts.append(part)
+        except OSError as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # nobody waits: the loop was closed
+            loop.call_soon_threadsafe(end, b"".join(parts), error)
+
+    # To see whether there is something to read is not enough: at Ctrl-C a terminal throws away
+    # what was typed. The thread ends with the process; what it reads from has no lock of Python's.
+    threading.Thread(target=read, name="mpx-stdin", daemon=True).start()
+    return (await reading).decode(file.encoding or "utf-8")
 
 
 def on_reader_gone(file: TextIO, callback: Callable[[], object]) -> Callable[[], object]:
