@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import termios
 import tty
 from collections.abc import Callable
@@ -69,6 +70,10 @@ class Keyboard:
         self._loop = asyncio.get_running_loop()
         self._before = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
+        # At Ctrl-C and Ctrl-Z a terminal throws away what was typed: a read must not wait then.
+        mode = termios.tcgetattr(self._fd)
+        mode[6][termios.VMIN] = 0
+        termios.tcsetattr(self._fd, termios.TCSANOW, mode)
         self._loop.add_reader(self._fd, self._read)
         return self
 
@@ -88,6 +93,9 @@ class Keyboard:
             return
         except OSError:
             data = b""
+        else:
+            if not data and not select.select((self._fd,), (), (), 0)[0]:
+                return  # thrown away; the end of input stays readable
         if not data and self._loop is not None:
             self._loop.remove_reader(self._fd)
         self._on_keys(self._reader.feed(data.decode(errors="replace")) if data else [END_OF_INPUT])
