@@ -66,6 +66,9 @@ class MpxWorker(Worker):
         await asyncio.wait(listeners)
         if isinstance(self.channel_layer, MpxChannelLayer):
             await self.channel_layer.close()
+        for listener in listeners:
+            if not listener.cancelled():
+                listener.result()  # such as what Redis refused
 
     async def listener(self, channel: str) -> None:
         """Serve one channel, with one consumer after the other."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, RestartableServer, eventually
 
 from .conftest import MakeLayer
 
@@ -177,6 +177,15 @@ async def test_told_twice_it_ends_at_once(layer: MpxChannelLayer, workers: Worke
 
     await eventually(told_again)
     await workers.stop(process, signal.SIGTERM)
+
+
+async def test_what_redis_refuses_ends_it_with_an_error(
+    tmp_path: Path, restartable_server: RestartableServer, prefix: str
+) -> None:
+    url = restartable_server.start_with_user("allkeys", "allchannels", "+@all", "-blpop")
+    workers = Workers(tmp_path, url, prefix)
+    process = await workers.start()
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
 
 
 async def test_a_failing_consumer_is_made_anew(layer: MpxChannelLayer, workers: Workers) -> None:
