@@ -45,7 +45,7 @@ class Subcommand(ABC):
     help: ClassVar[str]
     interrupted: ClassVar[int] = INTERRUPTED
 
-    def add_arguments(self, parser: ArgumentParser) -> None:  # noqa: B027
+    def add_arguments(self, parser: ArgumentParser) -> None:  # noqa: B027 - few have any
         """Add arguments of its own; ``--layer`` and ``--json`` are there."""
 
     @abstractmethod

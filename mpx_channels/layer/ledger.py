@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mpx_channels.multiplexer import Multiplexer
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "LocalStats"]
 
-T = TypeVar("T")
 
 # Seconds that busy event loops have, all together, to take their snapshots themselves.
 LOOPS_HAVE = 1.0
@@ -214,9 +213,8 @@ def counts_of(stats: LayerStats) -> LayerStats:
     )
 
 
-def add(one: T, other: T) -> T:
-    """The sum of two statistics, field by field."""
-    summed: Any
+def add(one: Any, other: Any) -> Any:
+    """The sum of two statistics of one kind, field by field."""
     if is_dataclass(one) and not isinstance(one, type):
         names = [field.name for field in fields(one)]
         summed = {name: add(getattr(one, name), getattr(other, name)) for name in names}
@@ -225,10 +223,9 @@ def add(one: T, other: T) -> T:
         summed = {**one}
         for key, value in other.items():
             summed[key] = add(summed[key], value) if key in summed else value
-        return summed  # type: ignore[no-any-return]
+        return summed
     if _is_number(one) and _is_number(other):
-        summed = one + other  # type: ignore[operator]
-        return summed  # type: ignore[no-any-return]
+        return one + other
     # What has no sum: whoever adds decides for all.
     return other
 

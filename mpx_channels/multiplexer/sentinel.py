@@ -165,6 +165,7 @@ class SentinelNode(Node):
         """What one Sentinel says; None when it knows no such service."""
         connection = self._sentinel_connection(sentinel)
         try:
+            # redis-py has no annotations here.
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
             said = await connection.read_response()

@@ -129,6 +129,7 @@ class Wire(asyncio.Protocol):
         if use_hiredis is None:
             use_hiredis = HAS_HIREDIS
         try:
+            # redis-py has no annotations here.
             await connection.connect()  # type: ignore[no-untyped-call]
             if check is not None:
                 await check(connection)

@@ -63,6 +63,7 @@ class Probe:
         """Connect and log in; raises what redis-py and the operating system raise."""
         try:
             async with asyncio.timeout(PATIENCE):
+                # redis-py has no annotations here.
                 await self._connection.connect()  # type: ignore[no-untyped-call]
         except BaseException:
             await self.close()
