@@ -84,10 +84,10 @@ class RestartableServer:
 @pytest.fixture(autouse=True)
 def background_ends_with_the_test() -> Iterator[None]:
     """Connections of synchronous callers are not left to try on for servers that are gone."""
-    from mpx_channels.layer.background import background
+    from mpx_channels.layer.loops.portal import portal
 
     yield
-    background.stop()
+    portal.stop()
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,8 @@ class MpxConsumerMixin:
     async def group_pattern_add(self, pattern: str) -> None:
         """Get every message to every group that matches, as an ordinary event.
 
-        The group's name comes with it under ``"mpx_group"``. See `Listening.group_pattern_add`.
+        The group's name comes with it under ``"mpx_group"``: see
+        `MpxChannelLayer.group_pattern_add`.
         """
         await self._mpx_layer.group_pattern_add(pattern, self.channel_name)
 

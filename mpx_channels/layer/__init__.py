@@ -9,20 +9,31 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
 )
 
-from .answers import REPLY_TO, PromiseRejected, RequestFailed, RequestTimeout
-from .asking import LayerPromise
-from .base import ForeignChannel, PlainChannel, layers
-from .broadcasts import BROADCAST
-from .codec import UnserializableMessage
-from .config import InvalidConfig
-from .core import MpxChannelLayer
-from .ledger import LocalStats
-from .listening import Subscription
-from .mailbox import Event, Failure, Hooks, Mailbox
-from .processes import ClusterStats, ProcessStats
+from .answers.promises import LayerPromise
+from .answers.requests import REPLY_TO
+from .channels.mailbox import Event, Failure, Hooks, Mailbox
+from .exceptions import (
+    ForeignChannel,
+    InvalidConfig,
+    MessageTooLarge,
+    PlainChannel,
+    PromiseRejected,
+    RequestFailed,
+    RequestTimeout,
+    UndecryptableMessage,
+    UnreadableMessage,
+    UnserializableMessage,
+)
+from .layer import MpxChannelLayer, layers
+from .messages.broadcasts import BROADCAST
+from .processes.ledger import LocalStats
+from .processes.stats import FleetStats, ProcessStats
 from .stats import LayerStats
-from .tapping import Tap, TapEvent, Tapped
-from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
+from .subscription import Subscription
+from .taps import Tap, TapEvent, Tapped
+
+# The older name of it.
+ClusterStats = FleetStats
 
 __all__ = [
     "BROADCAST",
@@ -32,6 +43,7 @@ __all__ = [
     "ConnectionLost",
     "Event",
     "Failure",
+    "FleetStats",
     "ForeignChannel",
     "Hooks",
     "InvalidConfig",

@@ -6,32 +6,23 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
+from mpx_channels import embedded
+from mpx_channels.multiplexer import Multiplexer
+from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
 
-from mpx_channels.multiplexer import MpxError, Multiplexer
+from .channels.mailbox import Hooks
+from .exceptions import InvalidConfig, SerializerDoesNotExist
+from .messages.serializers import make_format, registry
+from .messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 
-from .hosts import Host, nearest, parse_hosts
-from .serializers import SerializerDoesNotExist, make_format, registry
-from .wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
-
-__all__ = ["InvalidConfig", "LayerConfig"]
+__all__ = ["LayerConfig"]
 
 # What the layer itself sends has to fit, too.
 LEAST_MAX_MESSAGE_SIZE = 1024
-
-
-class InvalidConfig(MpxError, ImproperlyConfigured, ValueError):
-    """Values in CHANNEL_LAYERS are wrong; the text names them and the fix.
-
-    `problems` has a sentence for each.
-    """
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +58,8 @@ class LayerConfig:
     - ``serializer_format`` ("msgpack"): "json" is for other programs that read along, and for
       people: it is slower, and refuses bytes, NaN and keys that are not str. Other formats:
       `mpx_channels.layer.serializers`. All processes of a prefix need the same; messages in
-      another are dropped and counted. `mpx_channels.layer.codec` has a table of what becomes of
-      values of all types.
+      another are dropped and counted. `mpx_channels.layer.messages.codec` has a table of what
+      becomes of values of all types.
     - ``symmetric_encryption_keys`` (None, no encryption): a list of passphrases (str or bytes).
       Everything that travels is encrypted with the first, and opened with any, so keys change
       without downtime: add the new one at the end, in all processes; then move it to the front;
@@ -77,7 +68,7 @@ class LayerConfig:
       must not differ by more than these 30. A process with keys drops (and counts) what is not
       encrypted, and one without drops what is. The names of groups and channels stay readable in
       Redis. Costs a few microseconds a message; needs ``pip install
-      'mpx-channels[encryption]'``. See `mpx_channels.layer.crypto`.
+      'mpx-channels[encryption]'``. See `mpx_channels.layer.messages.crypto`.
     - ``on_disconnect``, ``on_reconnect``: types of events for every channel of the process when
       the link to Redis breaks, and when it stands again with all subscriptions live; None for
       no events. A consumer needs a handler for them.
@@ -159,11 +150,35 @@ class LayerConfig:
             expiry=self.expiry,
         )
 
-    def multiplexer(self, hosts: Sequence[Host] | None = None) -> Multiplexer:
-        """A multiplexer for `hosts`, or those configured, not started."""
+    def hooks(self) -> Hooks | None:
+        """The events of the link that all channels get."""
+        if not (self.on_disconnect or self.on_reconnect):
+            return None
+        return Hooks(
+            disconnect=(self.on_disconnect,) if self.on_disconnect else (),
+            reconnect=(self.on_reconnect,) if self.on_reconnect else (),
+        )
+
+    def check_embedded(self) -> None:
+        """Raise what stands in the way of starting an embedded server, if one is wanted."""
+        for host in self.parsed_hosts:
+            if embedded.is_embedded(host.url):
+                embedded.check(host.url)
+
+    def multiplexer(self, base_dir: Path | None = None) -> Multiplexer:
+        """A multiplexer for the hosts, not started; an embedded server is running then.
+
+        ``base_dir`` is the project's folder.
+        """
+        hosts = [
+            replace(host, url=embedded.start(host.url, base_dir=base_dir))
+            if embedded.is_embedded(host.url)
+            else host
+            for host in self.parsed_hosts
+        ]
         try:
             return Multiplexer(
-                [host.node(self.connect_timeout) for host in hosts or self.parsed_hosts],
+                [host.node(self.connect_timeout) for host in hosts],
                 ping_interval=self.ping_interval,
                 min_backoff=self.min_backoff,
                 max_backoff=self.max_backoff,

@@ -21,12 +21,21 @@ from collections.abc import Collection
 
 from mpx_channels.multiplexer import Multiplexer, Node, escape_glob
 
-__all__ = ["PROCESS_ID_LENGTH", "Names", "channel_names"]
+__all__ = [
+    "PROCESS_ID_LENGTH",
+    "Names",
+    "channel_names",
+    "require_group_pattern",
+    "require_redis_name",
+]
 
 # Of a UUID's 32 hexadecimal digits: 64 bits are enough for processes of one prefix.
 PROCESS_ID_LENGTH = 16
-# What tells a presence from the names of a layer whose prefix is ours with ":c" behind it.
-PRESENT = re.compile(rf"[0-9a-f]{{{PROCESS_ID_LENGTH}}}:[0-9]{{1,19}}", re.ASCII)
+# What tells such a name from those of a layer whose prefix is ours with ":c" behind it.
+ALIVE = re.compile(rf"[0-9a-f]{{{PROCESS_ID_LENGTH}}}:[0-9]{{1,19}}", re.ASCII)
+
+# What a group's name may be made of, and what Redis' patterns are made of.
+_GROUP_PATTERN = re.compile(r"[a-zA-Z\d\-_.*?\[\]^\\]+")
 
 
 class Names:
@@ -40,8 +49,8 @@ class Names:
         self._queue = f"{prefix}:q:"
         self._wake = f"{prefix}:w:"
         self.control = f"{prefix}:c:"
-        # What matches the presence of every process, and nothing else.
-        self.presences = f"{escape_glob(prefix)}:c:?*"
+        # What matches the names that say that a process lives.
+        self.all_alive = f"{escape_glob(prefix)}:c:?*"
         # What matches every list of this prefix, and nothing else.
         self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
         self.queues = self.lists[0]
@@ -91,13 +100,13 @@ class Names:
                 break
         return found
 
-    def presence(self, process_id: str, pid: int, host: str) -> str:
+    def alive(self, process_id: str, pid: int, host: str) -> str:
         return f"{self.control}{process_id}:{pid}:{host}"
 
-    def presence_of(self, name: str) -> tuple[str, int, str] | None:
-        """The process id, pid and host; None for a name that is no presence."""
+    def alive_of(self, name: str) -> tuple[str, int, str] | None:
+        """The process id, pid and host; None for another name."""
         match name[len(self.control) :].split(":", 2):
-            case [process_id, pid, host] if PRESENT.fullmatch(f"{process_id}:{pid}"):
+            case [process_id, pid, host] if ALIVE.fullmatch(f"{process_id}:{pid}"):
                 return process_id, int(pid), host
         return None
 
@@ -107,3 +116,23 @@ def channel_names(exclude: Collection[str]) -> list[str]:
     if isinstance(exclude, str):
         raise TypeError(f"exclude must be a list of channel names, not the str {exclude!r}")
     return list(exclude)
+
+
+def require_redis_name(name: str) -> str:
+    """A name of Redis' own, or a pattern; raises `TypeError` for what is none."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a Redis channel or pattern is a non-empty str, not {name!r}")
+    return name
+
+
+def require_group_pattern(pattern: str, max_length: int) -> None:
+    """Raise `TypeError` for what is no pattern over names of groups."""
+    if (
+        not isinstance(pattern, str)
+        or len(pattern) >= max_length
+        or not _GROUP_PATTERN.fullmatch(pattern)
+    ):
+        raise TypeError(
+            f"a group pattern must be a str of less than {max_length} ASCII "
+            f"alphanumerics, hyphens, underscores, periods and *?[]^\\, not {pattern!r}"
+        )

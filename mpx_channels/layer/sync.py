@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
-from .background import background
-from .broadcasts import broadcast
-from .codec import Message
+from .channels.mailbox import give_back
+from .extended import ExtendedLayer
+from .loops.portal import portal
+from .messages.broadcasts import broadcast
+from .messages.codec import Message
 from .names import channel_names
-from .processes import ClusterStats
-from .taking import give_back
-
-if TYPE_CHECKING:
-    from .core import MpxChannelLayer
+from .processes.stats import FleetStats
 
 __all__ = ["SyncLayer"]
 
@@ -34,7 +32,7 @@ class SyncLayer:
     Names and messages are checked at the call either way. ``using`` names the database.
     """
 
-    def __init__(self, layer: MpxChannelLayer) -> None:
+    def __init__(self, layer: ExtendedLayer) -> None:
         self._layer = layer
 
     def send(
@@ -103,7 +101,7 @@ class SyncLayer:
 
         Whoever is interrupted, by Ctrl-C for instance, loses no message either.
         """
-        return self._run(self._layer._take(channel, timeout), give_back)[0]
+        return self._run(self._layer.take(channel, timeout), give_back)[0]
 
     def group_add(self, group: str, channel: str) -> None:
         """`MpxChannelLayer.group_add`."""
@@ -150,9 +148,13 @@ class SyncLayer:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
 
-    def cluster_stats(self, *, groups: int = 20) -> ClusterStats:
-        """`MpxChannelLayer.cluster_stats`."""
-        return self._run(self._layer.cluster_stats(groups=groups))
+    def fleet_stats(self, *, groups: int = 20) -> FleetStats:
+        """`MpxChannelLayer.fleet_stats`."""
+        return self._run(self._layer.fleet_stats(groups=groups))
+
+    def cluster_stats(self, *, groups: int = 20) -> FleetStats:
+        """The older name of `fleet_stats`."""
+        return self.fleet_stats(groups=groups)
 
     def group_size(self, group: str) -> int:
         """`MpxChannelLayer.group_size`."""
@@ -190,7 +192,7 @@ class SyncLayer:
                 "layer.sync blocks, and there is an event loop in this thread: await the layer's "
                 "own methods instead"
             )
-        return background.submit(coroutine, undo).result()
+        return portal.submit(coroutine, undo).result()
 
     def _checked(self, message: Message) -> Message:
         """The message as its receivers will see it: no later change to the original counts."""

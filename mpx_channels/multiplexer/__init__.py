@@ -3,17 +3,21 @@
 Nothing here knows of Django.
 """
 
+from . import commands
+from .confirmations import Confirmations
 from .exceptions import (
     BacklogFull,
     CommandRefused,
     ConnectionLost,
     InactiveSubscription,
+    LinkLost,
     MpxError,
     MultiplexerStopped,
     NotConnected,
     PromiseDisconnected,
     SubscriptionClosed,
     SubscriptionRefused,
+    describe,
 )
 from .multiplexer import Multiplexer
 from .promises import Promise, PromiseSubscription, escape_glob
@@ -26,8 +30,10 @@ __all__ = [
     "BacklogFull",
     "ChannelSubscription",
     "CommandRefused",
+    "Confirmations",
     "ConnectionLost",
     "InactiveSubscription",
+    "LinkLost",
     "MpxError",
     "Multiplexer",
     "MultiplexerStats",
@@ -42,5 +48,7 @@ __all__ = [
     "SentinelNode",
     "SubscriptionClosed",
     "SubscriptionRefused",
+    "commands",
+    "describe",
     "escape_glob",
 ]

@@ -11,12 +11,14 @@ __all__ = [
     "CommandRefused",
     "ConnectionLost",
     "InactiveSubscription",
+    "LinkLost",
     "MpxError",
     "MultiplexerStopped",
     "NotConnected",
     "PromiseDisconnected",
     "SubscriptionClosed",
     "SubscriptionRefused",
+    "describe",
 ]
 
 
@@ -40,6 +42,22 @@ class ConnectionLost(MpxError, redis.exceptions.ConnectionError):
     """The connection broke while a command was waiting for its answer: it may have run or not."""
 
 
+class LinkLost(ConnectionLost):
+    """A subscribing connection broke; the text says why.
+
+    ``names``: those that it carried, or None for all names there are. A pattern may be on any
+    server, so each such loss concerns all patterns.
+    """
+
+    def __init__(self, text: str, names: frozenset[str] | None = None) -> None:
+        super().__init__(text)
+        self.names = names
+
+    def includes(self, name: str) -> bool:
+        """Whether what is published to this name was missed since."""
+        return self.names is None or name in self.names
+
+
 class NotConnected(MpxError, redis.exceptions.ConnectionError):
     """No connection came up in time; the command was not sent."""
 
@@ -58,3 +76,8 @@ class SubscriptionRefused(CommandRefused):
 
 class PromiseDisconnected(ConnectionLost):
     """The connection broke while the promise was waiting: its message may have been missed."""
+
+
+def describe(error: BaseException) -> str:
+    """An error in a line: its text, or its class where it has none."""
+    return str(error) or type(error).__name__

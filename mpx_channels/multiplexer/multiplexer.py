@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from .callbacks import OnActivation, OnDisconnect, OnMessage
-from .exceptions import MultiplexerStopped, NotConnected
+from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
-from .link import LinkOptions, describe
+from .link import LinkOptions
 from .promises import PromiseSubscription
 from .publisher import Publishers
 from .sentinel import SentinelNode
 from .stats import Counters, MultiplexerStats, snapshot
-from .subscriber import ServerLost, Subscriber, Subscribers
+from .subscriber import Subscriber, Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node, Topology
-from .wire import forget_task, pack, pack_publish
+from .wire import pack, pack_publish
 
 __all__ = ["Multiplexer"]
 
@@ -147,7 +147,16 @@ class Multiplexer:
 
     def concerns(self, error: Exception, name: str | bytes) -> bool:
         """Whether the loss of a connection, as ``on_disconnect`` gets it, is that of `name`."""
-        return not isinstance(error, ServerLost) or error.server is self.server_of(name)
+        text = encode_name(name).decode("utf-8", "surrogateescape")
+        return not isinstance(error, LinkLost) or error.includes(text)
+
+    def on_lost(self, callback: Callable[[LinkLost], object]) -> None:
+        """Have `callback` called once for each subscribing connection that breaks.
+
+        That is after the ``on_disconnect`` of subscriptions: for whoever has many of them.
+        """
+        for subscriber in self._subscribers.all:
+            subscriber.on_lost = callback
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -204,10 +213,6 @@ class Multiplexer:
             link.abandon()
         for watch in self._watches:
             watch.abandon()
-
-    def forget_task(self, task: asyncio.Task[Any]) -> None:
-        """Have asyncio not complain of a task that was left behind by a loop that was closed."""
-        forget_task(task)
 
     async def __aenter__(self) -> Self:
         await self.start()

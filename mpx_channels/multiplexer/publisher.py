@@ -14,8 +14,9 @@ from .exceptions import (
     ConnectionLost,
     MultiplexerStopped,
     NotConnected,
+    describe,
 )
-from .link import Link, LinkOptions, describe
+from .link import Link, LinkOptions
 from .logs import LimitedLog
 from .stats import Counters
 from .topology import Node, Topology

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .link import describe
+from .exceptions import describe
 from .registry import CHANNEL, PATTERN
 
 if TYPE_CHECKING:

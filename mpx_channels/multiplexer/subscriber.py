@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .callbacks import CALLBACK_ERRORS
-from .exceptions import ConnectionLost
-from .link import Link, LinkOptions, describe
+from .exceptions import LinkLost, describe
+from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
 from .registry import Entry, Listener, Registry
 from .stats import Counters
 from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
-__all__ = ["ServerLost", "Subscriber", "Subscribers", "Subscription"]
+__all__ = ["Subscriber", "Subscribers", "Subscription"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
-
-
-class ServerLost(ConnectionLost):
-    """The subscribing connection to one of several servers broke; ``server`` is its node."""
-
-    def __init__(self, server: Node, cause: Exception) -> None:
-        super().__init__(f"{server}: {describe(cause)}")
-        self.server = server
-        self.__cause__ = cause
 
 
 class Subscription(Listener, Protocol):
     """A listener that wants to know of the link, too."""
 
-    def disconnected(self, error: Exception, subscriber: Subscriber, /) -> None:
+    def disconnected(self, loss: LinkLost, subscriber: Subscriber, /) -> None:
         """This subscriber's link broke; all that came over it was delivered."""
 
 
@@ -59,6 +50,7 @@ class Subscriber:
         self.up = asyncio.Event()
         self.counters = counters
         self.log = LimitedLog(logger)
+        self.on_lost: Callable[[LinkLost], object] = lambda loss: None
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
@@ -129,10 +121,15 @@ class Subscriber:
             self.counters.bytes_out += wire.bytes_out
         self.up.clear()
         self.registry.disconnect()
-        if not self.alone:
-            error = ServerLost(self.link.node, error)
+        if self.alone:
+            loss = LinkLost(describe(error))
+        else:
+            names = frozenset(entry.text for entry in self.registry.channels.values())
+            loss = LinkLost(f"{self.link.node}: {describe(error)}", names)
+        loss.__cause__ = error
         for subscription in tuple(self.subscriptions):
-            subscription.disconnected(error, self)
+            subscription.disconnected(loss, self)
+        self.on_lost(loss)
 
     def writable(self) -> None:
         self.changed()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from .callbacks import Callbacks, MessageStream, OnActivation, OnDisconnect, OnMessage
-from .exceptions import InactiveSubscription, SubscriptionClosed, SubscriptionRefused
+from .exceptions import InactiveSubscription, LinkLost, SubscriptionClosed, SubscriptionRefused
 from .registry import CHANNEL, PATTERN, Entry
 from .subscriber import Subscriber, Subscribers
 from .topology import Node
@@ -114,10 +114,10 @@ class BaseSubscription:
         """Redis refused a name of ours."""
         self._fail_waiters(entry, _refusal(entry))
 
-    def disconnected(self, error: Exception, subscriber: Subscriber) -> None:
+    def disconnected(self, loss: LinkLost, subscriber: Subscriber) -> None:
         """The link to a server broke."""
         if subscriber.alone or self._listens_at(subscriber):
-            self._callbacks.disconnected(error)
+            self._callbacks.disconnected(loss)
 
     # -- for subclasses -----------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from mpx_channels.consumers import (
 )
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.layer.mailbox import Mailbox
+from mpx_channels.layer.channels.mailbox import Mailbox
 from tests.conftest import eventually
 
 from .conftest import AnyLayer, Gate, Generic, MakeLayer, Open, Socket

@@ -20,7 +20,7 @@ from channels.exceptions import ChannelFull
 
 from mpx_channels.generic import http, websocket
 from mpx_channels.layer import MpxChannelLayer, serializers
-from mpx_channels.layer.background import background
+from mpx_channels.layer.loops.portal import portal
 
 told = json.loads(os.environ["MPX_DROPIN"])
 THEIR_SERVER = "redis://localhost:6379"
@@ -52,7 +52,7 @@ class ChannelLayer(MpxChannelLayer):
         return {
             loop: hub
             for loop, hub in self._hubs.items()
-            if not loop.is_closed() and loop is not background.running_loop
+            if not loop.is_closed() and loop is not portal.running_loop
         }
 
     @property

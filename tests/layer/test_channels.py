@@ -279,7 +279,7 @@ async def test_without_a_server_the_error_names_it(restartable_server: Restartab
         with pytest.raises(NotConnected, match=url):
             await layer.group_send("room", {"type": "x"})
         restartable_server.start()
-        hub = layer._hubs[asyncio.get_running_loop()]
+        hub = layer._hubs.here
         await hub.multiplexer.wait_connected(10)
         channel = await layer.new_channel()
         await layer.group_add("room", channel)

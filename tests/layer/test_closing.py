@@ -75,8 +75,8 @@ async def test_nobody_is_left_waiting(make_layer: MakeLayer, proxy: Proxy) -> No
 async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) -> None:
     await layer.connect()
     readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in (1, 1, 2)]
-    hub = layer._hubs[asyncio.get_running_loop()]
-    await eventually(lambda: len(hub.queues._reader_of(layer._names.queue("jobs-1"))._asked) == 2)
+    hub = layer._hubs.here
+    await eventually(lambda: len(hub.queues.reader_of(layer._names.queue("jobs-1"))._asked) == 2)
     await layer.close()
     for reader in readers:
         with pytest.raises(MultiplexerStopped, match="the layer was closed"):
@@ -86,8 +86,8 @@ async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) ->
 async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChannelLayer) -> None:
     await layer.connect()
     reader = asyncio.create_task(layer.receive("jobs"))
-    hub = layer._hubs[asyncio.get_running_loop()]
-    queue = hub.queues._reader_of(layer._names.queue("jobs"))
+    hub = layer._hubs.here
+    queue = hub.queues.reader_of(layer._names.queue("jobs"))
     await eventually(lambda: queue._asked)
     closing = asyncio.create_task(queue.close())
     await asyncio.sleep(0)  # the reader is told now, and has not heard of it
@@ -101,13 +101,13 @@ async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChann
 async def test_synchronous_readers_are_not_left_waiting(layer: MpxChannelLayer, kind: str) -> None:
     channel = await in_thread(layer.sync.new_channel) if kind == "own" else "jobs"
     reading = asyncio.create_task(in_thread(layer.sync.receive, channel))
-    await eventually(lambda: (hub := layer._shared_hub()) and hub.live)
-    hub = layer._shared_hub()
+    await eventually(lambda: (hub := layer._hubs.of_portal) and hub.inbox.live)
+    hub = layer._hubs.of_portal
     assert hub is not None
     if kind == "own":
         await eventually(lambda: hub.mailboxes[channel].waited_for)
     else:
-        await eventually(lambda: hub.queues._reader_of(layer._names.queue(channel))._asked)
+        await eventually(lambda: hub.queues.reader_of(layer._names.queue(channel))._asked)
     await in_thread(layer.sync.close)
     with pytest.raises(MultiplexerStopped, match="the layer was closed"):
         await asyncio.wait_for(reading, 10)
@@ -122,11 +122,11 @@ def test_a_loop_that_is_closed_in_the_middle_of_an_answer(redis_url: str, prefix
 
     async def use() -> None:
         await layer.connect()
-        hub = layer._hubs[loop]
-        hub.inflow._serve(hub.process_id, 1, {"do": "stats"})
-        hub.queues._reader_of("x")._wake()
+        hub = layer._hubs.get(loop)
+        hub.control._serve(hub.process_id, 1, {"do": "stats"})
+        hub.queues.reader_of("x")._wake()
         await asyncio.sleep(0)
-        assert hub.inflow._serving
+        assert hub.control._tasks
 
     loop.run_until_complete(use())
     loop.close()

@@ -19,7 +19,8 @@ from django.utils.safestring import mark_safe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpx_channels.layer import MpxChannelLayer, UnserializableMessage, codec
+from mpx_channels.layer import MpxChannelLayer, UnserializableMessage
+from mpx_channels.layer.messages import codec
 
 from .conftest import MakeLayer
 

@@ -43,7 +43,7 @@ def make(make_layer: MakeLayer, hosts: list[str]) -> MakeLayer:
 
 
 def hub(layer: MpxChannelLayer) -> Any:
-    return layer._hubs[asyncio.get_running_loop()]
+    return layer._hubs.here
 
 
 def groups_by_node(layer: MpxChannelLayer, count: int = 500) -> dict[Node, list[str]]:
@@ -93,7 +93,7 @@ async def test_processes_have_their_inboxes_on_different_ones(make: MakeLayer) -
         for layer, channel in zip(layers, channels, strict=True):
             await sender.send(channel, {"type": "x", "from": id(sender)})
             assert (await got(layer, channel))["from"] == id(sender)
-    assert len({hub(layer).multiplexer.node_of(hub(layer).inbox) for layer in layers}) > 1
+    assert len({hub(layer).multiplexer.node_of(hub(layer).inbox.name) for layer in layers}) > 1
     # The owner is asked, wherever its inbox is.
     for layer, channel in zip(layers, channels, strict=True):
         await layers[0].group_add("room", channel)
@@ -175,21 +175,22 @@ async def test_copies_that_others_come_between(make: MakeLayer) -> None:
     for group in (here, there):
         await layer.group_add(group, channel)
     await layer.group_pattern_add("room-*", channel)
-    inflow, names, wrapping = hub(layer).inflow, layer._names, layer.wrapping
+    groups, wildcards = hub(layer).groups, hub(layer).wildcards
+    names, wrapping = layer._names, layer.wrapping
     pattern = names.group_pattern("room-*")
     data = {
         group: wrapping.wrap(names.group(group), {"type": "x", "n": group})
         for group in (here, there)
     }
-    inflow.group(names.group(here), data[here])
-    inflow.group(names.group(there), data[there])
-    inflow.wildcard(pattern, names.group(here), data[here])
-    inflow.wildcard(pattern, names.group(there), data[there])
+    groups._received(names.group(here), data[here])
+    groups._received(names.group(there), data[there])
+    wildcards._match(pattern, names.group(here), data[here])
+    wildcards._match(pattern, names.group(there), data[there])
     assert [(await got(layer, channel))["n"] for _ in range(2)] == [here, there]
     await nothing_for(layer, channel)
     # The same again is another publish.
-    inflow.wildcard(pattern, names.group(here), data[here])
-    inflow.wildcard(pattern, names.group(there), data[there])
+    wildcards._match(pattern, names.group(here), data[here])
+    wildcards._match(pattern, names.group(there), data[there])
     assert [(await got(layer, channel))["n"] for _ in range(2)] == [here, there]
 
 
@@ -259,7 +260,7 @@ async def layer_with_its_inbox_on(make: MakeLayer, index: int) -> MpxChannelLaye
         layer = make(connect_timeout=1)
         await layer.new_channel()
         mpx = hub(layer).multiplexer
-        if mpx.node_of(hub(layer).inbox) is mpx.nodes[index]:
+        if mpx.node_of(hub(layer).inbox.name) is mpx.nodes[index]:
             await mpx.wait_connected(PATIENCE)
             return layer
         await layer.close()
@@ -410,9 +411,9 @@ async def test_a_server_that_hangs(make_layer: MakeLayer, redis_url: str, proxy:
     proxy.freeze()
     while True:
         layer = make_layer(hosts=[redis_url, proxy.url])
-        await layer._hub()
+        await layer._hubs.open()
         mpx = hub(layer).multiplexer
-        if mpx.node_of(hub(layer).inbox) is mpx.nodes[0]:
+        if mpx.node_of(hub(layer).inbox.name) is mpx.nodes[0]:
             break
         await layer.close()
     async with asyncio.timeout(PATIENCE / 2):

@@ -17,9 +17,9 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 
 from mpx_channels.layer import LayerStats, MpxChannelLayer, layers
-from mpx_channels.layer import ledger as ledger_module
-from mpx_channels.layer.background import background
-from mpx_channels.layer.ledger import NOTHING, LocalStats, add, counts_of
+from mpx_channels.layer.loops.portal import portal
+from mpx_channels.layer.processes import ledger as ledger_module
+from mpx_channels.layer.processes.ledger import NOTHING, LocalStats, add, counts_of
 from tests.conftest import eventually
 
 from .conftest import MakeLayer
@@ -152,7 +152,7 @@ async def test_a_layer_that_is_used_while_it_closes(layer: MpxChannelLayer) -> N
     await chat(layer)
     closing = asyncio.create_task(layer.close())
     await asyncio.sleep(0)
-    assert not layer._hubs
+    assert layer._hubs.here is None
     joining = asyncio.create_task(layer.new_channel())
     await asyncio.sleep(0)
     assert len(layer.local_stats().loops) == 2
@@ -168,12 +168,12 @@ async def test_many_short_loops(layer: MpxChannelLayer) -> None:
     for number in range(1, 6):
         await asyncio.to_thread(asyncio.run, chat(layer, 2))
         assert layer.local_stats().total.deliveries == 2 * number
-    assert len(layer._ledger._accounts) <= 3
+    assert len(layer._hubs.ledger._accounts) <= 3
 
 
 async def test_an_ended_hub_is_not_kept(layer: MpxChannelLayer) -> None:
     await chat(layer)
-    hub = weakref.ref(layer._hubs[asyncio.get_running_loop()])
+    hub = weakref.ref(layer._hubs.here)
     await layer.close()
     gc.collect()
     assert hub() is None
@@ -387,6 +387,6 @@ async def test_a_forked_child_starts_from_nothing(redis_url: str, prefix: str) -
 async def test_the_background_loop_ends(layer: MpxChannelLayer) -> None:
     await asyncio.to_thread(layer.sync.group_send, "room", {"type": "x"})
     await eventually(lambda: layer.local_stats().total.multiplexer.connected)
-    await asyncio.to_thread(background.stop)
+    await asyncio.to_thread(portal.stop)
     await eventually(lambda: not layer.local_stats().loops)
     assert layer.local_stats().total.messages_out == 1

@@ -7,8 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
-from mpx_channels.layer.codec import decode, encode
-from mpx_channels.layer.mailbox import Delivery, Mailbox
+from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
+from mpx_channels.layer.messages.codec import decode, encode
 from mpx_channels.layer.stats import Counters
 
 

@@ -19,7 +19,7 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import SynchronousOnlyOperation
 
 from mpx_channels.layer import ConnectionLost, MpxChannelLayer, NotConnected
-from mpx_channels.layer.wrapping import Wrapping
+from mpx_channels.layer.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy
@@ -151,7 +151,7 @@ async def test_queues(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
 async def test_a_server_full_of_keys_is_not_searched_for_ever(
     layer: MpxChannelLayer, client: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpx_channels.layer.overview.SCAN_PATIENCE", 0.0)
+    monkeypatch.setattr("mpx_channels.layer.processes.overview.SCAN_PATIENCE", 0.0)
     with client.pipeline() as pipeline:
         for number in range(2000):
             pipeline.set(f"{prefix}-other-{number}", b"", ex=60)

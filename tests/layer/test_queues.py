@@ -24,7 +24,7 @@ async def numbers(layer: MpxChannelLayer, channel: str, count: int) -> list[int]
 
 def reading(layer: MpxChannelLayer) -> bool:
     """Whether a blocking pop is under way."""
-    hub = layer._hubs.get(asyncio.get_running_loop())
+    hub = layer._hubs.here
     return hub is not None and any(reader._asked for reader in hub.queues._readers.values())
 
 
@@ -236,7 +236,7 @@ async def test_flush_forgets_what_was_popped_for_a_cancelled_reader(
     reader.cancel()
     await asyncio.wait([reader])
     await other_layer.send("jobs", {"type": "x"})
-    hub = await layer._hub()
+    hub = await layer._hubs.open()
     await eventually(lambda: any(reader._held for reader in hub.queues._readers.values()))
     await other_layer.flush()
     await layer.close()  # which gives back what is held

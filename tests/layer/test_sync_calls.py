@@ -19,9 +19,9 @@ from channels.testing import WebsocketCommunicator
 
 from mpx_channels.generic.websocket import AsyncJsonWebsocketConsumer as OurConsumer
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer
-from mpx_channels.layer import hub as hub_module
-from mpx_channels.layer.background import background
+from mpx_channels.layer.channels import mailboxes as mailboxes_module
 from mpx_channels.layer.hub import Hub
+from mpx_channels.layer.loops.portal import portal
 from tests.conftest import PATIENCE
 
 from .test_sync import in_thread, run
@@ -50,7 +50,7 @@ def sync_layer(make_sync_layer: MakeSyncLayer) -> MpxChannelLayer:
 
 
 def shared_hub(layer: MpxChannelLayer) -> Hub:
-    hub = layer._shared_hub()
+    hub = layer._hubs.of_portal
     assert hub is not None
     return hub
 
@@ -206,7 +206,7 @@ def test_what_was_taken_for_a_cancelled_reader_comes_first(
             await reading
 
     def background_reads() -> bool:
-        loop = background.running_loop
+        loop = portal.running_loop
         assert loop is not None
         names = (task.get_coro().__qualname__ for task in asyncio.all_tasks(loop))  # type: ignore[union-attr]
         return any("_take" in name for name in names)
@@ -324,7 +324,7 @@ def test_close_pools_leaves_the_channels_of_synchronous_code(sync_layer: MpxChan
     async_to_sync(send_and_close)()
     assert async_to_sync(sync_layer.receive)(channel) == {"type": "x"}
     async_to_sync(sync_layer.close)()
-    assert sync_layer._shared_hub() is None
+    assert sync_layer._hubs.of_portal is None
     with pytest.raises(ForeignChannel):
         async_to_sync(sync_layer.receive)(channel)
 
@@ -348,7 +348,7 @@ def test_unread_channels_are_limited(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(hub_module, "SHARED_IDLE", 2)
+    monkeypatch.setattr(mailboxes_module, "SHARED_IDLE", 2)
     caplog.set_level("INFO", "mpx_channels.layer")
     first = sync_layer.sync.new_channel()
     second = sync_layer.sync.new_channel()
@@ -416,7 +416,7 @@ def test_too_late_to_start_a_thread(
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    background.stop()
+    portal.stop()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="interpreter shutdown"):

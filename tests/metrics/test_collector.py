@@ -188,7 +188,7 @@ async def test_scrapes_from_other_threads_under_load(layer: MpxChannelLayer) -> 
         for _ in range(5):
             for _ in range(10):
                 await chat(layer, 10)
-            for mailbox in [*layer._hubs[asyncio.get_running_loop()].mailboxes.values()]:
+            for mailbox in [*layer._hubs.here.mailboxes.values()]:
                 layer.close_channel(mailbox)
     finally:
         over.set()

@@ -1,0 +1,170 @@
+"""Promises: waiting for a value that anybody may give, on a Redis channel for each name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, SubscriptionClosed
+from mpx_channels.multiplexer.deadlines import Deadlines
+
+from ..exceptions import PromiseRejected, UnreadableMessage
+from ..part import Context, Part
+from .requests import Answer, Requests
+
+__all__ = ["LayerPromise", "Promises"]
+
+# How long a promise's name is listened to after its end (seconds).
+LINGER = 1.0
+
+
+class LayerPromise:
+    """A promise in force: await it for its value.
+
+    Raises `TimeoutError`, `PromiseRejected`, or `PromiseDisconnected` when the link broke (the
+    answer may have been missed). Made by `MpxChannelLayer.new_promise`.
+    """
+
+    __slots__ = ("_future", "_promises", "_redis_name", "_timer", "name")
+
+    def __init__(
+        self, promises: Promises, name: str, redis_name: str, timeout: float | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.name = name
+        self._promises = promises
+        self._redis_name = redis_name
+        self._future: asyncio.Future[Any] = loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        if timeout is not None:
+            self._timer = loop.call_later(timeout, self._time_out, timeout)
+
+    def __await__(self) -> Any:
+        try:
+            return (yield from self._future.__await__())
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Give up waiting; harmless when it is settled."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._promises.drop(self._redis_name, self)
+        self._future.cancel()
+
+    def add_done_callback(self, callback: Callable[[LayerPromise], object]) -> None:
+        """Have `callback` called with this promise when it is settled or given up."""
+        self._future.add_done_callback(lambda _: callback(self))
+
+    def settle(self, answer: Answer) -> bool:
+        """Take an answer; False if it is settled or given up."""
+        if self._future.done():
+            return False
+        if "error" in answer:
+            self.fail(PromiseRejected(str(answer["error"])))
+        else:
+            self._future.set_result(answer.get("value"))
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Whoever awaits it meets this error; harmless when it is settled."""
+        if not self._future.done():
+            self._future.set_exception(error)
+            # A promise that nobody came to await is no error worth asyncio's log.
+            self._future.exception()
+
+    def _time_out(self, timeout: float) -> None:
+        self.fail(TimeoutError(f"nobody settled the promise {self.name!r} in {timeout} s"))
+        self._promises.drop(self._redis_name, self)
+
+
+class Promises(Part):
+    """The promises that are waited for on an event loop. Names are Redis' here.
+
+    A promise wakes only the processes that wait for it.
+    """
+
+    def __init__(self, context: Context, requests: Requests) -> None:
+        self._context = context
+        self._requests = requests
+        self._by_name: dict[str, dict[LayerPromise, None]] = {}
+        self._subscription = context.multiplexer.new_channel_subscription(self._received)
+        # Names that nobody waits on. They are left late: whoever settles one in the next moment
+        # counts us among those who got the answer, and waits for us to say that nobody waited.
+        self._leaving: Deadlines[str] = Deadlines(self._leave, LINGER)
+
+    async def new(self, name: str, timeout: float | None) -> LayerPromise:
+        """A promise in force on a user's name."""
+        context = self._context
+        redis_name = context.names.promise(name)
+        promise = LayerPromise(self, name, redis_name, timeout)
+        self._by_name.setdefault(redis_name, {})[promise] = None
+        self._leaving.discard(redis_name)
+        self._subscription.add(redis_name)
+        try:
+            if not self._subscription.is_active(redis_name):
+                async with asyncio.timeout(timeout):
+                    await context.confirmations.wait(self._subscription, redis_name)
+        except (SubscriptionClosed, TimeoutError):
+            # The link broke, or the time was over, before Redis had confirmed: the promise says so.
+            pass
+        except BaseException:
+            promise.cancel()
+            raise
+        return promise
+
+    async def settle(self, name: str, answer: bytes) -> int:
+        """Settle the promises on a user's name, with an encoded answer; how many waited."""
+        context = self._context
+        redis_name = context.names.promise(name)
+        poll = await self._requests.ask(redis_name, answer, context.connect_timeout)
+        return sum(int(told.get("value", 0)) for told in poll.answers)
+
+    def drop(self, name: str, promise: LayerPromise) -> None:
+        """Nobody waits for this promise any more; harmless if it was settled."""
+        waiting = self._by_name.get(name)
+        if waiting is not None and waiting.pop(promise, promise) is None and not waiting:
+            del self._by_name[name]
+            self._leaving.add(name)
+
+    def _received(self, name: str, data: bytes) -> None:
+        """An answer; whoever gave it wants to know how many waited for it."""
+        context = self._context
+        context.counters.messages_in += 1
+        try:
+            header, body = context.wrapping.unwrap(name, data)
+            answer = context.wrapping.decode(body)
+        except UnreadableMessage as error:
+            context.unreadable(name, error)
+            return
+        waiting = self._by_name.pop(name, None)
+        if waiting is not None:
+            self._leaving.add(name)
+        told = sum(promise.settle(answer) for promise in waiting or ())
+        if "by" in header:
+            self._requests.answer(header["by"], header.get("id"), {"value": told})
+
+    def _leave(self, name: str) -> None:
+        if name not in self._by_name:
+            self._subscription.remove(name, at_once=True)
+
+    # -- Part ---------------------------------------------------------------------------------
+
+    def lost(self, loss: LinkLost) -> None:
+        """Answers may have been missed, so nobody is left waiting for them."""
+        for name in [name for name in self._by_name if loss.includes(name)]:
+            waiting = self._by_name.pop(name)
+            self._subscription.remove(name, at_once=True)
+            for promise in waiting:
+                promise.fail(
+                    PromiseDisconnected(
+                        f"the connection broke while a promise waited on {name!r}: {loss}"
+                    )
+                )
+
+    async def close(self) -> None:
+        self._leaving.close()
+
+    def counts(self) -> dict[str, int]:
+        return {"promises": sum(map(len, self._by_name.values()))}

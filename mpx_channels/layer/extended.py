@@ -1,0 +1,334 @@
+"""What the layer has beyond the specification: subscriptions, promises, requests, and looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+from .answers.promises import LayerPromise
+from .answers.requests import REPLY_TO
+from .exceptions import PlainChannel, RequestTimeout
+from .groups.topics import Topics
+from .hub import Hub
+from .messages.codec import Message
+from .names import require_group_pattern, require_redis_name
+from .processes.ledger import LocalStats
+from .processes.stats import FleetStats
+from .specification import SpecifiedLayer
+from .subscription import Subscription
+from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting
+
+__all__ = ["ExtendedLayer"]
+
+
+class ExtendedLayer(SpecifiedLayer):
+    """What only this layer has, for code that runs on an event loop."""
+
+    # -- beyond groups ------------------------------------------------------------------------
+
+    async def channel_add(self, name: str, channel: str) -> None:
+        """Have `channel` get what anybody publishes to the Redis channel `name`.
+
+        Each message comes as ``{"type": "channel.message", "channel": str, "data": bytes}``.
+        Returns once Redis has confirmed, and raises as `group_add`; so do the two that follow.
+        """
+        require_redis_name(name)
+        await self._add(lambda hub: hub.raw_channels, name, channel)
+
+    async def channel_discard(self, name: str, channel: str) -> None:
+        """End `channel_add`; does nothing if there was none."""
+        require_redis_name(name)
+        await self._discard(lambda hub: hub.raw_channels, name, channel)
+
+    async def pattern_add(self, pattern: str, channel: str) -> None:
+        """Have `channel` get what anybody publishes to Redis channels that match `pattern`.
+
+        Each message comes as ``{"type": "pattern.message", "pattern": str, "channel": str,
+        "data": bytes}``, once per pattern that matches.
+        """
+        require_redis_name(pattern)
+        await self._add(lambda hub: hub.raw_patterns, pattern, channel)
+
+    async def pattern_discard(self, pattern: str, channel: str) -> None:
+        """End `pattern_add`; does nothing if there was none."""
+        require_redis_name(pattern)
+        await self._discard(lambda hub: hub.raw_patterns, pattern, channel)
+
+    async def group_pattern_add(self, pattern: str, channel: str) -> None:
+        """Have `channel` get every message to every group that matches `pattern`.
+
+        Each comes as an ordinary event with the group's name under ``"mpx_group"``, and once,
+        also when the channel is a member of the group or several patterns match. The syntax is
+        Redis' (``*``, ``?``, ``[a-z]``).
+        """
+        name = self._group_pattern(pattern)
+        await self._add(lambda hub: hub.wildcards, name, channel)
+
+    async def group_pattern_discard(self, pattern: str, channel: str) -> None:
+        """End `group_pattern_add`; does nothing if there was none."""
+        name = self._group_pattern(pattern)
+        await self._discard(lambda hub: hub.wildcards, name, channel)
+
+    def _group_pattern(self, pattern: str) -> str:
+        require_group_pattern(pattern, self.MAX_NAME_LENGTH)
+        return self._names.group_pattern(pattern)
+
+    async def _add(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:
+        async def add(hub: Hub) -> None:
+            await topics(hub).join(name, await self._own_mailbox(hub, channel))
+
+        self._require_inbox(channel)
+        await self._hubs.run(add)
+
+    async def _discard(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:
+        async def discard(hub: Hub) -> None:
+            if (mailbox := hub.mailboxes.get(channel)) is not None:
+                topics(hub).leave(name, mailbox)
+
+        self.require_valid_channel_name(channel)
+        await self._hubs.run(discard)
+
+    def subscribe(
+        self,
+        *,
+        groups: Iterable[str] = (),
+        group_patterns: Iterable[str] = (),
+        channels: Iterable[str] = (),
+        patterns: Iterable[str] = (),
+    ) -> Subscription:
+        """Listen from code that is no consumer: a view, a task, a management command.
+
+        For example::
+
+            async with layer.subscribe(groups=["room-1"]) as events:
+                async for event in events:
+                    ...
+        """
+        wanted = (
+            (self.group_add, groups),
+            (self.group_pattern_add, group_patterns),
+            (self.channel_add, channels),
+            (self.pattern_add, patterns),
+        )
+        return Subscription(self.open_channel, self.close_channel, wanted)
+
+    # -- promises and requests ----------------------------------------------------------------
+
+    async def new_promise(self, name: str, timeout: float | None = None) -> LayerPromise:
+        """A promise on `name`, in force when this returns; await it for the value.
+
+        Whoever calls `resolve` or `reject` from then on, in any process, settles it. `timeout`
+        is in seconds and starts now; None waits for ever. `name` follows the rule for groups.
+        """
+        _check_timeout(timeout)
+        self.require_valid_promise_name(name)
+        return await (await self._hubs.open()).promises.new(name, timeout)
+
+    async def promise(self, name: str, timeout: float | None = None) -> Any:
+        """Wait until somebody settles `name`, and return the value; see `new_promise`."""
+        _check_timeout(timeout)
+        self.require_valid_promise_name(name)
+
+        async def wait(hub: Hub) -> Any:
+            return await (await hub.promises.new(name, timeout))
+
+        return await self._hubs.run(wait)
+
+    async def resolve(self, name: str, value: Any = None) -> int:
+        """Settle the promises on `name` with any serialisable value.
+
+        Returns how many waited for it, in all processes; 0 if nobody did, and then the value is
+        gone. A process that does not say in ``connect_timeout`` seconds is not counted.
+        """
+        return await self._settle(name, {"value": value})
+
+    async def reject(self, name: str, reason: str) -> int:
+        """Fail the promises on `name`: whoever waits gets `PromiseRejected`. Else as `resolve`."""
+        return await self._settle(name, {"error": str(reason)})
+
+    async def request(self, channel: str, message: Message, timeout: float | None = 10.0) -> Any:
+        """Send a message to a channel and wait for its consumer's answer.
+
+        The consumer gets the message as an ordinary event and answers with
+        ``await self.reply(event, value)``. `timeout` is in seconds. The answer comes to this
+        process alone. Raises `RequestTimeout`, `RequestFailed` with the reason when the consumer
+        failed or nobody has such a channel, `PromiseDisconnected` when our link broke meanwhile,
+        and the errors of `send`.
+        """
+        _check_timeout(timeout)
+        if not isinstance(message, dict):
+            raise TypeError(f"a message must be a dict, not {message!r}")
+        if REPLY_TO in message:
+            raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
+        inbox, capacity = self._inbox_name(channel), self.get_capacity(channel)
+
+        async def ask(hub: Hub) -> Any:
+            async with asyncio.timeout(timeout):
+                await hub.inbox.ready()
+                return await hub.requests.request(channel, inbox, message, capacity)
+
+        try:
+            return await self._hubs.run(ask)
+        except TimeoutError:
+            raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
+
+    async def reply(self, event: Message, value: Any = None) -> bool:
+        """Answer an event that is a request; returns whether the asking process still lives.
+
+        Raises `ValueError` for an event that asks nothing.
+        """
+        return await self._hubs.run(lambda hub: hub.requests.reply(event, {"value": value}))
+
+    async def reply_error(self, event: Message, reason: str) -> bool:
+        """Answer a request with a failure: who asked gets `RequestFailed`. Else as `reply`."""
+        return await self._hubs.run(lambda hub: hub.requests.reply(event, {"error": str(reason)}))
+
+    def require_valid_promise_name(self, name: str) -> None:
+        """Raise `TypeError` unless `name` follows the rule for groups."""
+        try:
+            self.require_valid_group_name(name)
+        except TypeError as error:
+            raise TypeError(str(error).replace("Group", "Promise", 1) + f" Got {name!r}.") from None
+
+    async def _settle(self, name: str, answer: Message) -> int:
+        self.require_valid_promise_name(name)
+        body = self.wrapping.encode(answer)
+
+        async def settle(hub: Hub) -> int:
+            await hub.inbox.ready()
+            return await hub.promises.settle(name, body)
+
+        return await self._hubs.run(settle)
+
+    # -- looks --------------------------------------------------------------------------------
+
+    async def group_send_counted(self, group: str, message: Message) -> int:
+        """As `group_send`, and return how many processes got it.
+
+        Those that look on (`tap`, patterns) do not count, unless an ACL forbids PUBSUB. For tools
+        and tests: it asks Redis for more.
+        """
+        name = self._group_name(group)
+        data = self.wrapping.wrap(name, message)
+        return await self._hubs.run(lambda hub: hub.groups.send_counted(name, data))
+
+    async def send_counted(self, channel: str, message: Message) -> int | None:
+        """As `send`, and return how many processes got it: one or none.
+
+        None for a plain channel, where it waits for whoever reads. Else as `group_send_counted`.
+        """
+        inbox = self._inbox_name(channel)
+        if not inbox:
+            await self.send(channel, message)
+            return None
+        sent = self._hubs.run(lambda hub: hub.inbox.send(inbox, channel, message, exactly=True))
+        return int(await sent)
+
+    async def fleet_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
+        """Every process of this prefix that is subscribed now, the busiest groups, and the queues.
+
+        Processes have a second to answer; this one is among them, and every event loop is one of
+        its own. ``groups`` is how many of the busiest groups are looked for, among the largest of
+        each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises
+        `ValueError` for a number below 0, `ConnectionLost` when our link breaks meanwhile, and as
+        `Multiplexer.publish`. What the ACL does not allow is left out: see `FleetStats`.
+        """
+        if not groups >= 0:
+            raise ValueError(f"groups must be a whole number from 0 up, not {groups!r}")
+
+        async def look(hub: Hub) -> FleetStats:
+            await hub.inbox.ready()
+            return await hub.overview.fleet(groups, queues)
+
+        return await self._hubs.run(look)
+
+    async def cluster_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
+        """The older name of `fleet_stats`."""
+        return await self.fleet_stats(groups=groups, queues=queues)
+
+    async def group_size(self, group: str) -> int:
+        """How many channels are in a group, in all processes.
+
+        A process that does not answer in a second is not counted. Raises `TypeError` for an
+        invalid name, `ConnectionLost` when our link breaks meanwhile, and as `Multiplexer.publish`.
+        """
+        self.require_valid_group_name(group)
+
+        async def look(hub: Hub) -> int:
+            await hub.inbox.ready()
+            return await hub.overview.group_size(group)
+
+        return await self._hubs.run(look)
+
+    def local_stats(self) -> LocalStats:
+        """What the layer holds and has counted in every event loop of the process; thread-safe.
+
+        Each loop takes its snapshot itself, between two callbacks. Returns within about a second,
+        also when loops are blocked.
+        """
+        return self._hubs.ledger.stats()
+
+    def tap(
+        self,
+        *,
+        everything: bool = False,
+        groups: Iterable[str] = (),
+        group_patterns: Iterable[str] = (),
+        local_channels: Iterable[str] = (),
+        channels: Iterable[str] = (),
+        patterns: Iterable[str] = (),
+        max_messages: int = MAX_MESSAGES,
+        max_bytes: int = MAX_BYTES,
+    ) -> Tap:
+        """Look on as messages pass, for example::
+
+            async with layer.tap(groups=["room-1"]) as passing:
+                async for each in passing:  # a Tapped, or a TapEvent
+                    ...
+
+        ``everything`` is all that is sent to groups, to channels of processes and to promises of
+        this prefix, whoever sends it. ``local_channels`` are channels of `new_channel`, in
+        whatever process. ``channels`` and ``patterns`` are Redis' own, as for `subscribe`; a
+        message comes once for each of them that matches.
+
+        Nobody notices a tap: it is no member of a group, takes no message from a reader and keeps
+        no promise. Only what is sent to a channel whose process is gone is not counted as
+        unroutable while a tap sees it; `request` and `group_send_counted` know better. Over
+        `max_messages` and `max_bytes` of unread messages the newest are dropped, and counted in a
+        `TapEvent`. Raises `TypeError` for invalid names and `PlainChannel`; entering it raises
+        `SubscriptionRefused` and `NotConnected`.
+        """
+        targets = Targets(self._names)
+        for group in groups:
+            targets.group(self._group_name(group))
+        for pattern in group_patterns:
+            targets.group_pattern(self._group_pattern(pattern))
+        for channel in local_channels:
+            if not (inbox := self._inbox_name(channel)):
+                raise PlainChannel(f"{channel!r} is a plain channel: peek() shows what waits there")
+            targets.channel(inbox, channel)
+        if everything:
+            targets.everything()
+        for name in channels:
+            targets.raw(require_redis_name(name))
+        for pattern in patterns:
+            targets.raw_pattern(require_redis_name(pattern))
+        if not targets.by_pattern:
+            raise ValueError("tap() needs something to listen to")
+        return Tap(self._hubs.open, targets.by_pattern, max_messages, max_bytes)
+
+    async def peek(self, channel: str) -> AsyncIterator[Tapped]:
+        """The unread messages of a plain channel, the oldest first; they stay where they are.
+
+        Raises `ValueError` for a channel of a process, and as `Multiplexer.publish`.
+        """
+        if self._inbox_name(channel):
+            raise ValueError(f"{channel!r} is a channel of a process: tap() shows what comes to it")
+        for each in await self._hubs.run(lambda hub: waiting(hub, channel)):
+            yield each
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        raise ValueError(f"timeout must be a number of seconds from 0 up, or None, not {timeout!r}")

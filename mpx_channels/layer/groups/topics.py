@@ -1,0 +1,234 @@
+"""Who of this process hears which names: what groups, raw channels and patterns have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from mpx_channels.multiplexer import ChannelSubscription, LinkLost, Node, PatternSubscription
+
+from ..channels.mailbox import Mailbox
+from ..part import Context, Part
+
+__all__ = ["ChannelTopics", "Observer", "PatternTopics", "Topic", "Topics"]
+
+
+class Observer(Protocol):
+    """Whoever tells channels what becomes of their memberships."""
+
+    def went_live(self, topic: Topic, mailboxes: Collection[Mailbox], /) -> None:
+        """Redis delivers a topic to these members from now on."""
+
+    def went_down(self, mailboxes: Collection[Mailbox], /) -> None:
+        """These members of a topic do not get its messages any more."""
+
+    def left(self, mailbox: Mailbox, /) -> None:
+        """A channel that was cut off has one topic less to wait for."""
+
+
+class Topic:
+    """One name, and the channels of this process that hear it."""
+
+    __slots__ = ("live", "members", "name", "owner")
+
+    def __init__(self, owner: Topics, name: str, live: bool) -> None:
+        self.owner = owner
+        self.name = name
+        self.members: dict[str, Mailbox] = {}
+        # Whether Redis delivers the name here now.
+        self.live = live
+
+    def add(self, mailbox: Mailbox) -> None:
+        """Make a channel a member; once is enough."""
+        members, channel = self.members, mailbox.channel
+        if channel not in members:
+            members[channel] = mailbox
+            if mailbox.memberships is None:
+                mailbox.memberships = [self]
+            else:
+                mailbox.memberships.append(self)
+
+    def leave(self, mailbox: Mailbox) -> None:
+        """Make a channel no member."""
+        self.owner.leave(self.name, mailbox)
+
+
+class Topics(Part):
+    """The memberships of one kind. Names are Redis' here, with the layer's prefix and all.
+
+    ``kind`` is what events call it, ``public`` makes the name that users know of Redis' name.
+    """
+
+    kind: str
+
+    def __init__(self, context: Context, observer: Observer) -> None:
+        self.context = context
+        self.topics: dict[str, Topic] = {}
+        self._observer = observer
+
+    def public(self, name: str) -> str:
+        """From the name in Redis to the name as users know it."""
+        return name
+
+    async def join(self, name: str, mailbox: Mailbox) -> None:
+        """Make a channel a member; returns once Redis has confirmed, or undoes it and raises."""
+        topic = self.topics.get(name)
+        known = topic is not None and mailbox.channel in topic.members
+        topic = self.enter(name, mailbox)
+        if topic.live:
+            if mailbox.hooks is not None and not known:
+                self._observer.went_live(topic, (mailbox,))
+            return
+        try:
+            await self.context.confirmations.wait(self, name)
+        except BaseException:
+            if not known:
+                self.leave(name, mailbox)
+            raise
+
+    def enter(self, name: str, mailbox: Mailbox) -> Topic:
+        """Make a channel a member; messages come once the topic is live."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic(self, name, self._subscribe(name))
+        topic.add(mailbox)
+        return topic
+
+    def leave(self, name: str, mailbox: Mailbox) -> bool:
+        """Make a channel no member; False if it was none."""
+        topic = self.topics.get(name)
+        if topic is None or topic.members.pop(mailbox.channel, None) is None:
+            return False
+        if mailbox.memberships is not None:
+            mailbox.memberships.remove(topic)
+        if not topic.members:
+            del self.topics[name]
+            self._unsubscribe(name)
+        if mailbox.cut_off:
+            self._observer.left(mailbox)
+        return True
+
+    def memberships(self) -> int:
+        """How many pairs of a name and a channel there are."""
+        return sum(len(topic.members) for topic in self.topics.values())
+
+    def members_of(self, name: str) -> Collection[Mailbox]:
+        """The channels of this process that hear a name."""
+        topic = self.topics.get(name)
+        return topic.members.values() if topic is not None else ()
+
+    def lost(self, loss: LinkLost) -> None:
+        for topic in self.topics.values():
+            if self._is_lost(topic.name, loss):
+                topic.live = False
+                self._observer.went_down(topic.members.values())
+
+    def clear(self) -> None:
+        """Have no members at all; Redis is told at once."""
+        for name in list(self.topics):
+            del self.topics[name]
+            self._unsubscribe(name, at_once=True)
+
+    # -- Source, of confirmations -------------------------------------------------------------
+
+    def activation(self, name: str) -> asyncio.Future[None]:
+        """Done once Redis has confirmed the name."""
+        raise NotImplementedError
+
+    def pending(self, name: str) -> tuple[Node, ...]:
+        """The servers that have not confirmed the name."""
+        raise NotImplementedError
+
+    def forget(self, name: str, activation: asyncio.Future[None]) -> None:
+        """Nobody waits for this future any more."""
+        raise NotImplementedError
+
+    # -- for subclasses -----------------------------------------------------------------------
+
+    def _activated(self, name: str) -> None:
+        """Redis has confirmed a name."""
+        topic = self.topics.get(name)
+        if topic is not None and not topic.live:
+            topic.live = True
+            self._observer.went_live(topic, topic.members.values())
+
+    def _is_lost(self, name: str, loss: LinkLost) -> bool:
+        raise NotImplementedError
+
+    def _subscribe(self, name: str) -> bool:
+        """Have Redis deliver the name; return whether it does so already."""
+        raise NotImplementedError
+
+    def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
+        raise NotImplementedError
+
+
+class ChannelTopics(Topics):
+    """Topics that are Redis channels: all of them are one subscription of the multiplexer."""
+
+    def __init__(
+        self, context: Context, observer: Observer, received: Callable[[str, bytes], None]
+    ) -> None:
+        super().__init__(context, observer)
+        self._subscription: ChannelSubscription = context.multiplexer.new_channel_subscription(
+            received, on_activation=self._activated
+        )
+
+    def activation(self, name: str) -> asyncio.Future[None]:
+        return self._subscription.activation(name)
+
+    def pending(self, name: str) -> tuple[Node, ...]:
+        return self._subscription.pending(name)
+
+    def forget(self, name: str, activation: asyncio.Future[None]) -> None:
+        self._subscription.forget(name, activation)
+
+    def _is_lost(self, name: str, loss: LinkLost) -> bool:
+        return loss.includes(name)
+
+    def _subscribe(self, name: str) -> bool:
+        self._subscription.add(name)
+        return self._subscription.is_active(name)
+
+    def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
+        self._subscription.remove(name, at_once=at_once)
+
+
+class PatternTopics(Topics):
+    """Topics that are Redis patterns: a subscription each."""
+
+    def __init__(
+        self, context: Context, observer: Observer, received: Callable[[str, str, bytes], None]
+    ) -> None:
+        super().__init__(context, observer)
+        self._received = received
+        self._subscriptions: dict[str, PatternSubscription] = {}
+
+    def activation(self, name: str) -> asyncio.Future[None]:
+        return self._subscriptions[name].activation()
+
+    def pending(self, name: str) -> tuple[Node, ...]:
+        subscription = self._subscriptions.get(name)
+        return subscription.pending() if subscription is not None else ()
+
+    def forget(self, name: str, activation: asyncio.Future[None]) -> None:
+        subscription = self._subscriptions.get(name)
+        if subscription is not None:
+            subscription.forget(activation)
+
+    def _is_lost(self, name: str, loss: LinkLost) -> bool:
+        return True  # each is on every server
+
+    def _subscribe(self, name: str) -> bool:
+        def received(channel: str, data: bytes) -> None:
+            self._received(name, channel, data)
+
+        subscription = self.context.multiplexer.new_pattern_subscription(
+            name, received, on_activation=self._activated
+        )
+        self._subscriptions[name] = subscription
+        return subscription.active
+
+    def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
+        self._subscriptions.pop(name).close(at_once=at_once)

@@ -1,0 +1,59 @@
+"""MpxChannelLayer: the layer as projects have it, and all of them that there are in a process."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from typing import Any
+
+from channels.layers import channel_layers
+
+from .extended import ExtendedLayer
+from .fork import in_forked_child
+from .sync import SyncLayer
+
+__all__ = ["MpxChannelLayer", "layers"]
+
+
+class MpxChannelLayer(ExtendedLayer):
+    """A channel layer over Redis Pub/Sub, with two connections per event loop that uses it.
+
+    `LayerConfig` has the CONFIG keys. Rules not said here are those of
+    https://github.com/django/channels/blob/main/docs/channel_layer_spec.rst.
+    """
+
+    @functools.wraps(ExtendedLayer.__init__)
+    def __init__(self, *arguments: Any, **config: Any) -> None:
+        super().__init__(*arguments, **config)
+        with _layers_lock:
+            _layers.add(self)
+
+    @functools.cached_property
+    def sync(self) -> SyncLayer:
+        """The layer for synchronous code, without event loops."""
+        return SyncLayer(self)
+
+
+_layers: weakref.WeakSet[MpxChannelLayer] = weakref.WeakSet()
+_layers_lock = threading.Lock()
+
+
+def layers() -> list[tuple[str, MpxChannelLayer]]:
+    """Every layer of the process, under its alias in CHANNEL_LAYERS, else its prefix; thread-safe.
+
+    Those of CHANNEL_LAYERS are there from their first use. A layer is not kept for this: one that
+    nobody holds any more is not listed.
+    """
+    with _layers_lock:
+        living = list(_layers)
+    aliases = {id(layer): alias for alias, layer in list(channel_layers.backends.items())}
+    return [(aliases.get(id(layer), layer.prefix), layer) for layer in living]
+
+
+def _new_lock() -> None:
+    global _layers_lock
+    _layers_lock = threading.Lock()  # another thread of the parent may have held it
+
+
+in_forked_child(_new_lock)

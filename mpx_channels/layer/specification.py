@@ -1,0 +1,429 @@
+"""The Channels specification on top of the hubs: channels and groups."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from asyncio import get_running_loop
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+from django.conf import settings
+
+from mpx_channels.multiplexer import Node
+
+from .channels.mailbox import Hooks, Mailbox, Taken, give_back
+from .config import LayerConfig
+from .exceptions import ForeignChannel, MessageTooLarge, PlainChannel
+from .hub import Hub
+from .loops.hubs import Hubs
+from .loops.portal import portal
+from .messages.broadcasts import broadcast
+from .messages.codec import Message
+from .messages.envelope import ENCRYPTED
+from .names import PROCESS_ID_LENGTH, Names, channel_names
+from .stats import LayerStats
+
+__all__ = ["SpecifiedLayer"]
+
+# Checked names are remembered, up to this many: the checks cost more than the rest of a join.
+NAMES_REMEMBERED = 8192
+
+
+class SpecifiedLayer(BaseChannelLayer):
+    """What every channel layer has.
+
+    Each method checks what it is given, and has the hub that is right for the running event loop
+    do the rest. The ways that most calls go are written out, without a step between.
+    """
+
+    extensions = ["groups", "flush"]
+    # The specification has the layer name its exceptions.
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
+
+    def __init__(
+        self,
+        hosts: Iterable[object] | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        random_prefix_length: int = 12,
+        serializer_format: str = "msgpack",
+        **more: Any,
+    ) -> None:
+        more |= {"hosts": hosts, "prefix": prefix, "expiry": expiry, "group_expiry": group_expiry}
+        more |= {"capacity": capacity, "channel_capacity": channel_capacity}
+        more |= {"symmetric_encryption_keys": symmetric_encryption_keys}
+        more |= {"random_prefix_length": random_prefix_length}
+        more |= {"serializer_format": serializer_format}
+        self.config = checked = LayerConfig.parse(more)
+        super().__init__(expiry=checked.expiry, capacity=checked.capacity)
+        self.channel_capacity = self.compile_capacities(checked.channel_capacity or {})
+        self.prefix = checked.prefix
+        self.group_expiry = checked.group_expiry
+        checked.check_embedded()
+        # What messages become on their way to Redis, and back: for all event loops.
+        self.wrapping = checked.wrapping()
+        self._names = Names(checked.prefix)
+        self._hubs = Hubs(self._make_hub)
+        self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
+        self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def connect(self, timeout: float | None = None, *, every_host: bool = True) -> None:
+        """Connect now, not at the first use; returns once what is sent to this process arrives.
+
+        With ``every_host=False`` other hosts than the one of this process' inbox may be away.
+        Raises `NotConnected` with the reason after ``timeout`` seconds (``connect_timeout`` unless
+        given), and `SubscriptionRefused`.
+        """
+        patience = self.config.connect_timeout if timeout is None else timeout
+        await self._hubs.run(lambda hub: hub.connected(patience, every_host=every_host))
+
+    async def close(self) -> None:
+        """Let publishes out and close the connections; the next use opens others.
+
+        Those of the running event loop, and those that synchronous code uses, whose channels end
+        with them. Returns within a second.
+        """
+        await self._hubs.close()
+        await self._hubs.close_portal()
+
+    async def close_pools(self) -> None:
+        """What channels_redis calls it: close the connections of the running event loop alone.
+
+        A loop of `async_to_sync` has none, and what synchronous code uses goes on.
+        """
+        await self._hubs.close()
+
+    @property
+    def process_id(self) -> str | None:
+        """What this process, on the running event loop, is called; None before the first use."""
+        hub = self._hubs.here
+        return hub.process_id if hub is not None else None
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Addresses of the servers, without credentials; none before the first use on this loop."""
+        hub = self._hubs.here
+        return tuple(map(str, hub.multiplexer.nodes)) if hub is not None else ()
+
+    def nodes(self) -> list[Node]:
+        """The servers that the layer is to use, as redis-py reaches them; starts an embedded one.
+
+        Connects to none.
+        """
+        return list(self.config.multiplexer(_project_folder()).nodes)
+
+    def stats(self) -> LayerStats | None:
+        """What the layer holds and has counted on the running event loop; None before its use."""
+        hub = self._hubs.here
+        return hub.stats() if hub is not None else None
+
+    # -- channels -----------------------------------------------------------------------------
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """A name for a channel of this process; only the first of a process asks Redis.
+
+        Raises `NotConnected` when Redis does not confirm in ``connect_timeout`` seconds. In a call
+        of `async_to_sync` the channel is made for all such calls and `layer.sync`: it ends with the
+        process, or when nobody has read it for ``group_expiry`` seconds.
+        """
+        if self._hubs.elsewhere:
+            # Whoever is cancelled leaves a channel that nobody reads, which will end.
+            return await self._hubs.run(lambda hub: self.new_channel(prefix))
+        mailbox = await self.open_channel(prefix)
+        hub = self._hubs.of_portal
+        if hub is not None and hub is self._hubs.here:
+            hub.channels.give_up(mailbox)
+        return mailbox.channel
+
+    async def send(self, channel: str, message: Message) -> None:
+        """Send a message to one channel; returns once Redis has it.
+
+        Raises `TypeError` for an invalid name or message, `UnserializableMessage` with the path
+        to a value that cannot be sent, `ChannelFull` for a plain channel at its capacity, and the
+        errors of `Multiplexer.publish`.
+        """
+        inbox = self._inbox_name(channel)
+        hub = self._hubs.get(get_running_loop())
+        if hub is None:
+            if self._hubs.elsewhere:
+                await self._hubs.run(lambda _: self.send(channel, message))
+                return
+            hub = await self._hubs.open()
+        if inbox:
+            await hub.inbox.send(inbox, channel, message)
+        else:
+            await hub.queues.send(channel, message, self.get_capacity(channel))
+
+    async def receive(self, channel: str) -> Message:
+        """Wait for the next message to a channel; cancelling loses none.
+
+        A channel of `new_channel` is read in its process. A name that ends in its ``!`` reads all
+        channels of this process with that beginning. A plain channel (without ``!``) is read by
+        any number of processes, each message by one of them. A cancelled reader of a channel of
+        this process that does not come back within ``expiry`` seconds gives the channel up. What a
+        call of `async_to_sync` made is read by any other, and on any event loop of the process.
+        Raises `MultiplexerStopped` when the layer is closed meanwhile, for a plain channel and for
+        what synchronous code made.
+        """
+        hub = self._hubs.get(get_running_loop())
+        mailbox = hub.mailboxes.get(channel) if hub is not None else None
+        if hub is None or mailbox is None:
+            return await self._receive_otherwise(hub, channel)
+        if mailbox.abandoned:
+            hub.channels.reclaim(mailbox)
+        try:
+            return await mailbox.get()
+        except asyncio.CancelledError:
+            if not mailbox.waited_for:
+                hub.channels.give_up(mailbox)
+            raise
+
+    async def _receive_otherwise(self, hub: Hub | None, channel: str) -> Message:
+        """`receive`, where there is no mailbox yet, or none here."""
+        inbox = self._inbox_name(channel)
+        shared = self._hubs.of_portal
+        of_portal = shared is not None and shared is not hub and shared.inbox.name == inbox
+        if of_portal or self._hubs.elsewhere:
+            taken = await portal.submit(self.take(channel), give_back).wait()
+            return taken[0]
+        hub = await self._hubs.open()
+        if not inbox:
+            return (await hub.queues.take(channel))[0]
+        await self._own_mailbox(hub, channel)
+        return await self.receive(channel)
+
+    async def take(self, channel: str, timeout: float | None = None) -> Taken:
+        """`receive` on the portal's loop, for a reader elsewhere who may be gone by then.
+
+        Comes with what has the next reader get the message, and before any other. Raises
+        `TimeoutError` after `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                inbox = self._inbox_name(channel)
+                hub = await self._hubs.open()
+                if not inbox:
+                    return await hub.queues.take(channel)
+                return await hub.channels.take(await self._own_mailbox(hub, channel))
+        except TimeoutError:
+            raise TimeoutError(f"nothing came to {channel!r} in {timeout} s") from None
+
+    async def open_channel(
+        self, prefix: str = "specific.", *, hooks: Hooks | None = None
+    ) -> Mailbox:
+        """As `new_channel`, and hand out the mailbox: for readers that stay, such as consumers.
+
+        It is theirs until they give it to `close_channel`. It is of the running event loop, also
+        within `async_to_sync`.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {prefix!r}")
+        hub = await self._hubs.open()
+        channel = hub.channels.new_name(prefix)
+        self.require_valid_channel_name(channel)
+        if not hub.inbox.live:
+            await hub.inbox.ready()
+        mailbox = hub.channels.open(channel, self.get_capacity(channel))
+        if hooks is not None:
+            hub.channels.hook(mailbox, hooks)
+        return mailbox
+
+    def close_channel(self, mailbox: Mailbox) -> None:
+        """Take a channel down with all that it subscribed to; harmless if it is down."""
+        hub = self._hubs.here
+        if hub is not None:
+            hub.channels.close_one(mailbox)
+
+    # -- groups -------------------------------------------------------------------------------
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; returns once Redis has confirmed it.
+
+        What is sent to the group from then on arrives. A channel of another process is added by
+        that process, which is asked to. Raises `TypeError` for invalid names, `PlainChannel`,
+        `ForeignChannel` when the other process is gone, `SubscriptionRefused`, and `NotConnected`
+        when Redis does not confirm in ``connect_timeout`` seconds; the channel is no member then.
+        """
+        name = self._group_name(group)
+        hub = self._hubs.get(get_running_loop())
+        mailbox = hub.mailboxes.get(channel) if hub is not None else None
+        if hub is not None and mailbox is not None:
+            topic = hub.groups.topics.get(name)
+            if topic is not None and topic.live and mailbox.hooks is None:
+                topic.add(mailbox)  # what most joins are, and all there is to them
+            else:
+                await hub.groups.join(name, mailbox)
+            return
+        inbox = self._require_inbox(channel)
+
+        async def add(hub: Hub) -> None:
+            if inbox != hub.inbox.name:
+                await hub.inbox.ready()
+                await hub.control.ask_owner("group_add", group, channel, inbox)
+            else:
+                await hub.groups.join(name, await self._own_mailbox(hub, channel))
+
+        await self._hubs.run(add)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; does nothing if it is not in it."""
+        name = self._group_name(group)
+        hub = self._hubs.get(get_running_loop())
+        mailbox = hub.mailboxes.get(channel) if hub is not None else None
+        if hub is not None and mailbox is not None:
+            hub.groups.leave(name, mailbox)
+            return
+        inbox = self._inbox_name(channel)
+
+        async def discard(hub: Hub) -> None:
+            if inbox == hub.inbox.name:
+                if (mailbox := hub.mailboxes.get(channel)) is not None:
+                    hub.groups.leave(name, mailbox)
+            elif inbox:
+                await hub.inbox.ready()
+                # A process that is gone has taken its memberships along.
+                with contextlib.suppress(ForeignChannel):
+                    await hub.control.ask_owner("group_discard", group, channel, inbox)
+
+        await self._hubs.run(discard)
+
+    async def group_send(
+        self, group: str, message: Message, *, exclude: Collection[str] = ()
+    ) -> None:
+        """Send a message to every channel in a group; returns once Redis has it.
+
+        The channels named in `exclude` do not get it. Raises as `send`.
+        """
+        name = self._group_name(group)
+        header = {"not": channel_names(exclude)} if exclude else None
+        data = self.wrapping.wrap(name, message, header)
+        hub = self._hubs.get(get_running_loop())
+        if hub is None:
+            await self._hubs.run(lambda hub: hub.groups.send(name, data))
+            return
+        hub.counters.messages_out += 1
+        await hub.multiplexer.publish_soon(name, data)
+
+    async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> None:
+        """Send messages, each to its group, in one write; returns once Redis has all of them.
+
+        All names and messages are checked before the first leaves. Raises as `send`; if Redis
+        refuses some, the others were sent.
+        """
+        named = [(self._group_name(group), message) for group, message in messages]
+        frames = [(name, self.wrapping.wrap(name, message)) for name, message in named]
+        await self._hubs.run(lambda hub: hub.groups.send_many(frames))
+
+    async def group_broadcast(
+        self, group: str, content: Any, *, exclude: Collection[str] = ()
+    ) -> None:
+        """Send a frame to every browser in a group, encoded once, here.
+
+        A str goes out as a text frame and bytes as a binary one; anything else as JSON. Our
+        WebSocket consumers pass it on as it is, by their handler ``mpx_broadcast``: a thousand
+        members cost one encoding, where ``send_json`` in a handler costs a thousand.
+        """
+        await self.group_send(group, broadcast(content), exclude=exclude)
+
+    async def flush(self) -> None:
+        """Forget all groups and unread messages of this prefix: in Redis, and in every process.
+
+        Channels stay, and can be added to groups again. A process that does not answer in a
+        second keeps its groups.
+        """
+
+        async def flush(hub: Hub) -> None:
+            await hub.inbox.ready()
+            hub.clear()
+            await hub.overview.flush()
+
+        await self._hubs.run(flush)
+
+    # -- messages as bytes --------------------------------------------------------------------
+
+    def serialize(self, message: Message) -> bytes:
+        """A message as bytes that `deserialize` reads: in the layer's format and nothing else, as
+        channels_redis has it; if the layer has keys encrypted, but bound to no channel or group.
+
+        Raises `TypeError`, `UnserializableMessage` and `MessageTooLarge`.
+        """
+        body = self.wrapping.encode(message)
+        return self.wrapping.seal("", body) if self.wrapping.encrypts else body
+
+    def deserialize(self, message: bytes) -> Message:
+        """The message that `serialize` made bytes of, here or in another process, within
+        ``expiry`` seconds if it is encrypted. Raises `UnreadableMessage`.
+        """
+        if self.wrapping.encrypts or message.startswith(ENCRYPTED):
+            message = bytes(self.wrapping.unwrap("", message)[1])
+        return self.wrapping.decode(message)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _make_hub(self, shared: bool) -> Hub:
+        return Hub(
+            self.config.multiplexer(_project_folder()),
+            self._names,
+            self.wrapping,
+            expiry=self.config.expiry,
+            connect_timeout=self.config.connect_timeout,
+            group_expiry=self.config.group_expiry,
+            hooks=self.config.hooks(),
+            shared=shared,
+        )
+
+    def _make_group_name(self, group: str) -> str:
+        self.require_valid_group_name(group)
+        return self._names.group(group)
+
+    def _make_inbox_name(self, channel: str) -> str:
+        """The inbox of the process that has the channel; "" for a plain channel."""
+        self.require_valid_channel_name(channel)
+        owner, mark, _ = channel.partition("!")
+        return self._names.inbox(owner[-PROCESS_ID_LENGTH:]) if mark else ""
+
+    def _require_inbox(self, channel: str) -> str:
+        """The inbox of the process that has the channel; raises `PlainChannel`."""
+        inbox = self._inbox_name(channel)
+        if not inbox:
+            raise PlainChannel(
+                f"{channel!r} is a plain channel, which any process may read: only channels of "
+                "new_channel() can subscribe to groups and other names"
+            )
+        return inbox
+
+    async def _own_mailbox(self, hub: Hub, channel: str) -> Mailbox:
+        """The mailbox of a channel of ours; a new one if it has none any more."""
+        mailbox = hub.mailboxes.get(channel)
+        if mailbox is not None:
+            return mailbox
+        if self._require_inbox(channel) != hub.inbox.name:
+            raise ForeignChannel(
+                f"channel {channel!r} belongs to another process or event loop than this one: "
+                "use the name that new_channel() returned here (a consumer's self.channel_name)"
+            )
+        await hub.inbox.ready()
+        mailbox = hub.mailboxes.get(channel)
+        if mailbox is None:
+            mailbox = hub.channels.open(channel, self.get_capacity(channel))
+            # Perhaps of a consumer that has ended: nobody may ever read it.
+            hub.channels.give_up(mailbox)
+        return mailbox
+
+
+def _project_folder() -> Path | None:
+    """Django's convention for a project's folder, or None where there is none."""
+    base = getattr(settings, "BASE_DIR", None) if settings.configured else None
+    return Path(base) if base is not None else None

@@ -1,0 +1,365 @@
+"""Taps: messages as they pass, for whoever looks on and takes no part."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Self
+
+from mpx_channels.multiplexer import (
+    ChannelSubscription,
+    NotConnected,
+    PatternSubscription,
+    SubscriptionRefused,
+    commands,
+    describe,
+    escape_glob,
+)
+
+from .channels.queues import STAMP
+from .exceptions import UnreadableMessage
+from .hub import Hub
+from .messages.codec import Message
+from .messages.wrapping import Wrapping
+from .names import Names
+
+__all__ = ["Tap", "TapEvent", "Tapped", "Targets", "waiting"]
+
+# What a tap holds unread: messages, and bytes of them.
+MAX_MESSAGES = 10_000
+MAX_BYTES = 64 * 1024 * 1024
+# Seconds to wait for the servers that are there, of several.
+PATIENCE_FOR_SOME = 0.5
+
+# How a tap came to a message; `RAW` is shown as it is.
+GROUP, CHANNEL, PROMISE, QUEUE, RAW = "group", "channel", "promise", "queue", "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class Tapped:
+    """A message that passed.
+
+    - ``at``: when it came by, as Unix time in seconds.
+    - ``kind``: "group", "channel" (of a process), "promise", "queue" (a plain channel), or "raw"
+      for a Redis channel. ``name``: its name, as users know it.
+    - ``data``: what was published.
+    - ``message``: what it means; None in a Redis channel, and where ``error`` says why it cannot
+      be read. Of a promise it has the key "value", or "error" if it was rejected.
+    - ``exclude``: channels that a message to a group is not for.
+    - ``expires``: when a message in a plain channel is thrown away, as Unix time by Redis' clock.
+    """
+
+    at: float
+    kind: str
+    name: str
+    data: bytes
+    message: Message | None = None
+    error: str = ""
+    exclude: tuple[str, ...] = ()
+    expires: float | None = None
+
+
+@dataclass(slots=True)
+class TapEvent:
+    """Something that happened to a tap between two messages, ``at`` a Unix time.
+
+    ``event`` is "disconnected" (``reason`` says why; messages may have been missed from then on),
+    "connected" (again), or "dropped": ``messages`` of them, as nobody took them in time.
+    """
+
+    event: str
+    at: float
+    reason: str = ""
+    messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one pattern is for. ``name``: the only one that it matches; ``addressees``: the channels
+    that a message has to be for, if there are any.
+    """
+
+    kind: str
+    name: str | None = None
+    addressees: frozenset[str] = frozenset()
+
+
+class Targets:
+    """What a tap is to see, as the patterns that it subscribes to.
+
+    Patterns also for single names: Redis counts those who subscribe to a name, and they are taken
+    for processes that answer.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self.by_pattern: dict[str, Target] = {}
+
+    def everything(self) -> None:
+        """All that is sent to groups, to channels of processes and to promises."""
+        for kind, pattern in zip((GROUP, CHANNEL, PROMISE), self._names.traffic, strict=True):
+            self.by_pattern[pattern] = Target(kind)
+
+    def group(self, name: str) -> None:
+        """A group, by its name in Redis, as those below."""
+        self._one(Target(GROUP, name))
+
+    def group_pattern(self, pattern: str) -> None:
+        """Groups that match."""
+        self.by_pattern[pattern] = Target(GROUP)
+
+    def channel(self, inbox: str, channel: str) -> None:
+        """A channel of the process with this inbox."""
+        before = self.by_pattern.get(escape_glob(inbox))
+        addressees = before.addressees if before is not None else frozenset()
+        self._one(Target(CHANNEL, inbox, addressees | {channel}))
+
+    def raw(self, name: str) -> None:
+        """A Redis channel."""
+        self._one(Target(RAW, name))
+
+    def raw_pattern(self, pattern: str) -> None:
+        """Redis channels that match."""
+        self.by_pattern[pattern] = Target(RAW)
+
+    def _one(self, target: Target) -> None:
+        assert target.name is not None
+        self.by_pattern[escape_glob(target.name)] = target
+
+
+def _opened(
+    wrapping: Wrapping,
+    kind: str,
+    public: str,
+    name: str,
+    data: bytes,
+    at: float,
+    expires: float | None = None,
+) -> Tapped:
+    """What passed under Redis' `name`, which users know as `public`."""
+    try:
+        header, body = wrapping.unwrap(name, data)
+        message = wrapping.decode(body)
+    except UnreadableMessage as error:
+        return Tapped(at, kind, public, data, error=str(error), expires=expires)
+    public = header.get("to", public)
+    exclude = tuple(header.get("not", ()))
+    return Tapped(at, kind, public, data, message, exclude=exclude, expires=expires)
+
+
+async def waiting(hub: Hub, channel: str) -> list[Tapped]:
+    """The unread messages of a plain channel, the oldest first; they stay where they are."""
+    multiplexer, name = hub.multiplexer, hub.names.queue(channel)
+    now = await commands.server_time(multiplexer, multiplexer.node_of(name))
+    found = []
+    async for stamped in commands.list_items(multiplexer, name):
+        expires = int(stamped[:STAMP]) / 1000
+        if expires > now:
+            data, wrapping = stamped[STAMP:], hub.context.wrapping
+            found.append(_opened(wrapping, QUEUE, channel, name, data, time.time(), expires))
+    return found
+
+
+class Tap:
+    """What passes, one after the other; made by `MpxChannelLayer.tap`.
+
+    Entering it returns once Redis has confirmed everything. Then iterate; it ends when it is left.
+    Of several servers some may be away: then the first thing is a `TapEvent` that says so.
+    """
+
+    def __init__(
+        self,
+        open_hub: Callable[[], Awaitable[Hub]],
+        targets: dict[str, Target],
+        max_messages: int,
+        max_bytes: int,
+    ) -> None:
+        self._open_hub = open_hub
+        self._targets = targets  # by pattern
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._unread: deque[tuple[float, str, str, bytes] | TapEvent] = deque()
+        self._unread_bytes = 0
+        # Dropped since the buffer was full, which goes on until it is half empty.
+        self._dropping: TapEvent | None = None
+        self._subscriptions: dict[str, PatternSubscription | ChannelSubscription] = {}
+        self._cut_off = False
+        self._more = asyncio.Event()
+        self._hub: Hub | None = None
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        if self._hub is not None:
+            raise RuntimeError("this tap was opened already: make another one")
+        self._hub = hub = await self._open_hub()
+        await hub.inbox.ready()
+        for pattern in self._targets:
+            self._subscriptions[pattern] = self._subscribe(hub, pattern)
+        patience = hub.context.connect_timeout
+        multiplexer = hub.multiplexer
+        away = [error for node in multiplexer.nodes if (error := multiplexer.error_of(node))]
+        if away:
+            patience = min(patience, PATIENCE_FOR_SOME)
+        try:
+            async with asyncio.timeout(patience):
+                results = await asyncio.gather(
+                    *(self._confirm(hub, pattern) for pattern in self._targets),
+                    return_exceptions=True,
+                )
+        except TimeoutError:
+            if not away:
+                self._close()
+                raise NotConnected(f"Redis did not confirm in {patience} s") from None
+            # Of several servers: what passes on the others is there to be seen.
+            results = []
+            self._disconnected(away[0])
+        except BaseException:
+            self._close()
+            raise
+        refusals = [result for result in results if isinstance(result, BaseException)]
+        if refusals:
+            self._close()
+            if all(isinstance(refusal, SubscriptionRefused) for refusal in refusals):
+                raise SubscriptionRefused("; ".join(map(str, refusals)))
+            raise refusals[0]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Tapped | TapEvent:
+        while True:
+            while not self._unread:
+                if self._ended or self._hub is None:
+                    raise StopAsyncIteration
+                self._more.clear()
+                await self._more.wait()
+            taken = self._unread.popleft()
+            if isinstance(taken, TapEvent):
+                if taken is self._dropping:
+                    self._dropping = None
+                return taken
+            at, pattern, name, data = taken
+            self._unread_bytes -= len(data)
+            if self._dropping is not None and self._half_empty:
+                self._dropping = None
+            tapped = self._open(at, pattern, name, data)
+            if tapped is not None:
+                return tapped
+
+    @property
+    def unread(self) -> int:
+        """How much waits to be taken, messages and events."""
+        return len(self._unread)
+
+    @property
+    def _half_empty(self) -> bool:
+        return (
+            len(self._unread) * 2 <= self._max_messages
+            and self._unread_bytes * 2 <= self._max_bytes
+        )
+
+    def _open(self, at: float, pattern: str, name: str, data: bytes) -> Tapped | None:
+        """What it is; None for what is not for us."""
+        target = self._targets[pattern]
+        kind = target.kind
+        if kind == RAW:
+            return Tapped(at, RAW, name, data)
+        assert self._hub is not None
+        public = self._hub.names.traffic_of(name)
+        if ":" in public:
+            return None  # of a layer whose prefix begins with ours: "*" matches that, too
+        wrapping = self._hub.context.wrapping
+        if kind == CHANNEL:
+            try:
+                header, _ = wrapping.unwrap(name, data)
+            except UnreadableMessage:
+                pass
+            else:
+                if "to" not in header:
+                    return None  # what processes tell each other
+                to = header["to"]
+                bare = to.partition("!")[0] + "!"
+                if target.addressees and target.addressees.isdisjoint((to, bare)):
+                    return None
+        return _opened(wrapping, kind, public, name, data, at)
+
+    # -- subscriptions ------------------------------------------------------------------------
+
+    def _subscribe(self, hub: Hub, pattern: str) -> PatternSubscription:
+        def on_message(name: str, data: bytes) -> None:
+            self._put(pattern, name, data)
+
+        return hub.multiplexer.new_pattern_subscription(
+            pattern, on_message, self._disconnected, self._activated
+        )
+
+    async def _confirm(self, hub: Hub, pattern: str) -> None:
+        subscription = self._subscriptions[pattern]
+        assert isinstance(subscription, PatternSubscription)
+        try:
+            await subscription.wait_for_activation()
+        except SubscriptionRefused:
+            # A user of Redis who may read a name may not read the pattern that says the same.
+            name = self._targets[pattern].name
+            if name is None:
+                raise
+            subscription.close()
+
+            def on_message(name: str, data: bytes) -> None:
+                self._put(pattern, name, data)
+
+            exact: ChannelSubscription = hub.multiplexer.new_channel_subscription(
+                on_message, self._disconnected, self._activated
+            )
+            self._subscriptions[pattern] = exact
+            exact.add(name)
+            await exact.wait_for_activation(name)
+
+    def _close(self) -> None:
+        self._ended = True
+        self._unread.clear()
+        for subscription in self._subscriptions.values():
+            subscription.close(at_once=True)
+        self._more.set()
+
+    def _put(self, pattern: str, name: str, data: bytes) -> None:
+        dropping = self._dropping
+        if dropping is None:
+            if (
+                len(self._unread) < self._max_messages
+                and self._unread_bytes + len(data) <= self._max_bytes
+            ):
+                self._unread.append((time.time(), pattern, name, data))
+                self._unread_bytes += len(data)
+                self._more.set()
+                return
+            self._dropping = dropping = TapEvent("dropped", time.time())
+            self._event(dropping)
+        dropping.messages += 1
+
+    def _event(self, event: TapEvent) -> None:
+        self._unread.append(event)
+        self._more.set()
+
+    def _disconnected(self, error: Exception) -> None:
+        if not self._cut_off:
+            self._cut_off = True
+            self._event(TapEvent("disconnected", time.time(), describe(error)))
+
+    def _activated(self, name: str) -> None:
+        if self._cut_off and all(map(_active, self._subscriptions.values())):
+            self._cut_off = False
+            self._event(TapEvent("connected", time.time()))
+
+
+def _active(subscription: PatternSubscription | ChannelSubscription) -> bool:
+    if isinstance(subscription, PatternSubscription):
+        return subscription.active
+    return all(map(subscription.is_active, subscription.channels))

@@ -1,0 +1,103 @@
+"""What is asked of Redis besides publishing and subscribing; all of it by way of a multiplexer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from .multiplexer import Multiplexer
+from .subscriptions import encode_name
+from .topology import Node
+
+__all__ = [
+    "list_items",
+    "list_length",
+    "ping",
+    "publish_counted",
+    "scan",
+    "server_time",
+    "subscribed",
+    "unlink",
+]
+
+# Keys that one SCAN looks at, about; and items that one LRANGE asks for.
+SCANNED_AT_ONCE = 1000
+ITEMS_AT_ONCE = 100
+
+
+async def publish_counted(multiplexer: Multiplexer, name: str, data: bytes) -> int:
+    """Publish to `name`; return how many clients got it that subscribe to this very name.
+
+    Whoever listens by a pattern, to look on perhaps, gets it and does not count, unless an ACL
+    forbids PUBSUB. Raises as `Multiplexer.publish`.
+    """
+    results: tuple[int | BaseException, Any] = await asyncio.gather(
+        multiplexer.publish_soon(name, data),
+        multiplexer.command(
+            b"PUBSUB", b"NUMSUB", encode_name(name), node=multiplexer.node_of(name)
+        ),
+        return_exceptions=True,
+    )
+    received, counted = results
+    if isinstance(received, BaseException):
+        raise received
+    if isinstance(counted, BaseException):
+        return received
+    return min(received, int(counted[1]))
+
+
+async def subscribed(multiplexer: Multiplexer, node: Node, pattern: str) -> list[bytes]:
+    """The channels that match and that somebody is subscribed to."""
+    found: list[bytes] = await multiplexer.command(
+        b"PUBSUB", b"CHANNELS", encode_name(pattern), node=node
+    )
+    return found
+
+
+async def scan(multiplexer: Multiplexer, node: Node, pattern: str) -> AsyncIterator[list[bytes]]:
+    """The keys of a node that match, in batches; some perhaps twice."""
+    cursor = b"0"
+    while True:
+        words = (b"MATCH", encode_name(pattern), b"COUNT", b"%d" % SCANNED_AT_ONCE)
+        cursor, keys = await multiplexer.command(b"SCAN", cursor, *words, node=node)
+        yield keys
+        if cursor == b"0":
+            return
+
+
+async def unlink(multiplexer: Multiplexer, node: Node, keys: list[bytes]) -> None:
+    """Delete keys."""
+    if keys:
+        await multiplexer.command(b"UNLINK", *keys, node=node)
+
+
+def list_length(multiplexer: Multiplexer, node: Node, key: bytes) -> asyncio.Future[int]:
+    """The length of a list."""
+    return multiplexer.command(b"LLEN", key, node=node)
+
+
+async def list_items(multiplexer: Multiplexer, name: str) -> AsyncIterator[bytes]:
+    """The items of a list from its head, which stay there."""
+    key, node = encode_name(name), multiplexer.node_of(name)
+    start = 0
+    while True:
+        end = start + ITEMS_AT_ONCE
+        words = (b"LRANGE", key, b"%d" % start, b"%d" % (end - 1))
+        found: list[bytes] = await multiplexer.command(*words, node=node)
+        for item in found:
+            yield item
+        if len(found) < ITEMS_AT_ONCE:
+            return
+        start = end
+
+
+async def server_time(multiplexer: Multiplexer, node: Node) -> float:
+    """The server's clock: Unix time in seconds."""
+    seconds, microseconds = await multiplexer.command(b"TIME", node=node)
+    return int(seconds) + int(microseconds) / 1e6
+
+
+async def ping(multiplexer: Multiplexer, node: Node) -> None:
+    """Return once the server has answered."""
+    await multiplexer.command(b"PING", node=node)
