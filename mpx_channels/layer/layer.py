@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import threading
-import weakref
-from typing import Any
 
 from channels.layers import channel_layers
 
 from .extended import ExtendedLayer
-from .fork import in_forked_child
+from .specification import living
 from .sync import SyncLayer
 
 __all__ = ["MpxChannelLayer", "layers"]
@@ -23,20 +20,10 @@ class MpxChannelLayer(ExtendedLayer):
     https://github.com/django/channels/blob/main/docs/channel_layer_spec.rst.
     """
 
-    @functools.wraps(ExtendedLayer.__init__)
-    def __init__(self, *arguments: Any, **config: Any) -> None:
-        super().__init__(*arguments, **config)
-        with _layers_lock:
-            _layers.add(self)
-
     @functools.cached_property
     def sync(self) -> SyncLayer:
         """The layer for synchronous code, without event loops."""
         return SyncLayer(self)
-
-
-_layers: weakref.WeakSet[MpxChannelLayer] = weakref.WeakSet()
-_layers_lock = threading.Lock()
 
 
 def layers() -> list[tuple[str, MpxChannelLayer]]:
@@ -45,15 +32,9 @@ def layers() -> list[tuple[str, MpxChannelLayer]]:
     Those of CHANNEL_LAYERS are there from their first use. A layer is not kept for this: one that
     nobody holds any more is not listed.
     """
-    with _layers_lock:
-        living = list(_layers)
     aliases = {id(layer): alias for alias, layer in list(channel_layers.backends.items())}
-    return [(aliases.get(id(layer), layer.prefix), layer) for layer in living]
-
-
-def _new_lock() -> None:
-    global _layers_lock
-    _layers_lock = threading.Lock()  # another thread of the parent may have held it
-
-
-in_forked_child(_new_lock)
+    return [
+        (aliases.get(id(layer), layer.prefix), layer)
+        for layer in living()
+        if isinstance(layer, MpxChannelLayer)
+    ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
+import weakref
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from mpx_channels.multiplexer import Node
 from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
 from .exceptions import ForeignChannel, MessageTooLarge, PlainChannel
+from .fork import in_forked_child
 from .hub import Hub
 from .loops.hubs import Hubs
 from .loops.portal import portal
@@ -28,7 +31,7 @@ from .messages.envelope import ENCRYPTED
 from .names import PROCESS_ID_LENGTH, Names, channel_names
 from .stats import LayerStats
 
-__all__ = ["SpecifiedLayer"]
+__all__ = ["SpecifiedLayer", "living"]
 
 # Checked names are remembered, up to this many: the checks cost more than the rest of a join.
 NAMES_REMEMBERED = 8192
@@ -74,6 +77,8 @@ class SpecifiedLayer(BaseChannelLayer):
         self.wrapping = checked.wrapping()
         self._names = Names(checked.prefix)
         self._hubs = Hubs(self._make_hub)
+        with _living_lock:
+            _living.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
@@ -421,6 +426,24 @@ class SpecifiedLayer(BaseChannelLayer):
             # Perhaps of a consumer that has ended: nobody may ever read it.
             hub.channels.give_up(mailbox)
         return mailbox
+
+
+_living: weakref.WeakSet[SpecifiedLayer] = weakref.WeakSet()
+_living_lock = threading.Lock()
+
+
+def living() -> list[SpecifiedLayer]:
+    """The layers of this process that somebody holds; thread-safe."""
+    with _living_lock:
+        return list(_living)
+
+
+def _new_lock() -> None:
+    global _living_lock
+    _living_lock = threading.Lock()  # another thread of the parent may have held it
+
+
+in_forked_child(_new_lock)
 
 
 def _project_folder() -> Path | None:
