@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from mpx_channels.multiplexer import Confirmations, LinkLost, Multiplexer, NotConnected
+from mpx_channels.multiplexer import LinkLost, Multiplexer, NotConnected
+from mpx_channels.multiplexer.confirmations import Confirmations
 from mpx_channels.multiplexer.logs import LimitedLog
 
 from .answers.promises import Promises

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mpx_channels.multiplexer import Confirmations, LinkLost, Multiplexer
+from mpx_channels.multiplexer import LinkLost, Multiplexer
+from mpx_channels.multiplexer.confirmations import Confirmations
 from mpx_channels.multiplexer.logs import LimitedLog
 
 from .exceptions import UndecryptableMessage

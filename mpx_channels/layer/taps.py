@@ -15,9 +15,9 @@ from mpx_channels.multiplexer import (
     PatternSubscription,
     SubscriptionRefused,
     commands,
-    describe,
     escape_glob,
 )
+from mpx_channels.multiplexer.exceptions import describe
 
 from .channels.queues import STAMP
 from .exceptions import UnreadableMessage

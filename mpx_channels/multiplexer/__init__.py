@@ -3,8 +3,6 @@
 Nothing here knows of Django.
 """
 
-from . import commands
-from .confirmations import Confirmations
 from .exceptions import (
     BacklogFull,
     CommandRefused,
@@ -17,7 +15,6 @@ from .exceptions import (
     PromiseDisconnected,
     SubscriptionClosed,
     SubscriptionRefused,
-    describe,
 )
 from .multiplexer import Multiplexer
 from .promises import Promise, PromiseSubscription, escape_glob
@@ -30,7 +27,6 @@ __all__ = [
     "BacklogFull",
     "ChannelSubscription",
     "CommandRefused",
-    "Confirmations",
     "ConnectionLost",
     "InactiveSubscription",
     "LinkLost",
@@ -48,7 +44,5 @@ __all__ = [
     "SentinelNode",
     "SubscriptionClosed",
     "SubscriptionRefused",
-    "commands",
-    "describe",
     "escape_glob",
 ]

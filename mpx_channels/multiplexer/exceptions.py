@@ -18,7 +18,6 @@ __all__ = [
     "PromiseDisconnected",
     "SubscriptionClosed",
     "SubscriptionRefused",
-    "describe",
 ]
 
 

@@ -15,8 +15,8 @@ from mpx_channels.multiplexer import (
     Node,
     NotConnected,
     commands,
-    describe,
 )
+from mpx_channels.multiplexer.exceptions import describe
 
 from ..answers.requests import Answer
 from ..groups.groups import Groups
