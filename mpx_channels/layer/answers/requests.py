@@ -158,7 +158,7 @@ class Requests(Part):
 
     def answer(self, process_id: str, number: object, answer: Answer) -> None:
         """Publish an answer that nobody here waits for; a failure is logged."""
-        context = self._context
+        context, log = self._context, self._context.log
         name = context.names.inbox(process_id)
 
         def done(published: asyncio.Future[int]) -> None:
@@ -168,7 +168,7 @@ class Requests(Part):
 
         def failed(error: BaseException) -> None:
             # Whoever waits for it hears nothing before the timeout.
-            context.log.warning("answer", "Could not publish an answer to %s: %s", name, str(error))
+            log.warning("answer", "Could not publish an answer to %s: %s", name, str(error))
 
         try:
             data = context.wrapping.wrap(name, answer, {"re": number}, limit=False)

@@ -101,8 +101,8 @@ class Mailboxes(Part):
         """
         self._idle.add(mailbox)
         if self._shared and len(self._idle) > SHARED_IDLE:
-            oldest = self._idle.oldest
-            self._context.log.info(
+            oldest, log = self._idle.oldest, self._context.log
+            log.info(
                 "given up",
                 "Nobody reads more than %d channels of synchronous code: taking down the oldest, "
                 "%s",
@@ -150,10 +150,10 @@ class Mailboxes(Part):
 
     def full(self, mailbox: Mailbox) -> None:
         """A message was dropped: its mailbox is at its capacity."""
-        context = self._context
-        context.counters.dropped_full += 1
-        context.log.info(
-            context.log.kind("full", mailbox.channel),
+        log = self._context.log
+        self._context.counters.dropped_full += 1
+        log.info(
+            log.kind("full", mailbox.channel),
             "Channel %s has %d unread messages, its capacity: dropping newer ones",
             mailbox.channel,
             mailbox.capacity,
