@@ -230,7 +230,10 @@ class Hub:
     # -- memberships --------------------------------------------------------------------------
 
     async def join(self, topics: Topics, name: str, mailbox: Mailbox) -> None:
-        """Make a channel a member; returns once Redis has confirmed, or undoes it and raises."""
+        """Make a channel a member; returns once Redis has confirmed, or undoes it and raises.
+
+        It is not undone while another join of the same channel still waits.
+        """
         topic = topics.topics.get(name)
         known = topic is not None and mailbox.channel in topic.members
         if topics is self.wildcards and topic is None:
@@ -239,12 +242,13 @@ class Hub:
             if mailbox.hooks is not None and not known:
                 self._tell_live(topics, name, mailbox)
             return
+        tentative = topics.wait(name, mailbox, known=known)
         try:
             await self.confirmations.wait(topics, name)
         except BaseException:
-            if not known:
-                topics.leave(name, mailbox)
+            topics.gave_up(name, mailbox, tentative)
             raise
+        topics.confirmed(name, mailbox, tentative)
 
     def topic_live(self, topics: Topics, name: str, topic: Topic) -> None:
         """Redis delivers a name from now on: tell the members that want to know."""

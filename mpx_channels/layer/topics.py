@@ -10,7 +10,7 @@ from mpx_channels.multiplexer import ChannelSubscription, Multiplexer, Node, Pat
 
 from .mailbox import Mailbox
 
-__all__ = ["ChannelTopics", "PatternTopics", "Topic", "TopicOwner", "Topics"]
+__all__ = ["ChannelTopics", "PatternTopics", "Tentative", "Topic", "TopicOwner", "Topics"]
 
 
 class TopicOwner(Protocol):
@@ -47,6 +47,17 @@ class Topic:
                 mailbox.memberships = [self]
             else:
                 mailbox.memberships.append(self)
+        elif self.live and self.owner.tentative:
+            self.owner.tentative.pop((self.name, channel), None)
+
+
+class Tentative:
+    """A membership that stands if one of the joins that wait for it comes to a good end."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting = 0
 
 
 class Topics:
@@ -57,21 +68,55 @@ class Topics:
         # From the name in Redis to the name as users know it.
         self.public = public
         self.topics: dict[str, Topic] = {}
+        # By the topic's name and the channel.
+        self.tentative: dict[tuple[str, str], Tentative] = {}
         self._owner = owner
 
     def join(self, name: str, mailbox: Mailbox) -> Topic:
-        """Make a channel a member; messages come once the topic is live."""
+        """Make a channel a member; messages come once the topic is live.
+
+        Whoever waits for that says so with `wait`, and how it ended with `confirmed` or `gave_up`.
+        """
         topic = self.topics.get(name)
         if topic is None:
             topic = self.topics[name] = Topic(self, name, self._subscribe(name))
         topic.add(mailbox)
         return topic
 
+    def wait(self, name: str, mailbox: Mailbox, *, known: bool) -> Tentative | None:
+        """Somebody waits for a topic that a channel joined; ``known``: it had been a member before.
+
+        None if the membership stands whatever comes of it.
+        """
+        key = (name, mailbox.channel)
+        if not known:
+            self.tentative[key] = Tentative()
+        tentative = self.tentative.get(key)
+        if tentative is not None:
+            tentative.waiting += 1
+        return tentative
+
+    def confirmed(self, name: str, mailbox: Mailbox, tentative: Tentative | None) -> None:
+        """A wait ended well: the membership stands."""
+        key = (name, mailbox.channel)
+        if tentative is not None and self.tentative.get(key) is tentative:
+            del self.tentative[key]
+
+    def gave_up(self, name: str, mailbox: Mailbox, tentative: Tentative | None) -> None:
+        """A wait ended in vain: if it was the last for this membership, the channel leaves."""
+        if tentative is None:
+            return
+        tentative.waiting -= 1
+        if not tentative.waiting and self.tentative.get((name, mailbox.channel)) is tentative:
+            self.leave(name, mailbox)
+
     def leave(self, name: str, mailbox: Mailbox) -> None:
         """Make a channel no member; harmless if it is none."""
         topic = self.topics.get(name)
         if topic is None or topic.members.pop(mailbox.channel, None) is None:
             return
+        if self.tentative:
+            self.tentative.pop((name, mailbox.channel), None)
         if mailbox.memberships is not None:
             mailbox.memberships.remove(topic)
         if not topic.members:
@@ -82,6 +127,7 @@ class Topics:
 
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
+        self.tentative.clear()
         for name in list(self.topics):
             del self.topics[name]
             self._unsubscribe(name, at_once=True)
@@ -110,6 +156,10 @@ class Topics:
 
     def pending(self, name: str) -> tuple[Node, ...]:
         """The servers that have not confirmed the name."""
+        raise NotImplementedError
+
+    def refusal(self, name: str) -> Exception | None:
+        """Why Redis refused the name when it was last asked; None if it did not."""
         raise NotImplementedError
 
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
@@ -157,6 +207,9 @@ class ChannelTopics(Topics):
     def pending(self, name: str) -> tuple[Node, ...]:
         return self._subscription.pending(name)
 
+    def refusal(self, name: str) -> Exception | None:
+        return self._subscription.refusal(name)
+
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
         self._subscription.forget(name, activation)
 
@@ -190,6 +243,10 @@ class PatternTopics(Topics):
     def pending(self, name: str) -> tuple[Node, ...]:
         subscription = self._subscriptions.get(name)
         return subscription.pending() if subscription is not None else ()
+
+    def refusal(self, name: str) -> Exception | None:
+        subscription = self._subscriptions.get(name)
+        return subscription.refusal() if subscription is not None else None
 
     def went_down(self, error: Exception) -> list[Topic]:
         # Each is on every server.
