@@ -73,6 +73,13 @@ def _show(out: Output, snapshot: Snapshot) -> None:
     if causes:
         out.say()
         out.table(("drops", "messages", "where"), causes, right={"messages"})
+    refused = [each for each in stats.processes if each.names_refused]
+    if refused:
+        out.say()
+        rows = [
+            (f"{each.host} {each.pid}", f"{each.names_refused:,}", each.refusal) for each in refused
+        ]
+        out.table(("process", "names refused", "why"), rows, right={"names refused"})
     if stats.groups:
         out.say()
         sizes = [(group, f"{size:,}") for group, size in stats.groups.items()]

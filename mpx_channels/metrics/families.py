@@ -97,6 +97,11 @@ FAMILIES = (
         "Names of Redis channels that Redis has confirmed.",
     ),
     Family(
+        "mpx_channels_redis_names_refused",
+        "multiplexer.names_refused",
+        "Names and patterns that Redis refuses; it is asked again.",
+    ),
+    Family(
         "mpx_channels_redis_patterns",
         "multiplexer.patterns",
         "Redis patterns that have listeners, those of promises included.",

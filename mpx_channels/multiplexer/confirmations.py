@@ -25,6 +25,9 @@ class Source(Protocol):
     def pending(self, name: str, /) -> tuple[Node, ...]:
         """The servers that have not confirmed the name."""
 
+    def refusal(self, name: str, /) -> Exception | None:
+        """Why Redis refused the name when it was last asked; None if it did not."""
+
 
 class Confirmations:
     """Waits that end after ``patience`` seconds each: joins come in storms, so one timer does."""
@@ -75,6 +78,7 @@ class Confirmations:
     def _error(self, source: Source, name: str) -> NotConnected:
         nodes = source.pending(name)
         causes = [self._multiplexer.error_of(node) for node in nodes]
+        causes.append(source.refusal(name))
         cause = next((cause for cause in causes if cause is not None), None)
         error = NotConnected(
             f"{', '.join(map(str, nodes))} did not confirm {name!r} in {self._patience} s"

@@ -70,7 +70,7 @@ class CommandRefused(MpxError, redis.exceptions.ResponseError):
 
 
 class SubscriptionRefused(CommandRefused):
-    """Redis refused to subscribe to a name; it is asked again on the next connection."""
+    """Redis refused to subscribe to a name; it is asked again for as long as the name is wanted."""
 
 
 class PromiseDisconnected(ConnectionLost):

@@ -33,12 +33,11 @@ class Multiplexer:
       A list of several is for several servers, which share the names among them: see `node_of`.
       An entry may be a `Node` or `SentinelNode`, too.
     - ``ping_interval`` (seconds, 30): after so much silence the server is asked for a sign of
-      life; two unanswered PINGs end the connection. Shorter finds dead peers sooner and costs
-      a packet per interval.
+      life. Shorter finds dead peers sooner and costs a packet per interval.
     - ``min_backoff``, ``max_backoff`` (seconds, 0.008 and 0.512, as in go-mpx): exponential
       backoff with full jitter between attempts to connect.
     - ``connect_timeout`` (seconds, 5): for connecting with its handshake, and for the server's
-      first reply to a command.
+      next answer, as long as there is a command or a PING that it has not answered.
     - ``unsubscribe_delay`` (seconds, 1): how long a name stays subscribed after its last
       listener went, so that a page that reloads costs Redis nothing.
     - ``max_queue`` (1000): messages that wait for one subscription's async callbacks, or for its

@@ -9,129 +9,35 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+
+from .entries import CHANNEL, PATTERN, Command, Entry, Kind, Listener
+from .refusals import Refused, doubling
 
 __all__ = ["CHANNEL", "PATTERN", "Command", "Entry", "Kind", "Listener", "Registry"]
 
 # Names per command. Redis answers each name on its own, so longer commands gain nothing, and a
 # command of this size still fits a few socket buffers.
 CHUNK = 512
-
-
-class Kind:
-    """A way of subscribing: its verbs, as sent and as they come back in confirmations."""
-
-    __slots__ = ("confirmed", "subscribe", "unconfirmed", "unsubscribe")
-
-    def __init__(self, prefix: bytes) -> None:
-        self.subscribe = prefix + b"SUBSCRIBE"
-        self.unsubscribe = prefix + b"UNSUBSCRIBE"
-        self.confirmed = self.subscribe.lower()
-        self.unconfirmed = self.unsubscribe.lower()
-
-
-CHANNEL = Kind(b"")
-PATTERN = Kind(b"P")
-
-
-class Listener(Protocol):
-    """Whoever listens to names: a subscription."""
-
-    @property
-    def deliver(self) -> Callable[[str, bytes], object]:
-        """Takes a message: the channel's name and the data."""
-
-    def activated(self, entry: Entry, /) -> None:
-        """Redis confirmed the entry."""
-
-    def refused(self, entry: Entry, /) -> None:
-        """Redis refused the entry; `Entry.refusal` says why."""
-
-
-class Entry:
-    """One name (or pattern) and its way from wanted over sent to confirmed, on one connection."""
-
-    __slots__ = (
-        "confirmed",
-        "inflight",
-        "kind",
-        "listeners",
-        "name",
-        "refusal",
-        "sent",
-        "snapshot",
-        "text",
-    )
-
-    def __init__(self, kind: Kind, name: bytes) -> None:
-        self.kind = kind
-        self.name = name
-        self.text = name.decode("utf-8", "surrogateescape")
-        # Whether each listener was told of the current activation.
-        self.listeners: dict[Listener, bool] = {}
-        # The listeners as a tuple while they do not change: callbacks may add and remove freely.
-        self.snapshot: tuple[Listener, ...] | None = None
-        self.sent = False
-        self.confirmed = False
-        # Commands naming this entry that Redis has not answered. Only the answer to the last one
-        # says where we stand: in SUBSCRIBE a, UNSUBSCRIBE a, SUBSCRIBE a the first means nothing.
-        self.inflight = 0
-        self.refusal: Exception | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether Redis delivers this name to us now, and goes on doing so."""
-        return self.confirmed and self.sent and self.inflight == 0
-
-    def ears(self) -> tuple[Listener, ...]:
-        """The listeners, as a tuple that outlives changes made by their callbacks."""
-        snapshot = self.snapshot
-        if snapshot is None:
-            snapshot = self.snapshot = tuple(self.listeners)
-        return snapshot
-
-    def untold(self) -> Iterator[Listener]:
-        """Those who were not told of the activation; each counts as told once it is yielded.
-
-        Lazy, as telling one may remove the next, or make it leave and come back.
-        """
-        for listener in self.ears():
-            if self.tell(listener):
-                yield listener
-
-    def tell(self, listener: Listener) -> bool:
-        """Whether `listener` is to be told now; counts it as told."""
-        if not self.active or self.listeners.get(listener) is not False:
-            return False
-        self.listeners[listener] = True
-        return True
-
-
-@dataclass(slots=True)
-class Command:
-    """A command on its way; Redis answers once per entry, or with one error for all."""
-
-    kind: Kind
-    subscribe: bool
-    entries: list[Entry]
-    answered: int = 0
-
-    @property
-    def words(self) -> tuple[bytes, ...]:
-        """The command as Redis takes it: the verb, then the names."""
-        verb = self.kind.subscribe if self.subscribe else self.kind.unsubscribe
-        return (verb, *[entry.name for entry in self.entries])
+# Refused names that are asked for at a time, in a command each. An ACL may forbid very many.
+MOST_ALONE = 100
 
 
 class Registry:
     """The names that one node should deliver to this process, and to whom.
 
     ``linger`` (seconds) is how long a name stays subscribed after its last listener went: a page
-    that reloads then costs Redis nothing.
+    that reloads then costs Redis nothing. Names that Redis forbids are asked for again after
+    ``forbidden_backoff``, what it only put off after ``put_off_backoff``: seconds, by the number of
+    attempts in vain.
     """
 
-    def __init__(self, linger: float = 0.0) -> None:
+    def __init__(
+        self,
+        linger: float = 0.0,
+        *,
+        forbidden_backoff: Callable[[int], float] = doubling,
+        put_off_backoff: Callable[[int], float] = doubling,
+    ) -> None:
         self.linger = linger
         self.channels: dict[bytes, Entry] = {}
         self.patterns: dict[bytes, Entry] = {}
@@ -145,6 +51,10 @@ class Registry:
         self._unanswered: deque[Command | None] = deque()
         # Names of a refused command, to be asked for one by one: one bad name spoils its batch.
         self._retry_alone: list[Entry] = []
+        # Refused alone: for want of a permission, mostly.
+        self._forbidden: Refused[Entry] = Refused(forbidden_backoff, MOST_ALONE)
+        # Refused for as long as Redis is in some state. It does not matter which name it is.
+        self._put_off: Refused[Entry] = Refused(put_off_backoff, CHUNK)
 
     def table(self, kind: Kind) -> dict[bytes, Entry]:
         """The entries of one kind by their name."""
@@ -165,8 +75,20 @@ class Registry:
             if entry.active:
                 self._late.append((entry, listener))
             elif not entry.sent:
-                self._dirty[entry] = None
+                if entry.refusal is None:
+                    self._dirty[entry] = None
+                else:
+                    self.ask_again(entry)
         return entry
+
+    def ask_again(self, entry: Entry) -> None:
+        """Somebody waits for a name that Redis refused: ask for it now, and not when it is due.
+
+        What was only put off is due soon, and Redis would refuse it as often as somebody comes.
+        """
+        if entry in self._forbidden:
+            self._forbidden.discard(entry)
+            self._retry_alone.append(entry)
 
     def remove(
         self, entry: Entry, listener: Listener, now: float, *, at_once: bool = False
@@ -184,6 +106,9 @@ class Registry:
             # Not left to the next commands(): while the server is away nobody asks for them, and
             # all who came and went meanwhile would pile up.
             self._dirty.pop(entry, None)
+            if entry.refusal is not None:
+                self._forbidden.discard(entry)
+                self._put_off.discard(entry)
             self._forget(entry)
         elif self.linger > 0 and not at_once:
             self._lingering[entry] = now + self.linger
@@ -197,6 +122,8 @@ class Registry:
         while self._lingering and next(iter(self._lingering.values())) <= now:
             entry, _ = self._lingering.popitem(last=False)
             self._dirty[entry] = None
+        self._retry_alone += self._forbidden.take(now)
+        self._dirty.update(dict.fromkeys(self._put_off.take(now)))
         commands = [self._send(entry.kind, True, [entry]) for entry in self._pop_retries()]
         if not self._dirty:
             return commands
@@ -223,14 +150,22 @@ class Registry:
         return bool(self._dirty or self._retry_alone)
 
     def next_due(self) -> float | None:
-        """When the next abandoned name is to be unsubscribed, or None."""
-        return next(iter(self._lingering.values()), None)
+        """When `commands` is to be called again though nothing has changed, or None."""
+        due = next(iter(self._lingering.values()), None)
+        for other in (self._forbidden.due, self._put_off.due):
+            if other is not None and (due is None or other < due):
+                due = other
+        return due
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether Redis owes an answer."""
+        return bool(self._unanswered)
 
     def _send(self, kind: Kind, subscribe: bool, entries: list[Entry]) -> Command:
         for entry in entries:
             entry.sent = subscribe
             entry.inflight += 1
-            entry.refusal = None
         command = Command(kind, subscribe, entries)
         self._unanswered.append(command)
         return command
@@ -264,9 +199,9 @@ class Registry:
                 if head.answered == len(head.entries):
                     self._unanswered.popleft()
                 entry.inflight -= 1
+                entry.confirmed = head.subscribe
                 if entry.inflight:
                     return None
-                entry.confirmed = head.subscribe
                 if head.subscribe:
                     return entry
                 self._forget(entry)
@@ -289,11 +224,12 @@ class Registry:
         if self._unanswered and self._unanswered[0] is None:
             self._unanswered.popleft()
 
-    def refuse(self, error: Exception) -> list[Entry]:
+    def refuse(self, error: Exception, now: float, *, transient: bool = False) -> list[Entry]:
         """Take an error instead of confirmations; return the entries that Redis will not have.
 
-        Redis refuses a command as a whole, so a batch is asked for again name by name, and only
-        a name that was alone in its command is given up, until the next connection.
+        Redis refuses a command as a whole, so a batch is asked for again name by name. Only a name
+        that was alone in its command counts as refused; it is asked for again when it is due. But a
+        ``transient`` error says nothing about the names: they are asked for again together, soon.
         """
         command = self._unanswered.popleft() if self._unanswered else None
         if command is None:
@@ -301,19 +237,38 @@ class Registry:
         refused = []
         for entry in command.entries[command.answered :]:
             entry.inflight -= 1
-            if not command.subscribe:
+            if entry.inflight:
+                continue
+            if not command.subscribe and not transient:
                 # Redis refuses UNSUBSCRIBE only where it refuses everything: nothing to retry.
+                entry.confirmed = False
                 self._forget(entry)
-            elif entry.inflight == 0:
-                entry.sent = entry.confirmed = False
-                if len(command.entries) > 1:
-                    self._retry_alone.append(entry)
-                else:
-                    entry.refusal = error
-                    refused.append(entry)
-                    if not entry.listeners:
-                        self._dirty[entry] = None
+                continue
+            entry.sent = entry.confirmed
+            wanted = bool(entry.listeners)
+            if wanted is entry.sent or not (wanted or transient):
+                self._dirty[entry] = None
+                entry.refusal = None
+                # Redis has it still, as it refused to take it away, too.
+                self._late += [(entry, each) for each, told in entry.listeners.items() if not told]
+                continue
+            if transient:
+                self._put_off.add(entry, now)
+            elif len(command.entries) > 1:
+                self._retry_alone.append(entry)
+                continue
+            else:
+                self._forbidden.add(entry, now)
+            if wanted:
+                entry.refusal = error
+                refused.append(entry)
         return refused
+
+    def allowed(self, entry: Entry) -> None:
+        """Note that Redis confirmed what it had refused: it may have the others again, too."""
+        entry.refusal = None
+        self._dirty.update(dict.fromkeys(self._put_off.release()))
+        self._dirty.update(dict.fromkeys(self._forbidden.release()))
 
     def disconnect(self) -> None:
         """Forget all that this connection knew; everything wanted is to be sent anew."""
@@ -321,12 +276,13 @@ class Registry:
         self._late.clear()
         self._lingering.clear()
         self._retry_alone.clear()
+        self._forbidden.clear()
+        self._put_off.clear()
         self._dirty.clear()
         for table in (self.channels, self.patterns):
             for entry in list(table.values()):
                 entry.sent = entry.confirmed = False
                 entry.inflight = 0
-                entry.refusal = None
                 if not entry.listeners:
                     del table[entry.name]
                     continue
@@ -350,6 +306,12 @@ class Registry:
     def confirmed(self, kind: Kind) -> int:
         """How many names of a kind are active."""
         return sum(1 for entry in self.table(kind).values() if entry.active)
+
+    def refused(self) -> list[Entry]:
+        """The names and patterns that have listeners, and that Redis refused when last asked."""
+        tables = (self.channels, self.patterns)
+        entries = (entry for table in tables for entry in table.values())
+        return [entry for entry in entries if entry.refusal is not None and entry.listeners]
 
     def listeners(self) -> int:
         """How many pairs of a name and somebody who listens to it there are."""

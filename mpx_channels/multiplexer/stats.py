@@ -57,6 +57,8 @@ class NodeStats:
     - ``publishing``: whether the publishing connection stands; ``backlog``: commands that wait for
       it.
     - ``last_error``: why there is no connection, or None.
+    - ``names_refused``: names and patterns that are wanted, and that Redis refused when it was last
+      asked; it is asked again. ``refusal``: why it refused one of them, or None.
     """
 
     address: str
@@ -67,6 +69,8 @@ class NodeStats:
     publishing: bool
     backlog: int
     last_error: str | None
+    names_refused: int = 0
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class MultiplexerStats:
       found too many before it, or no connection in time (its sender got the error);
       ``unreadable``: a reply that was none of Redis' known ones.
     - ``nodes``: the nodes one by one, in the order of their URLs.
+    - ``names_refused``: names and patterns that are wanted, and that Redis refused when it was last
+      asked, for lack of a permission mostly; it is asked again. The nodes say why.
     """
 
     connected: bool
@@ -106,6 +112,7 @@ class MultiplexerStats:
     callback_errors: int
     drops: Mapping[str, int]
     nodes: tuple[NodeStats, ...] = ()
+    names_refused: int = 0
 
 
 def snapshot(
@@ -113,12 +120,14 @@ def snapshot(
 ) -> MultiplexerStats:
     """What there is now; it walks over the names."""
     registries = [each.registry for each in subscribers.all]
+    refused = {each.link.node: each.registry.refused() for each in subscribers.all}
     links = [each.link for each in subscribers.all]
     others = [each.link for each in (*publishers.all, *publishers.blocking)]
     wires = [link.wire for link in (*links, *others) if link.wire is not None]
     nodes = []
     for node in topology.nodes:
         link = subscribers.of_node(node).link
+        refusals = [entry.refusal for entry in refused[link.node]]
         publisher = publishers.of(node)
         error = link.last_error or publisher.link.last_error
         nodes.append(
@@ -131,6 +140,8 @@ def snapshot(
                 publishing=publisher.link.wire is not None,
                 backlog=publisher.waiting,
                 last_error=None if error is None else describe(error),
+                names_refused=len(refusals),
+                refusal=describe(refusals[0]) if refusals and refusals[0] is not None else None,
             )
         )
     since = [link.connected_at for link in links if link.connected_at is not None]
@@ -151,4 +162,5 @@ def snapshot(
         callback_errors=counters.callback_errors,
         drops=counters.drops(),
         nodes=tuple(nodes),
+        names_refused=sum(map(len, refused.values())),
     )

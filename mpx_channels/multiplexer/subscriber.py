@@ -7,10 +7,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from redis.backoff import EqualJitterBackoff
+
 from .callbacks import CALLBACK_ERRORS
 from .exceptions import LinkLost, describe
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
+from .refusals import is_transient
 from .registry import Entry, Listener, Registry
 from .stats import Counters
 from .topology import Node, Topology
@@ -19,6 +22,13 @@ from .wire import Frame, Wire, pack
 __all__ = ["Subscriber", "Subscribers", "Subscription"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
+
+# Seconds between attempts to subscribe to what an ACL forbids grow from one to the other: somebody
+# has to change it, and Redis logs each.
+FORBIDDEN_BACKOFF = (0.1, 5.0)
+# Before a server is called silent it is looked at once more after this time (seconds), so that what
+# arrived while the event loop was busy has been read.
+SECOND_LOOK = 0.01
 
 
 class Subscription(Listener, Protocol):
@@ -44,7 +54,13 @@ class Subscriber:
         alone: bool = True,
     ) -> None:
         self.alone = alone
-        self.registry = Registry(linger)
+        # With jitter, as all processes of a site are refused in the same moment.
+        first, longest = FORBIDDEN_BACKOFF
+        forbidden = EqualJitterBackoff(cap=longest, base=first)
+        put_off = EqualJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
+        self.registry = Registry(
+            linger, forbidden_backoff=forbidden.compute, put_off_backoff=put_off.compute
+        )
         self.link = Link(node, self, options, "subscribing")
         self.subscriptions: set[Subscription] = set()
         self.up = asyncio.Event()
@@ -54,23 +70,29 @@ class Subscriber:
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
-        self._linger_timer: asyncio.TimerHandle | None = None
+        # For whatever comes next: what the registry has due, or the end of our patience.
+        self._timer: asyncio.TimerHandle | None = None
+        # Seconds without an answer to what is unanswered, and since when there was none.
+        self._patience = options.connect_timeout
+        self._waiting_since = 0.0
+        # When we were waiting since, and what was read, when we last became impatient.
+        self._suspected = (-1.0, 0)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # Handles of a loop that ended without a stop() would keep us waiting for ever.
-        self._flush_soon = self._linger_timer = None
+        self._flush_soon = self._timer = None
         self.up = asyncio.Event()
         self.link.start()
 
     async def stop(self) -> None:
         """Close the connection; what is wanted stays wanted."""
         await self.link.stop()
-        for handle in (self._flush_soon, self._linger_timer):
+        for handle in (self._flush_soon, self._timer):
             if handle is not None:
                 handle.cancel()
-        self._flush_soon = self._linger_timer = None
+        self._flush_soon = self._timer = None
         self._loop = None
         self.log.flush()
         self.up.set()  # whoever waits for a connection looks again, and sees the stop
@@ -84,6 +106,11 @@ class Subscriber:
         if self._flush_soon is None and self._loop is not None:
             self._flush_soon = self._loop.call_soon(self._flush)
 
+    def ask_again(self, entry: Entry) -> None:
+        """Somebody waits for a name that Redis refused."""
+        self.registry.ask_again(entry)
+        self.changed()
+
     def tell_late_joiners(self) -> None:
         """Tell those who joined an active name of its activation."""
         for entry, listener in self.registry.late_joiners():
@@ -93,19 +120,54 @@ class Subscriber:
         self._flush_soon = None
         self.tell_late_joiners()
         wire = self._wire
-        if wire is None or wire.paused:
+        if wire is None:
             return
-        commands = self.registry.commands(self.now())
+        now = self.now()
+        if not wire.paused:
+            self._write(wire, now)
+            self._call_at(self.registry.next_due())
+        if self.registry.unanswered:
+            due = self._waiting_since + self._patience
+            self._call_at(due if due > now else now + SECOND_LOOK)
+
+    def _write(self, wire: Wire, now: float) -> None:
+        waiting = self.registry.unanswered
+        commands = self.registry.commands(now)
         if commands:
+            if not waiting:
+                self._waiting_since = now
             wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
-        due = self.registry.next_due()
-        if due is not None and self._linger_timer is None and self._loop is not None:
-            self._linger_timer = self._loop.call_at(due, self._linger_over)
 
-    def _linger_over(self) -> None:
-        self._linger_timer = None
-        self.changed()
+    def _call_at(self, due: float | None) -> None:
+        """Have `_time_over` called then; a call that comes earlier than needed does no harm."""
+        timer = self._timer
+        if due is None or self._loop is None or (timer is not None and timer.when() <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timer = self._loop.call_at(due, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        if self._wire is not None and self._is_silent(self._wire):
+            self._wire.abort(ConnectionLost(f"a command went unanswered for {self._patience} s"))
+        else:
+            self._flush()
+
+    def _is_silent(self, wire: Wire) -> bool:
+        """Whether the server has not answered for too long, whatever else it may have sent.
+
+        That is how a connection looks of which one direction is dead. Every answer counts as a sign
+        of life: the commands of a large resubscription are written at once, and answered one
+        after the other. So time runs from the last answer, or from the first command after
+        Redis had answered everything. What we have not read yet may be an answer, too.
+        """
+        since = self._waiting_since
+        if not self.registry.unanswered or self.now() < since + self._patience:
+            return False
+        suspected, self._suspected = self._suspected, (since, wire.bytes_in)
+        return suspected[0] == since and not wire.behind(suspected[1])
 
     # -- LinkHandler --------------------------------------------------------------------------
 
@@ -135,9 +197,12 @@ class Subscriber:
         self.changed()
 
     def send_ping(self, wire: Wire) -> None:
+        if not self.registry.unanswered:
+            self._waiting_since = self.now()
         self.registry.ping()
         self.counters.commands_out += 1
         wire.write(pack(b"PING"))
+        self._call_at(self._waiting_since + self._patience)
 
     def frames_received(self, frames: Sequence[Frame]) -> None:
         channels = self.registry.channels
@@ -177,11 +242,14 @@ class Subscriber:
 
     def _control(self, frame: list[Frame]) -> None:
         """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""
+        self._waiting_since = self.now()
         if frame[0] == b"pong":
             self.registry.pong()
         elif len(frame) == 3 and isinstance(frame[1], bytes):
             entry = self.registry.confirm(frame[0], frame[1])
             if entry is not None:
+                if entry.refusal is not None:
+                    self._allowed(entry)
                 self._tell_activation(entry)
             elif self.registry.dirty:
                 self.changed()
@@ -194,22 +262,40 @@ class Subscriber:
 
     def _reply(self, frame: Frame) -> None:
         """Take what is no push: the PONG of an idle or RESP3 connection, or an error."""
+        self._waiting_since = self.now()
         if isinstance(frame, Exception):
-            for entry in self.registry.refuse(frame):
-                self.log.error(
-                    "refused",
-                    "%s refused to subscribe to %r: %s",
-                    self.link.node,
-                    entry.text,
-                    frame,
-                )
-                for listener in entry.ears():
-                    listener.refused(entry)
+            self._refused(frame)
             self.changed()
         elif frame == b"PONG":
             self.registry.pong()
         else:
             self._unreadable(frame)
+
+    def _refused(self, error: Exception) -> None:
+        transient = is_transient(error)
+        refused = self.registry.refuse(error, self.now(), transient=transient)
+        if transient:
+            # Whoever waits goes on waiting.
+            if refused:
+                text = "%s put off subscribing to %d names, asking again: %s"
+                self.log.warning("refused", text, self.link.node, len(refused), error)
+            return
+        for entry in refused:
+            self.log.error(
+                "refused",
+                "%s refused to subscribe to %r, asking again now and then: %s",
+                self.link.node,
+                entry.text,
+                error,
+            )
+            for listener in entry.ears():
+                listener.refused(entry)
+
+    def _allowed(self, entry: Entry) -> None:
+        text = "%s subscribed to %r, which it had refused"
+        self.log.info("refused", text, self.link.node, entry.text)
+        self.registry.allowed(entry)
+        self.changed()
 
     def _unreadable(self, frame: Frame) -> None:
         self.counters.dropped_unreadable += 1

@@ -219,7 +219,8 @@ class ChannelSubscription(BaseSubscription):
 
         Waits as long as it takes; bound it with `asyncio.timeout`. Raises `InactiveSubscription`
         if the name was not added, `SubscriptionRefused` if Redis will not have it, and
-        `SubscriptionClosed` if it is removed, or the subscription closed, meanwhile.
+        `SubscriptionClosed` if it is removed, or the subscription closed, meanwhile. A name that
+        was refused stays wanted: Redis is asked again now and then, and whenever somebody waits.
         """
         await self._wait_for(encode_name(name))
 
@@ -227,6 +228,11 @@ class ChannelSubscription(BaseSubscription):
         """The server that has not confirmed `name` yet; empty when it has."""
         key = encode_name(name)
         return () if self.is_active(key) else (self._subscribers.of(key).link.node,)
+
+    def refusal(self, name: str | bytes) -> Exception | None:
+        """Why Redis refused `name` when it was last asked; None if it did not."""
+        entry = self._entries.get(encode_name(name))
+        return entry.refusal if entry is not None else None
 
     def activation(self, name: str | bytes) -> asyncio.Future[None]:
         """As `wait_for_activation`, as a future: for many waits at once, without a task each.
@@ -266,9 +272,9 @@ class ChannelSubscription(BaseSubscription):
             if entry.listeners[self] is False:
                 self._subscribers.of(name).tell_late_joiners()
             waiter.set_result(None)
-        elif entry.refusal is not None:
-            raise _refusal(entry)
         else:
+            if entry.refusal is not None:
+                self._subscribers.of(name).ask_again(entry)
             self._waiters.setdefault(name, []).append(waiter)
         return waiter
 
@@ -317,6 +323,10 @@ class PatternSubscription(BaseSubscription):
         pairs = zip(self._subscribers.all, self._entries, strict=True)
         return tuple(subscriber.link.node for subscriber, entry in pairs if not entry.active)
 
+    def refusal(self) -> Exception | None:
+        """Why a server refused the pattern when it was last asked; None if none did."""
+        return next((entry.refusal for entry in self._entries if entry.refusal is not None), None)
+
     def activation(self) -> asyncio.Future[None]:
         """As `wait_for_activation`, as a future; `forget` it when nobody waits any more."""
         return self._activation(self._name)
@@ -342,14 +352,14 @@ class PatternSubscription(BaseSubscription):
     def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        refused = [entry for entry in self._entries if entry.refusal is not None]
         if self.active:
             for subscriber in self._subscribers.all:
                 subscriber.tell_late_joiners()
             waiter.set_result(None)
-        elif refused:
-            raise _refusal(refused[0])
         else:
+            for subscriber, entry in zip(self._subscribers.all, self._entries, strict=True):
+                if entry.refusal is not None:
+                    subscriber.ask_again(entry)
             self._waiters.setdefault(name, []).append(waiter)
         return waiter
 

@@ -44,6 +44,9 @@ FRAMES_PER_TURN = 1000
 # The same where each frame takes some twenty times as long.
 STREAM_FRAMES_PER_TURN = 50
 
+# A read of so many bytes may have left some in the socket: event loops read up to 250 kB at once.
+LARGE_READ = 128 * 1024
+
 _NOTHING_YET = object()
 
 
@@ -101,7 +104,9 @@ class Wire(asyncio.Protocol):
             raise ConnectionLost("the server closed the connection after the handshake")
         # The stream's protocol stays behind us: `connection.disconnect()` waits on it.
         self._stream = cast("asyncio.StreamReaderProtocol", self._transport.get_protocol())
+        # Frames wait for their turn, by us or by redis-py's stream.
         self._held = False
+        self._last_read = 0
         self._stream_task: asyncio.Task[None] | None = None
         if use_hiredis:
             assert hiredis is not None
@@ -185,12 +190,20 @@ class Wire(asyncio.Protocol):
         # redis-py's complain of what is still open, and so do asyncio's streams: so these last.
         self.connection._reader = self.connection._writer = None
 
+    def behind(self, bytes_in: int) -> bool:
+        """Whether more has arrived than was handled, as far as one can tell from here.
+
+        ``bytes_in``: what was read some turns of the event loop ago.
+        """
+        return self._held or (self.bytes_in != bytes_in and self._last_read >= LARGE_READ)
+
     # -- in: asyncio.Protocol -----------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if self.dropped:
             return  # uvloop reads on while it closes
         self.bytes_in += len(data)
+        self._last_read = len(data)
         if self._reader is None:
             self._stream.data_received(data)
             return
@@ -276,11 +289,16 @@ class Wire(asyncio.Protocol):
                     frame = await self.connection.read_response(
                         disconnect_on_error=False, push_request=True
                     )
-                except redis.exceptions.ResponseError as error:
+                except (
+                    redis.exceptions.ResponseError,
+                    redis.exceptions.BusyLoadingError,  # to redis-py a ConnectionError
+                ) as error:
                     frame = error
                 self.handler.frames_received([frame])
                 if count % STREAM_FRAMES_PER_TURN == 0:
+                    self._held = True
                     await asyncio.sleep(0)
+                    self._held = False
         except Exception as error:
             # Also what a parser raises when it reads nonsense, such as ValueError.
             self._lost(error)

@@ -10,7 +10,12 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer, PlainChannel
-from mpx_channels.multiplexer import CommandRefused, NotConnected, SubscriptionRefused
+from mpx_channels.multiplexer import (
+    CommandRefused,
+    NotConnected,
+    SubscriptionClosed,
+    SubscriptionRefused,
+)
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy
 
@@ -251,6 +256,109 @@ async def test_a_cancelled_join_is_no_join(make_layer: MakeLayer, proxy: Proxy) 
         await asyncio.wait_for(layer.group_add("room", channel), 0.05)
     proxy.thaw()
     assert layer.stats().groups == 0
+
+
+JOINS = ["group_add", "channel_add", "pattern_add", "group_pattern_add"]
+
+
+async def joining(layer: MpxChannelLayer, add: str, channel: str, times: int) -> list[Any]:
+    """Tasks that join one name, all at once, and wait for Redis."""
+    tasks = [asyncio.create_task(getattr(layer, add)("room", channel)) for _ in range(times)]
+    hub = layer._hubs[asyncio.get_running_loop()]
+    await eventually(
+        lambda: (
+            [each.waiting for topics in hub._all_topics() for each in topics.tentative.values()]
+            == [times]
+        )
+    )
+    return tasks
+
+
+async def publish(layer: MpxChannelLayer, add: str) -> None:
+    if add.startswith("group"):
+        await layer.group_send("room", {"type": "x"})
+    else:
+        hub = layer._hubs[asyncio.get_running_loop()]
+        await hub.multiplexer.publish("room", b"x")
+
+
+@pytest.mark.parametrize("add", JOINS)
+async def test_a_cancelled_join_takes_no_other_along(
+    make_layer: MakeLayer, proxy: Proxy, other_layer: MpxChannelLayer, add: str
+) -> None:
+    layer = make_layer(hosts=[proxy.url])
+    channel = await layer.new_channel()
+    await other_layer.new_channel()
+    proxy.to_server.freeze()
+    first, second, third = await joining(layer, add, channel, 3)
+    first.cancel()
+    await asyncio.wait([first])
+    proxy.thaw()
+    await asyncio.gather(second, third)
+    assert first.cancelled()
+    await publish(other_layer, add)
+    assert (await layer.receive(channel))["type"] in ("x", "channel.message", "pattern.message")
+    assert await receives_nothing(layer, channel)
+
+
+async def test_joins_that_all_end_in_vain_are_no_join(make_layer: MakeLayer, proxy: Proxy) -> None:
+    layer = make_layer(hosts=[proxy.url])
+    channel = await layer.new_channel()
+    proxy.to_server.freeze()
+    tasks = await joining(layer, "group_add", channel, 2)
+    for number, task in enumerate(tasks):
+        assert layer.stats().memberships == 1, number
+        task.cancel()
+        await asyncio.wait([task])
+    assert layer.stats().groups == 0
+    proxy.thaw()
+
+
+async def test_a_cancelled_join_does_not_undo_what_came_after_it(
+    make_layer: MakeLayer, proxy: Proxy
+) -> None:
+    layer = make_layer(hosts=[proxy.url])
+    channel = await layer.new_channel()
+    proxy.to_server.freeze()
+    (first,) = await joining(layer, "group_add", channel, 1)
+    # It left, and joins anew: of that the first knows nothing.
+    await layer.group_discard("room", channel)
+    second = asyncio.create_task(layer.group_add("room", channel))
+    await eventually(lambda: layer.stats().memberships == 1)
+    with pytest.raises(SubscriptionClosed):
+        await first
+    proxy.thaw()
+    await second
+    assert layer.stats().memberships == 1
+
+
+async def test_a_join_that_is_cancelled_when_it_is_confirmed(
+    make_layer: MakeLayer, proxy: Proxy
+) -> None:
+    """Another join finds the group live before the first one's task gets its turn."""
+    layer = make_layer(hosts=[proxy.url])
+    channel = await layer.new_channel()
+    proxy.to_server.freeze()
+    (first,) = await joining(layer, "group_add", channel, 1)
+    hub = layer._hubs[asyncio.get_running_loop()]
+    joined = []
+
+    def on_activation(name: str) -> None:
+        first.cancel()
+        join = layer.group_add("room", channel)
+        try:
+            join.send(None)
+        except StopIteration:
+            joined.append(name)
+
+    listener = hub.multiplexer.new_channel_subscription(print, None, on_activation)
+    listener.add(hub.names.group("room"))
+    proxy.thaw()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    assert joined
+    assert layer.stats().memberships == 1
+    assert not hub.groups.tentative
 
 
 async def test_what_an_acl_forbids_is_said(

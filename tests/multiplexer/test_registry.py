@@ -22,6 +22,9 @@ from mpx_channels.multiplexer import registry as registry_module
 from mpx_channels.multiplexer.registry import CHANNEL, PATTERN, Command, Entry, Kind, Registry
 
 REFUSED = Exception("NOPERM")
+BUSY = Exception("BUSY")
+# Longer than any wait for the next attempt.
+LONG = 10.0
 
 
 class Ear:
@@ -51,6 +54,8 @@ def confirm_all(registry: Registry, commands: list[Command]) -> None:
         verb = kind.confirmed if command.subscribe else kind.unconfirmed
         for name in command.words[1:]:
             entry = registry.confirm(verb, name)
+            if entry is not None and entry.refusal is not None:
+                registry.allowed(entry)
             for listener in entry.untold() if entry is not None else ():
                 listener.activated(entry)
 
@@ -250,7 +255,7 @@ def test_a_forgotten_name_does_not_take_its_successor_along(registry: Registry, 
 def test_a_refused_name_does_not_take_its_successor_along(registry: Registry, ear: Ear) -> None:
     entries = [registry.add(CHANNEL, name, ear) for name in (b"a", b"b")]
     registry.commands(0)
-    registry.refuse(REFUSED)
+    registry.refuse(REFUSED, 0)
     registry.remove(entries[0], ear, 0)
     successor = registry.add(CHANNEL, b"a", ear)
     confirm_all(registry, registry.commands(0))
@@ -275,15 +280,16 @@ def test_a_refused_batch_is_asked_for_name_by_name(registry: Registry, ear: Ear)
     for name in (b"a", b"secret", b"b"):
         registry.add(CHANNEL, name, ear)
     registry.commands(0)
-    assert registry.refuse(REFUSED) == []
+    assert registry.refuse(REFUSED, 0) == []
     assert registry.dirty
     alone = registry.commands(0)
     assert words(alone) == [(b"SUBSCRIBE", b"a"), (b"SUBSCRIBE", b"secret"), (b"SUBSCRIBE", b"b")]
     confirm_all(registry, alone[:1])
-    (refused,) = registry.refuse(REFUSED)
+    (refused,) = registry.refuse(REFUSED, 0)
     confirm_all(registry, alone[2:])
     assert refused.text == "secret"
     assert refused.refusal is REFUSED
+    assert registry.refused() == [refused]
     assert ear.activations == ["a", "b"]
     assert registry.commands(0) == []
 
@@ -293,20 +299,145 @@ def test_a_refused_name_is_asked_for_again_by_the_next_listener(
 ) -> None:
     entry = registry.add(CHANNEL, b"a", ear)
     registry.commands(0)
-    registry.refuse(REFUSED)
+    registry.refuse(REFUSED, 0)
     registry.add(CHANNEL, b"a", Ear())
     commands = registry.commands(0)
     assert words(commands) == [(b"SUBSCRIBE", b"a")]
-    assert entry.refusal is None
     confirm_all(registry, commands)
+    assert entry.refusal is None
     assert ear.activations == ["a"]
+
+
+def test_a_refused_name_is_asked_for_again_ever_more_rarely(registry: Registry, ear: Ear) -> None:
+    entry = registry.add(CHANNEL, b"a", ear)
+    registry.commands(0)
+    waits = []
+    for _ in range(100):
+        assert registry.refuse(REFUSED, 0) == [entry]
+        due = registry.next_due()
+        assert due is not None
+        assert registry.commands(due - 0.001) == []
+        assert words(registry.commands(due)) == [(b"SUBSCRIBE", b"a")]
+        waits.append(due)
+    assert waits == sorted(waits)
+    assert 0 < waits[0] < 1 < waits[-1] < LONG
+    confirm_all(registry, [Command(CHANNEL, True, [entry])])
+    assert ear.activations == ["a"]
+    assert registry.next_due() is None
+
+
+def test_a_refused_name_that_nobody_wants_any_more_is_not_asked_for(
+    registry: Registry, ear: Ear
+) -> None:
+    entry = registry.add(CHANNEL, b"a", ear)
+    registry.commands(0)
+    registry.refuse(REFUSED, 0)
+    registry.remove(entry, ear, 0)
+    assert registry.next_due() is None
+    assert registry.commands(LONG) == []
+    assert not registry.channels
+
+
+def test_whoever_waits_for_a_refused_name_has_it_asked_for_at_once(
+    registry: Registry, ear: Ear
+) -> None:
+    entry = registry.add(CHANNEL, b"a", ear)
+    registry.commands(0)
+    registry.refuse(REFUSED, 0)
+    for _ in range(2):
+        registry.ask_again(entry)
+    assert words(registry.commands(0)) == [(b"SUBSCRIBE", b"a")]
+    registry.ask_again(entry)
+    assert registry.commands(LONG) == []  # it is on its way
+
+
+def test_of_many_refused_names_some_are_asked_for_until_one_is_allowed(
+    registry: Registry, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MOST_ALONE", 2)
+    registry = Registry()
+    names = [b"%d" % number for number in range(7)]
+    for name in names:
+        registry.add(CHANNEL, name, ear)
+    registry.commands(0)
+    registry.refuse(REFUSED, 0)
+    for _ in registry.commands(0):
+        registry.refuse(REFUSED, 0)
+    asked = []
+    now = 0.0
+    for _ in range(7):
+        now += LONG
+        for command in registry.commands(now):
+            (entry,) = command.entries
+            asked.append(entry.name)
+            registry.refuse(REFUSED, now)
+    assert asked == names * 2  # all in turn, two at a time
+    now += LONG
+    commands = registry.commands(now)
+    assert [command.words[1:] for command in commands] == [(b"0",), (b"1",)]
+    confirm_all(registry, commands[:1])
+    registry.refuse(REFUSED, now)
+    together = registry.commands(now)
+    assert words(together) == [(b"SUBSCRIBE", b"2", b"3", b"4", b"5", b"6")]
+    # Those of them that are allowed do not have the others asked for again and again.
+    registry.refuse(REFUSED, now)
+    alone = registry.commands(now)
+    assert len(alone) == 5
+    registry.refuse(REFUSED, now)
+    confirm_all(registry, alone[1:])
+    assert registry.commands(now) == []
+    assert ear.activations == ["0", "3", "4", "5", "6"]
+    assert [entry.text for entry in registry.refused()] == ["1", "2"]
+
+
+def test_what_redis_puts_off_is_asked_for_again_together(
+    registry: Registry, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "CHUNK", 2)
+    registry = Registry()
+    entries = [registry.add(CHANNEL, name, ear) for name in (b"a", b"b", b"c")]
+    registry.commands(0)
+    refused = [entry for _ in range(2) for entry in registry.refuse(BUSY, 0, transient=True)]
+    assert refused == registry.refused() == entries
+    assert all(entry.refusal is BUSY for entry in entries)
+    registry.ask_again(entries[0])  # it is asked for soon, whoever comes
+    registry.add(CHANNEL, b"a", Ear())
+    assert registry.commands(0) == []
+    # As much as tells whether Redis is still busy; then the rest.
+    for _ in range(2):
+        due = registry.next_due()
+        assert due is not None
+        commands = registry.commands(due)
+        assert [len(command.entries) for command in commands] == [2]
+        registry.refuse(BUSY, due, transient=True)
+    confirm_all(registry, registry.commands(LONG))
+    confirm_all(registry, registry.commands(LONG))
+    assert sorted(ear.activations) == ["a", "b", "c"]
+    assert registry.refused() == []
+    assert registry.next_due() is None
+
+
+def test_an_unsubscribe_that_redis_puts_off_is_sent_again(registry: Registry, ear: Ear) -> None:
+    entry = registry.add(CHANNEL, b"a", ear)
+    confirm_all(registry, registry.commands(0))
+    registry.remove(entry, ear, 0)
+    registry.commands(0)
+    assert registry.refuse(BUSY, 0, transient=True) == registry.refused() == []
+    # Whoever comes meanwhile finds it there.
+    registry.add(CHANNEL, b"a", ear)
+    assert [(each.text, who) for each, who in registry.late_joiners()] == [("a", ear)]
+    registry.remove(entry, ear, 0)
+    commands = registry.commands(LONG)
+    assert words(commands) == [(b"UNSUBSCRIBE", b"a")]
+    confirm_all(registry, commands)
+    assert not registry.channels
 
 
 def test_a_refused_name_without_listeners_is_forgotten(registry: Registry, ear: Ear) -> None:
     entry = registry.add(CHANNEL, b"a", ear)
     registry.commands(0)
     registry.remove(entry, ear, 0)
-    registry.refuse(REFUSED)
+    registry.refuse(REFUSED, 0)
     registry.commands(0)
     assert not registry.channels
 
@@ -316,13 +447,13 @@ def test_a_refused_unsubscribe_is_let_be(registry: Registry, ear: Ear) -> None:
     confirm_all(registry, registry.commands(0))
     registry.remove(entry, ear, 0)
     registry.commands(0)
-    assert registry.refuse(REFUSED) == []
+    assert registry.refuse(REFUSED, 0) == []
     assert not registry.channels
     assert registry.commands(0) == []
 
 
 def test_an_error_out_of_the_blue_changes_nothing(registry: Registry) -> None:
-    assert registry.refuse(REFUSED) == []
+    assert registry.refuse(REFUSED, 0) == []
 
 
 def test_answers_to_pings_come_in_their_turn(registry: Registry, ear: Ear) -> None:
@@ -333,7 +464,7 @@ def test_answers_to_pings_come_in_their_turn(registry: Registry, ear: Ear) -> No
     registry.pong()
     confirm_all(registry, [command])
     assert entry.active
-    assert registry.refuse(REFUSED) == []  # that was the PING
+    assert registry.refuse(REFUSED, 0) == []  # that was the PING
     registry.add(CHANNEL, b"b", ear)
     confirm_all(registry, registry.commands(0))
     assert ear.activations == ["a", "b"]
@@ -404,9 +535,10 @@ class Redis:
         self.arriving: deque[Command | None] = deque()  # None is a PING
         self.replies: deque[Reply] = deque()
         self.subscribed: set[tuple[Kind, bytes]] = set()
+        self.now = 0.0
 
-    def process(self, forbidden: set[bytes]) -> None:
-        """Take the next command; one forbidden name refuses all of it."""
+    def process(self, forbidden: set[bytes], busy: bool) -> None:
+        """Take the next command; one forbidden name refuses all of it, being busy everything."""
         command = self.arriving.popleft()
         if command is None:
             self.replies.append(lambda registry: registry.pong())
@@ -414,8 +546,11 @@ class Redis:
         verb, *names = command.words
         kind = CHANNEL if verb in (b"SUBSCRIBE", b"UNSUBSCRIBE") else PATTERN
         unsubscribe = verb.endswith(b"UNSUBSCRIBE")
+        if busy:
+            self.replies.append(partial(Registry.refuse, error=BUSY, now=self.now, transient=True))
+            return
         if forbidden.intersection(names) and not unsubscribe:
-            self.replies.append(lambda registry: registry.refuse(REFUSED))
+            self.replies.append(partial(Registry.refuse, error=REFUSED, now=self.now))
             return
         for name in names:
             if unsubscribe:
@@ -434,6 +569,7 @@ class World:
         self.now = 0.0
         self.redis: Redis | None = Redis()
         self.forbidden: set[bytes] = set()
+        self.busy = False
         # What is wanted, and the entries in the listeners' hands.
         self.wanted: dict[Wish, Entry] = {}
         # How often each listener was told since it came, or since the last break.
@@ -474,16 +610,19 @@ class World:
 
     def process(self) -> None:
         if self.redis is not None and self.redis.arriving:
-            self.redis.process(self.forbidden)
+            self.redis.now = self.now
+            self.redis.process(self.forbidden, self.busy)
 
     def receive(self) -> None:
         if self.redis is not None and self.redis.replies:
             answer = self.redis.replies.popleft()(self.registry)
             if isinstance(answer, Entry):
+                if answer.refusal is not None:
+                    self.registry.allowed(answer)
                 for listener in answer.untold():
                     self.tell(answer, listener)
             for entry in answer if isinstance(answer, list) else ():
-                assert entry.refusal is REFUSED
+                assert entry.refusal in (REFUSED, BUSY)
 
     def answer(self) -> None:
         """Redis processes everything, and all its replies arrive."""
@@ -527,15 +666,20 @@ class World:
             self.connect_or_break()
         redis = self.redis
         assert redis is not None
-        self.now += 2 * self.registry.linger
-        self.flush()
-        for _ in range(10):
-            self.answer()
+        self.busy = False
+        for _ in range(5):
+            # Past the linger, and past the wait for the next attempt.
+            self.now += LONG
             self.flush()
-            if not redis.arriving:
-                break
-        else:
-            raise AssertionError("it never comes to rest")
+            for _ in range(10):
+                self.answer()
+                self.flush()
+                if not redis.arriving:
+                    break
+            else:
+                raise AssertionError("it never comes to rest")
+            if self.registry.next_due() is None:
+                break  # nothing was refused
         self.check()
         wanted = {(kind, name) for kind, name, _ in self.wanted}
         tables = {
@@ -545,13 +689,15 @@ class World:
         }
         assert set(tables) == wanted, "names were left behind"
         refused = {key for key, entry in tables.items() if entry.refusal is not None}
+        assert refused == {(entry.kind, entry.name) for entry in self.registry.refused()}
+        assert {name for _, name in refused} <= self.forbidden
         assert redis.subscribed == wanted - refused
         for kind, name, ear in self.wanted:
             heard = (kind, name) not in refused
             assert tables[kind, name].active is heard
             assert self.told[kind, name, ear] == heard, "not told once of an activation"
         assert not self.registry.dirty
-        assert self.registry.next_due() is None
+        assert (self.registry.next_due() is not None) is bool(refused)
 
 
 @pytest.fixture
@@ -621,6 +767,10 @@ class RegistryMachine(RuleBasedStateMachine):
     def change_permission(self, data: st.DataObject) -> None:
         _, name, _ = data.draw(st.sampled_from(self.wishes))
         self.world.forbidden ^= {name}
+
+    @rule()
+    def change_state(self) -> None:
+        self.world.busy = not self.world.busy
 
     @rule()
     def settle(self) -> None:

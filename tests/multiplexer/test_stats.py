@@ -126,6 +126,26 @@ async def test_messages_that_nobody_listens_to_any_more(mpx: Multiplexer) -> Non
     assert recorder.messages == []
 
 
+async def test_names_that_redis_refuses(
+    new_multiplexer: NewMultiplexer, restricted_url: str
+) -> None:
+    async with new_multiplexer(restricted_url) as mpx:
+        sub = mpx.new_channel_subscription()
+        sub.add("allowed", "secret")
+        pattern = mpx.new_pattern_subscription("*")
+        await eventually(lambda: mpx.stats().names_refused == 2)
+        (node,) = mpx.stats().nodes
+        assert node.names_refused == 2
+        assert node.refusal is not None
+        assert "permissions" in node.refusal
+        assert node.last_error is None
+        pattern.close()
+        sub.remove("secret")
+        await sub.wait_for_activation("allowed")
+        (node,) = mpx.stats().nodes
+        assert (mpx.stats().names_refused, node.names_refused, node.refusal) == (0, 0, None)
+
+
 async def test_callbacks_that_raise_are_counted(mpx: Multiplexer) -> None:
     def fail(*arguments: object) -> None:
         raise ValueError("on purpose")

@@ -70,7 +70,7 @@ def _as_bytes(config: LayerConfig) -> Iterable[bytes]:
 
 
 async def check_processes(exam: Examination) -> list[Finding]:
-    """The other processes: all answer, and none has met what it cannot read."""
+    """The processes: all answer, have read all that came, and hear what they want to hear."""
     layer = exam.session.layer
     stats = await layer.cluster_stats()
     others = [each for each in stats.processes if each.process_id != layer.process_id]
@@ -101,6 +101,17 @@ async def check_processes(exam: Examination) -> list[Finding]:
                 "serializer_format, or a clock that is wrong.",
                 "Give all processes the same symmetric_encryption_keys and serializer_format, and "
                 "restart those that have older ones. The counts end with the processes.",
+            )
+        )
+    refused = [each for each in stats.processes if each.names_refused]
+    if refused:
+        counts = ", ".join(f"{_where(each)} ({each.names_refused:,})" for each in refused)
+        findings.append(
+            problem(
+                f"Redis refuses names that {_number(refused)} subscribed to: {counts}; "
+                f"{refused[0].refusal}",
+                "Their consumers hear nothing there. They ask again, every few seconds.",
+                "See 'ACL permissions': let the layer's user subscribe to all names of the prefix.",
             )
         )
     if not findings:

@@ -48,10 +48,21 @@ class Topic:
                 mailbox.memberships = [self]
             else:
                 mailbox.memberships.append(self)
+        elif self.live and self.owner.tentative:
+            self.owner.tentative.pop((self.name, channel), None)
 
     def leave(self, mailbox: Mailbox) -> None:
         """Make a channel no member."""
         self.owner.leave(self.name, mailbox)
+
+
+class Tentative:
+    """A membership that stands if one of the joins that wait for it comes to a good end."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting = 0
 
 
 class Topics(Part):
@@ -65,6 +76,8 @@ class Topics(Part):
     def __init__(self, context: Context, observer: Observer) -> None:
         self.context = context
         self.topics: dict[str, Topic] = {}
+        # By the topic's name and the channel.
+        self.tentative: dict[tuple[str, str], Tentative] = {}
         self._observer = observer
 
     def public(self, name: str) -> str:
@@ -72,7 +85,10 @@ class Topics(Part):
         return name
 
     async def join(self, name: str, mailbox: Mailbox) -> None:
-        """Make a channel a member; returns once Redis has confirmed, or undoes it and raises."""
+        """Make a channel a member; returns once Redis has confirmed, or undoes it and raises.
+
+        It is not undone while another join of the same channel still waits.
+        """
         topic = self.topics.get(name)
         known = topic is not None and mailbox.channel in topic.members
         topic = self.enter(name, mailbox)
@@ -80,12 +96,22 @@ class Topics(Part):
             if mailbox.hooks is not None and not known:
                 self._observer.went_live(topic, (mailbox,))
             return
+        key = (name, mailbox.channel)
+        if not known:
+            self.tentative[key] = Tentative()
+        tentative = self.tentative.get(key)
+        if tentative is not None:
+            tentative.waiting += 1
         try:
             await self.context.confirmations.wait(self, name)
         except BaseException:
-            if not known:
-                self.leave(name, mailbox)
+            if tentative is not None:
+                tentative.waiting -= 1
+                if not tentative.waiting and self.tentative.get(key) is tentative:
+                    self.leave(name, mailbox)
             raise
+        if tentative is not None and self.tentative.get(key) is tentative:
+            del self.tentative[key]
 
     def enter(self, name: str, mailbox: Mailbox) -> Topic:
         """Make a channel a member; messages come once the topic is live."""
@@ -100,6 +126,8 @@ class Topics(Part):
         topic = self.topics.get(name)
         if topic is None or topic.members.pop(mailbox.channel, None) is None:
             return False
+        if self.tentative:
+            self.tentative.pop((name, mailbox.channel), None)
         if mailbox.memberships is not None:
             mailbox.memberships.remove(topic)
         if not topic.members:
@@ -126,6 +154,7 @@ class Topics(Part):
 
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
+        self.tentative.clear()
         for name in list(self.topics):
             del self.topics[name]
             self._unsubscribe(name, at_once=True)
@@ -138,6 +167,10 @@ class Topics(Part):
 
     def pending(self, name: str) -> tuple[Node, ...]:
         """The servers that have not confirmed the name."""
+        raise NotImplementedError
+
+    def refusal(self, name: str) -> Exception | None:
+        """Why Redis refused the name when it was last asked; None if it did not."""
         raise NotImplementedError
 
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
@@ -181,6 +214,9 @@ class ChannelTopics(Topics):
     def pending(self, name: str) -> tuple[Node, ...]:
         return self._subscription.pending(name)
 
+    def refusal(self, name: str) -> Exception | None:
+        return self._subscription.refusal(name)
+
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
         self._subscription.forget(name, activation)
 
@@ -211,6 +247,10 @@ class PatternTopics(Topics):
     def pending(self, name: str) -> tuple[Node, ...]:
         subscription = self._subscriptions.get(name)
         return subscription.pending() if subscription is not None else ()
+
+    def refusal(self, name: str) -> Exception | None:
+        subscription = self._subscriptions.get(name)
+        return subscription.refusal() if subscription is not None else None
 
     def forget(self, name: str, activation: asyncio.Future[None]) -> None:
         subscription = self._subscriptions.get(name)

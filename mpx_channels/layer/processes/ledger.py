@@ -215,6 +215,7 @@ def counts_of(stats: LayerStats) -> LayerStats:
             names_confirmed=0,
             patterns=0,
             listeners=0,
+            names_refused=0,
             nodes=(),
         ),
     )

@@ -83,6 +83,8 @@ class ProcessStats:
       `MultiplexerStats` ``queue_full``, ``backlog_full``, ``backlog_timeout``, ``unreadable``.
     - ``gaps``: how often a channel may have missed messages because the link broke.
     - ``reconnects``: subscribing connections after the first.
+    - ``names_refused``: names and patterns that it wants to hear, and that Redis refused when it
+      was last asked, for lack of a permission mostly; ``refusal``: why it refused one of them.
     - ``round_trip``: seconds from a PING of that process to Redis' answer; None if it had none.
     """
 
@@ -105,6 +107,8 @@ class ProcessStats:
     drops: Mapping[str, int] = field(default_factory=dict)
     gaps: int = 0
     reconnects: int = 0
+    names_refused: int = 0
+    refusal: str = ""
     round_trip: float | None = None
 
     @property
@@ -139,6 +143,8 @@ class ProcessStats:
             drops=drops,
             gaps=stats.gaps,
             reconnects=engine.reconnects,
+            names_refused=engine.names_refused,
+            refusal=next((node.refusal for node in engine.nodes if node.refusal), ""),
             round_trip=round_trip,
         )
 
@@ -158,7 +164,8 @@ class ProcessStats:
         if not known.get("process_id"):
             return None
         known["process_id"] = printable(known["process_id"])
-        known["host"] = printable(known.get("host", ""))
+        for text in ("host", "refusal"):
+            known[text] = printable(known.get(text, ""))
         known["drops"] = counts(known.get("drops"))
         return cls(**known)
 

@@ -1,0 +1,97 @@
+"""What Redis refused to subscribe to, and when to ask for it again. Knows no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from itertools import islice
+from typing import Generic, TypeVar
+
+import redis.exceptions
+
+__all__ = ["Refused", "doubling", "is_transient"]
+
+Name = TypeVar("Name", bound=Hashable)
+
+# What says "not now" rather than "not you". redis-py has classes for these, without the first word
+# of the error's text; a class that it does not have leaves the text as it was.
+_TRANSIENT_CLASSES = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+_TRANSIENT_WORDS = {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN"}
+
+# Beyond this many attempts in a row the wait is at its longest anyway; 2**n must stay a float.
+_MOST_ATTEMPTS = 64
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether Redis refuses only for as long as it is in some state, such as ``-BUSY``."""
+    return isinstance(error, _TRANSIENT_CLASSES) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
+
+
+def doubling(attempts: int) -> float:
+    """A wait that doubles with each attempt in vain, up to some seconds."""
+    return min(5.0, 0.1 * 2.0**attempts)
+
+
+class Refused(Generic[Name]):
+    """Names that wait to be asked for again, the longest waiting first.
+
+    - ``backoff``: from the number of attempts in vain to seconds until the next.
+    - ``most``: names per attempt. One that Redis has again will not be the only one, so a few do
+      to find out, and then `release` has all of them asked for.
+    """
+
+    def __init__(self, backoff: Callable[[int], float], most: int) -> None:
+        self.due: float | None = None
+        self._backoff = backoff
+        self._most = most
+        self._attempts = 0
+        self._names: dict[Name, None] = {}
+
+    def __contains__(self, name: Name) -> bool:
+        return name in self._names
+
+    def add(self, name: Name, now: float) -> None:
+        """Redis refused this name now."""
+        self._names[name] = None
+        if self.due is None:
+            self.due = now + self._backoff(self._attempts)
+
+    def discard(self, name: Name) -> None:
+        """Nobody wants this name any more, or it is asked for by other means."""
+        self._names.pop(name, None)
+        if not self._names:
+            self.due = None
+
+    def take(self, now: float) -> list[Name]:
+        """Those to be asked for now; what is refused again comes back by `add`."""
+        if self.due is None or self.due > now:
+            return []
+        self._attempts = min(self._attempts + 1, _MOST_ATTEMPTS)
+        taken = list(islice(self._names, self._most))
+        for name in taken:
+            del self._names[name]
+        self.due = now + self._backoff(self._attempts) if self._names else None
+        return taken
+
+    def release(self) -> list[Name]:
+        """Redis has one of these again: all others, if none were released since the last attempt.
+
+        Else a server that has some names and not the others would be asked for all of the latter
+        with each of the former.
+        """
+        if not self._attempts:
+            return []
+        released = list(self._names)
+        self.clear()
+        return released
+
+    def clear(self) -> None:
+        """Forget all of them, and how often they were asked for."""
+        self._names.clear()
+        self.due = None
+        self._attempts = 0
