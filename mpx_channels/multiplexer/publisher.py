@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 
 from .exceptions import (
     BacklogFull,
@@ -18,19 +19,24 @@ from .exceptions import (
 from .link import Link, LinkOptions, describe
 from .logs import LimitedLog
 from .stats import Counters
+from .subscriber import Subscriber
 from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
-__all__ = ["LONGEST_BLOCK", "Publisher", "Publishers"]
+__all__ = ["LAST_ANSWERS", "LONGEST_BLOCK", "Publisher", "Publishers"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
 # So many commands go out before the end of the turn: the server works while we pack the rest.
 WRITE_AT_ONCE = 64
+# Bytes; beyond that each goes alone. When a link breaks, those of one write share their fate.
+LARGEST_WRITE = 262_144
 # Seconds; more silence than this after a blocking command, and the connection counts as dead.
 LONGEST_BLOCK = 10.0
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
+# Seconds for what came in while the event loop was blocked: it is read in the next turn.
+NEXT_TURN = 0.001
 
 
 class Publisher:
@@ -38,8 +44,9 @@ class Publisher:
 
     What is submitted in one turn of the loop leaves in one write, in order; replies come in the
     same order. A command that was written when the link breaks fails with `ConnectionLost`: it
-    may have run, so it is never sent twice. One that was not written waits for the next
-    connection, for at most ``backlog_timeout`` seconds and behind at most ``max_backlog`` others.
+    may have run, so it is never sent twice. One that was not written, of which the kernel took
+    nothing, waits for the next connection, for at most ``backlog_timeout`` seconds and behind at
+    most ``max_backlog`` others. See `follow` for what else it waits for.
     """
 
     def __init__(
@@ -64,38 +71,59 @@ class Publisher:
         # Not written yet: the command, who waits, and when it must have been written.
         self._backlog: deque[tuple[bytes, asyncio.Future[Frame], float]] = deque()
         self._backlog_timer: asyncio.TimerHandle | None = None
-        # To be written at the end of this turn.
+        # To be written at the end of this turn; and when, if it comes from the backlog.
         self._batch: list[bytes] = []
+        self._batch_due: float | None = None
+        # The last write, as long as the kernel has not taken all of it, and when it was due.
+        self._stuck: list[bytes] = []
+        self._stuck_due: float | None = None
         # Written, in order; None stands for a PING of ours.
         self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
-        self._answered = 0
+        # When the oldest of these was written, or the last answer came.
+        self._silent_since = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
+        self._subscriber: Subscriber | None = None
+        # A connection that is to be used when the subscriber has its names back, or after that.
+        self._held: Wire | None = None
+        self._release_timer: asyncio.TimerHandle | None = None
+        self._link_was_lost = False
 
     @property
     def waiting(self) -> int:
         """How many commands wait for a connection."""
         return len(self._backlog)
 
+    def follow(self, subscriber: Subscriber) -> None:
+        """After a reconnect, send nothing before this subscriber has its names back.
+
+        When a server is back, whoever sends may be there before those who listen, and what has
+        waited would go out to nobody. It waits for them for ``backlog_timeout`` seconds at most.
+        """
+        self._subscriber = subscriber
+        subscriber.on_restored.append(self._subscriber_restored)
+
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # What a loop that ended without a stop() has left.
-        self._backlog_timer = self._watchdog = None
+        self._backlog_timer = self._watchdog = self._release_timer = self._held = None
+        self._link_was_lost = False
         self._backlog.clear()
         self.link.start()
 
-    async def stop(self) -> None:
-        """Let out what was submitted, wait shortly for the answers, and close."""
+    async def stop(self, timeout: float = LAST_ANSWERS) -> None:
+        """Let out what was submitted, wait so many seconds for the answers, and close."""
+        self._release()
         if self._wire is not None and self._loop is not None:
             self._write_batch()
             waiting = [future for future in self._unanswered if future is not None]
             if waiting:
-                await asyncio.wait(waiting, timeout=LAST_ANSWERS)
+                await asyncio.wait(waiting, timeout=timeout)
         await self.link.stop()
-        for timer in (self._backlog_timer, self._watchdog):
+        for timer in (self._backlog_timer, self._watchdog, self._release_timer):
             if timer is not None:
                 timer.cancel()
-        self._backlog_timer = self._watchdog = None
+        self._backlog_timer = self._watchdog = self._release_timer = None
         self._loop = None
         self._log.flush()
         while self._backlog:
@@ -127,26 +155,47 @@ class Publisher:
         return future
 
     def _write_batch(self) -> None:
-        wire, batch = self._wire, self._batch
+        wire, batch = self._wire or self._held, self._batch
         if not batch or wire is None or wire.closed.done():
             return
-        wire.write(b"".join(batch))
+        if len(self._unanswered) == len(batch):
+            self._silent_since = monotonic()
+        data = b"".join(batch)
         self._counters.commands_out += len(batch)
+        if len(data) > LARGEST_WRITE and len(batch) > 1:
+            self._write_one_by_one(wire, batch)
+        else:
+            wire.write(data)
+            if wire.paused:
+                self._stuck, self._stuck_due = batch.copy(), self._batch_due
         batch.clear()
         if self._watchdog is None and self._loop is not None:
-            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
+            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch)
 
-    def _take_back_batch(self) -> None:
-        """What was not written before the link broke has its chance with the next one."""
-        if self._batch and self._loop is not None:
-            due = self._loop.time() + self._backlog_timeout
-            for command in reversed(self._batch):
-                future = self._unanswered.pop()
-                if future is not None and not future.done():
-                    self._backlog.appendleft((command, future, due))
-            if self._backlog and self._backlog_timer is None:
-                self._backlog_timer = self._loop.call_at(due, self._expire_backlog)
-        self._batch.clear()
+    def _write_one_by_one(self, wire: Wire, batch: list[bytes]) -> None:
+        for number, command in enumerate(batch, 1):
+            wire.write(command)
+            if wire.paused:
+                self._stuck, self._stuck_due = [command], self._batch_due
+                self._counters.commands_out -= len(batch) - number
+                self._take_back(batch[number:], self._batch_due)
+                break
+
+    def _take_back(self, commands: list[bytes], due: float | None) -> None:
+        """These are the last that were to be written, and wait for another chance."""
+        loop = self._loop
+        if not commands or loop is None:
+            return
+        if due is None:
+            due = loop.time() + self._backlog_timeout
+        if self._backlog:
+            due = min(due, self._backlog[0][2])  # they were there before these
+        for command in reversed(commands):
+            future = self._unanswered.pop()
+            if future is not None and not future.done():
+                self._backlog.appendleft((command, future, due))
+        if self._backlog and self._backlog_timer is None:
+            self._backlog_timer = loop.call_at(self._backlog[0][2], self._expire_backlog)
 
     def _wait_for_link(
         self, loop: asyncio.AbstractEventLoop, command: bytes, future: asyncio.Future[Frame]
@@ -165,6 +214,7 @@ class Publisher:
         loop = self._loop
         if loop is None:
             return
+        self._release()  # rather go out to nobody than fail
         now = loop.time()
         while self._backlog and self._backlog[0][2] <= now:
             _, future, _ = self._backlog.popleft()
@@ -184,31 +234,68 @@ class Publisher:
         error = self.link.last_error
         return f": {describe(error)}" if error is not None else ""
 
-    def _watch(self, answered: int) -> None:
+    def _watch(self, looked: float | None = None) -> None:
         """A server that answers nothing for the reply timeout is taken for dead."""
         self._watchdog = None
-        if not self._unanswered or self._loop is None or self._wire is None:
+        loop, wire, since = self._loop, self._wire, self._silent_since
+        if not self._unanswered or loop is None or wire is None:
             return
-        if answered == self._answered:
-            self._wire.abort(ConnectionLost(f"no reply in {self._reply_timeout} s"))
+        left = since + self._reply_timeout - monotonic()
+        if left > 0:
+            self._watchdog = loop.call_later(left, self._watch)
+        elif looked != since:
+            self._watchdog = loop.call_later(NEXT_TURN, self._watch, since)
         else:
-            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
+            wire.abort(ConnectionLost(f"no reply in {self._reply_timeout} s"))
+
+    def _subscriber_restored(self) -> None:
+        """It is back; other processes that lost the server, too, may take a moment longer."""
+        if self._held is not None:
+            self._release_in(self.link.spread)
+
+    def _release_in(self, seconds: float) -> None:
+        assert self._loop is not None
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+        self._release_timer = self._loop.call_later(seconds, self._release)
+
+    def _release(self) -> None:
+        """Use the connection that was held."""
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+            self._release_timer = None
+        if self._held is not None:
+            self._wire, self._held = self._held, None
+            self.writable()
 
     # -- LinkHandler --------------------------------------------------------------------------
 
     def link_up(self, wire: Wire) -> None:
-        self._wire = wire
-        self.writable()
+        self._held = wire
+        subscriber = self._subscriber
+        if subscriber is None or not self._link_was_lost or not subscriber.wanted:
+            self._release()
+        elif subscriber.restored:
+            self._release_in(self.link.spread)
+        else:
+            self._release_in(self._backlog_timeout)
 
     def link_down(self, error: Exception) -> None:
-        wire, self._wire = self._wire, None
+        wire = self._wire or self._held
+        self._wire = self._held = None
+        self._link_was_lost = True
+        for timer in (self._watchdog, self._release_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._release_timer = None
+        # The later ones first: each goes before those that are there.
+        batch, self._batch = self._batch, []
+        self._take_back(batch, None)
         if wire is not None:
             self._counters.bytes_in += wire.bytes_in
             self._counters.bytes_out += wire.bytes_out
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-        self._take_back_batch()
+            self._take_back(_tail(self._stuck, wire.untaken), self._stuck_due)
+        self._stuck = []
         lost, self._unanswered = self._unanswered, deque()
         for future in lost:
             if future is not None:
@@ -221,24 +308,25 @@ class Publisher:
                 )
 
     def writable(self) -> None:
+        self._stuck = []
         while self._backlog and self._wire is not None and not self._wire.paused:
-            command, future, _ = self._backlog.popleft()
+            command, future, self._batch_due = self._backlog.popleft()
             if not future.done():
                 self._batch.append(command)
                 self._unanswered.append(future)
                 if len(self._batch) >= WRITE_AT_ONCE:
                     self._write_batch()
         self._write_batch()
+        self._batch_due = None
 
     def send_ping(self, wire: Wire) -> None:
-        self._write_batch()  # these count as unanswered already, so they must go first
+        # In its turn: what is in the batch counts as unanswered already.
+        self._batch.append(pack(b"PING"))
         self._unanswered.append(None)
-        self._counters.commands_out += 1
-        wire.write(pack(b"PING"))
+        self._write_batch()
 
     def frames_received(self, frames: Sequence[Frame]) -> None:
         unanswered = self._unanswered
-        self._answered += len(frames)
         for frame in frames:
             if not unanswered:
                 self._counters.dropped_unreadable += 1
@@ -253,6 +341,8 @@ class Publisher:
                 future.set_exception(refusal)
             else:
                 future.set_result(frame)
+        if unanswered:
+            self._silent_since = monotonic()
 
 
 class Publishers:
@@ -311,6 +401,15 @@ class Publishers:
             nodes = ", ".join(map(str, self._by_node))
             raise ValueError(f"node must be one of this multiplexer's nodes ({nodes}), not {node}")
         return node
+
+
+def _tail(commands: list[bytes], size: int) -> list[bytes]:
+    """Those at the end that are whole within the last `size` bytes."""
+    first = len(commands)
+    while first and len(commands[first - 1]) <= size:
+        first -= 1
+        size -= len(commands[first])
+    return commands[first:]
 
 
 def _fail(future: asyncio.Future[Frame], error: Exception) -> None:
