@@ -138,9 +138,10 @@ class LayerBase(BaseChannelLayer):
         Those of the running event loop, and those that synchronous code uses, whose channels end
         with them. Returns within a second.
         """
-        await self.close_pools()
+        closing = [self.close_pools()]
         if self._shared_hub() is not None and not background.is_current():
-            await self._elsewhere(self.close_pools())
+            closing.append(self._elsewhere(self.close_pools()))
+        await asyncio.gather(*closing)
 
     async def close_pools(self) -> None:
         """What channels_redis calls it: close the connections of the running event loop alone.

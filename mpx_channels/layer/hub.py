@@ -25,6 +25,11 @@ from .wrapping import Wrapping
 
 __all__ = ["Hub"]
 
+# Seconds that closing waits for Redis in all, and how many of them are for plain channels: it is
+# to be over within one.
+CLOSING = 0.85
+CLOSING_QUEUES = 0.7
+
 # Channels of synchronous callers that nobody reads at the moment; with more, the oldest ends.
 SHARED_IDLE = 10_000
 
@@ -103,14 +108,15 @@ class Hub:
         await self.multiplexer.start()
 
     async def stop(self) -> None:
-        """Let publishes out and close the connections."""
+        """Let publishes out and close the connections. Returns within a second."""
+        deadline = self.loop.time() + CLOSING
         self._abandoned.close()
         self._neglected.close()
         self.confirmations.close()
         self.answers.close()
         try:
-            await self.queues.close()
-            await self.multiplexer.stop()
+            await self.queues.close(CLOSING_QUEUES)
+            await self.multiplexer.stop(max(0.0, deadline - self.loop.time()))
         finally:
             self.inflow.close()
             if self._shared:

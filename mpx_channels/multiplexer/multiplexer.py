@@ -12,7 +12,8 @@ from .exceptions import MultiplexerStopped, NotConnected
 from .failover import FailoverWatch
 from .link import LinkOptions, describe
 from .promises import PromiseSubscription
-from .publisher import LAST_ANSWERS, Publishers
+from .publisher import LAST_ANSWERS
+from .publishers import Publishers
 from .sentinel import SentinelNode
 from .stats import Counters, MultiplexerStats, snapshot
 from .subscriber import ServerLost, Subscriber, Subscribers
@@ -272,6 +273,14 @@ class Multiplexer:
         but one. The future gets Redis' reply, and fails as `publish` does.
         """
         return self._publishers.of(node).submit(pack(*words))
+
+    def begin_with(self, *words: bytes, node: Node | None = None) -> None:
+        """Send a command as `command` does, and again as the first of each new connection.
+
+        Such as one that loads a script: what is written to that connection finds it there. It may
+        run any number of times, and nobody hears what is answered.
+        """
+        self._publishers.of(node).begin_with(pack(*words))
 
     def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send a command that may block for up to `LONGEST_BLOCK` seconds, such as BLPOP.

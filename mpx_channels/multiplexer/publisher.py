@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from time import monotonic
 
 from .exceptions import (
@@ -20,10 +19,10 @@ from .link import Link, LinkOptions, describe
 from .logs import LimitedLog
 from .stats import Counters
 from .subscriber import Subscriber
-from .topology import Node, Topology
+from .topology import Node
 from .wire import Frame, Wire, pack
 
-__all__ = ["LAST_ANSWERS", "LONGEST_BLOCK", "Publisher", "Publishers"]
+__all__ = ["LAST_ANSWERS", "Publisher"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
@@ -31,8 +30,6 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 WRITE_AT_ONCE = 64
 # Bytes; beyond that each goes alone. When a link breaks, those of one write share their fate.
 LARGEST_WRITE = 262_144
-# Seconds; more silence than this after a blocking command, and the connection counts as dead.
-LONGEST_BLOCK = 10.0
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
 # Seconds for what came in while the event loop was blocked: it is read in the next turn.
@@ -77,11 +74,13 @@ class Publisher:
         # The last write, as long as the kernel has not taken all of it, and when it was due.
         self._stuck: list[bytes] = []
         self._stuck_due: float | None = None
-        # Written, in order; None stands for a PING of ours.
+        # Written, in order; None stands for a command whose answer nobody waits for.
         self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
         # When the oldest of these was written, or the last answer came.
         self._silent_since = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
+        # What each connection begins with.
+        self._first: list[bytes] = []
         self._subscriber: Subscriber | None = None
         # A connection that is to be used when the subscriber has its names back, or after that.
         self._held: Wire | None = None
@@ -153,6 +152,16 @@ class Publisher:
         else:
             self._wait_for_link(loop, command, future)
         return future
+
+    def begin_with(self, command: bytes) -> None:
+        """Send a command now, and on each connection to come before all else; raises as `submit`.
+
+        Nobody hears what is answered.
+        """
+        if self._wire is not None or self._held is not None or self._loop is None:
+            sent = self.submit(command)
+            sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._first.append(command)
 
     def _write_batch(self) -> None:
         wire, batch = self._wire or self._held, self._batch
@@ -272,6 +281,9 @@ class Publisher:
 
     def link_up(self, wire: Wire) -> None:
         self._held = wire
+        self._batch.extend(self._first)
+        self._unanswered.extend([None] * len(self._first))
+        self._write_batch()
         subscriber = self._subscriber
         if subscriber is None or not self._link_was_lost or not subscriber.wanted:
             self._release()
@@ -343,64 +355,6 @@ class Publisher:
                 future.set_result(frame)
         if unanswered:
             self._silent_since = monotonic()
-
-
-class Publishers:
-    """The publishers of all nodes, and those for commands that block, which start when needed."""
-
-    def __init__(
-        self,
-        topology: Topology,
-        options: LinkOptions,
-        counters: Counters,
-        *,
-        max_backlog: int,
-        backlog_timeout: float,
-    ) -> None:
-        def make(node: Node, options: LinkOptions, label: str, longest: float) -> Publisher:
-            return Publisher(
-                node,
-                options,
-                counters,
-                max_backlog=max_backlog,
-                backlog_timeout=backlog_timeout,
-                label=label,
-                longest_command=longest,
-            )
-
-        # While a command blocks, a PING behind it is not answered.
-        patient = replace(options, ping_interval=max(options.ping_interval, LONGEST_BLOCK))
-        self._by_node = {node: make(node, options, "publishing", 0) for node in topology.nodes}
-        self._blocking_by_node = {
-            node: make(node, patient, "blocking", LONGEST_BLOCK) for node in topology.nodes
-        }
-        self.all = tuple(self._by_node.values())
-        self.blocking = tuple(self._blocking_by_node.values())
-        self.only = self.all[0] if len(self.all) == 1 else None
-
-    def of(self, node: Node | None) -> Publisher:
-        """That of a node; raises `ValueError` for one that is not ours."""
-        return self._by_node[self._which(node)]
-
-    def at(self, topology: Topology, server: Node) -> list[Publisher]:
-        """All that go to a server, by its first node."""
-        return [
-            each
-            for each in (*self.all, *self.blocking)
-            if topology.server(each.link.node) is server
-        ]
-
-    def blocking_of(self, node: Node | None) -> Publisher:
-        """As `of`, for commands that block."""
-        return self._blocking_by_node[self._which(node)]
-
-    def _which(self, node: Node | None) -> Node:
-        if node is None and self.only is not None:
-            return self.only.link.node
-        if node is None or node not in self._by_node:
-            nodes = ", ".join(map(str, self._by_node))
-            raise ValueError(f"node must be one of this multiplexer's nodes ({nodes}), not {node}")
-        return node
 
 
 def _tail(commands: list[bytes], size: int) -> list[bytes]:
