@@ -63,7 +63,16 @@ class MpxWorker(Worker):
             # Not on Windows, and in the main thread only: there they end the process at once.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(signum, stop)
-        await asyncio.wait(listeners)
+        ended, others = await asyncio.wait(listeners, return_when=asyncio.FIRST_EXCEPTION)
+        if others:
+            # Not on with the others: whoever watches over processes is to see that one does not do
+            # its work, and start another.
+            for listener in ended:
+                if not listener.cancelled() and (error := listener.exception()) is not None:
+                    log.error("end", "Ending, as a channel cannot be served: %s", str(error))
+            if not self._stopping.is_set():
+                stop()
+            await asyncio.wait(others)
         if isinstance(self.channel_layer, MpxChannelLayer):
             await self.channel_layer.close()
         for listener in listeners:

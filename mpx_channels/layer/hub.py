@@ -37,6 +37,11 @@ __all__ = ["Hub"]
 
 logger = logging.getLogger("mpx_channels.layer")
 
+# Seconds that closing waits for Redis in all, and how many of them are for the parts: it is to be
+# over within one.
+CLOSING = 0.85
+CLOSING_PARTS = 0.7
+
 
 class Hub:
     """One layer on one event loop: it lives and dies with the loop.
@@ -139,12 +144,12 @@ class Hub:
             raise NotConnected(f"{node} did not confirm {name!r} in {timeout} s") from None
 
     async def stop(self) -> None:
-        """Let publishes out and close the connections."""
+        """Let publishes out and close the connections. Returns within a second."""
+        deadline = self.loop.time() + CLOSING
         self.context.confirmations.close()
         try:
-            for part in self.parts:
-                await part.close()
-            await self.multiplexer.stop()
+            await asyncio.gather(*[part.close(CLOSING_PARTS) for part in self.parts])
+            await self.multiplexer.stop(max(0.0, deadline - self.loop.time()))
         finally:
             self.channels.closed()
             self.context.log.flush()

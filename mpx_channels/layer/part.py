@@ -73,8 +73,11 @@ class Part:
     def clear(self) -> None:
         """Forget memberships and unread messages, as `flush` asks."""
 
-    async def close(self) -> None:
-        """Leave nobody waiting, and time nothing any more; the connections stand still."""
+    async def close(self, timeout: float) -> None:
+        """Leave nobody waiting, and time nothing any more, in so many seconds.
+
+        The connections still stand.
+        """
 
     def abandon(self) -> None:
         """The event loop was closed, and nobody had closed us: what is under way never ends."""

@@ -79,6 +79,8 @@ class Link:
         self.connected_at: float | None = None  # Unix time
         self.connections = 0
         self.last_error: Exception | None = None
+        # Seconds that others, who lost the server as we did, may still wait before they try again.
+        self.spread = 0.0
         self._handler = handler
         self._options = options
         self._backoff = FullJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
@@ -138,6 +140,8 @@ class Link:
         else:
             if self.connections:
                 self._log.info("link", "Reconnected to %s (%s)", self.node, self.label)
+            # With the first attempt, the server was there all the time.
+            self.spread = self._longest_backoff(self._attempts) if self._attempts else 0.0
             self._attempts = 0
             return wire
         self.last_error = error
@@ -162,6 +166,10 @@ class Link:
                 describe(error),
             )
         return None
+
+    def _longest_backoff(self, failures: int) -> float:
+        options = self._options
+        return min(options.max_backoff, options.min_backoff * 2.0 ** min(failures, MOST_FAILURES))
 
     async def _live(self, wire: Wire) -> None:
         """See one connection through, from its first use to its end."""

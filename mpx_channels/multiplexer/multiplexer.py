@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Self
 
 from .callbacks import OnActivation, OnDisconnect, OnMessage
@@ -11,7 +12,8 @@ from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .link import LinkOptions
 from .promises import PromiseSubscription
-from .publisher import Publishers
+from .publisher import LAST_ANSWERS
+from .publishers import Publishers
 from .sentinel import SentinelNode
 from .stats import Counters, MultiplexerStats, snapshot
 from .subscriber import Subscriber, Subscribers
@@ -98,6 +100,8 @@ class Multiplexer:
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
         )
+        for publisher in self._publishers.all:
+            publisher.follow(self._subscribers.of_node(publisher.link.node))
         self._watches = [
             FailoverWatch(
                 [
@@ -192,16 +196,19 @@ class Multiplexer:
         for watch in self._watches:
             watch.start()
 
-    async def stop(self) -> None:
+    async def stop(self, timeout: float = LAST_ANSWERS) -> None:
         """Let publishes out, close all connections. Subscriptions stay, for the next `start`.
 
         Subscriptions hear ``on_disconnect``, outstanding promises fail with
-        `PromiseDisconnected`. Returns within a second.
+        `PromiseDisconnected`. Answers are waited for ``timeout`` seconds in all (0.5), and nothing
+        else is: it returns within a second.
         """
-        await asyncio.gather(*[each.stop() for each in self._publishers.all])
+        deadline = monotonic() + timeout
+        await asyncio.gather(*[each.stop(timeout) for each in self._publishers.all])
         await asyncio.gather(*[each.stop() for each in self._subscribers.all])
         # Last: while we are running, whoever lost a blocking command may open it again.
-        await asyncio.gather(*[each.stop() for each in self._publishers.blocking])
+        left = max(0.0, deadline - monotonic())
+        await asyncio.gather(*[each.stop(left) for each in self._publishers.blocking])
         await asyncio.gather(*[each.stop() for each in self._watches])
 
     def abandon(self) -> None:
@@ -270,6 +277,14 @@ class Multiplexer:
         but one. The future gets Redis' reply, and fails as `publish` does.
         """
         return self._publishers.of(node).submit(pack(*words))
+
+    def begin_with(self, *words: bytes, node: Node | None = None) -> None:
+        """Send a command as `command` does, and again as the first of each new connection.
+
+        Such as one that loads a script: what is written to that connection finds it there. It may
+        run any number of times, and nobody hears what is answered.
+        """
+        self._publishers.of(node).begin_with(pack(*words))
 
     def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send a command that may block for up to `LONGEST_BLOCK` seconds, such as BLPOP.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from time import monotonic
 
 from .exceptions import (
     BacklogFull,
@@ -19,19 +19,22 @@ from .exceptions import (
 from .link import Link, LinkOptions
 from .logs import LimitedLog
 from .stats import Counters
-from .topology import Node, Topology
+from .subscriber import Subscriber
+from .topology import Node
 from .wire import Frame, Wire, pack
 
-__all__ = ["LONGEST_BLOCK", "Publisher", "Publishers"]
+__all__ = ["LAST_ANSWERS", "Publisher"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
 # So many commands go out before the end of the turn: the server works while we pack the rest.
 WRITE_AT_ONCE = 64
-# Seconds; more silence than this after a blocking command, and the connection counts as dead.
-LONGEST_BLOCK = 10.0
+# Bytes; beyond that each goes alone. When a link breaks, those of one write share their fate.
+LARGEST_WRITE = 262_144
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
+# Seconds for what came in while the event loop was blocked: it is read in the next turn.
+NEXT_TURN = 0.001
 
 
 class Publisher:
@@ -39,8 +42,9 @@ class Publisher:
 
     What is submitted in one turn of the loop leaves in one write, in order; replies come in the
     same order. A command that was written when the link breaks fails with `ConnectionLost`: it
-    may have run, so it is never sent twice. One that was not written waits for the next
-    connection, for at most ``backlog_timeout`` seconds and behind at most ``max_backlog`` others.
+    may have run, so it is never sent twice. One that was not written, of which the kernel took
+    nothing, waits for the next connection, for at most ``backlog_timeout`` seconds and behind at
+    most ``max_backlog`` others. See `follow` for what else it waits for.
     """
 
     def __init__(
@@ -65,38 +69,61 @@ class Publisher:
         # Not written yet: the command, who waits, and when it must have been written.
         self._backlog: deque[tuple[bytes, asyncio.Future[Frame], float]] = deque()
         self._backlog_timer: asyncio.TimerHandle | None = None
-        # To be written at the end of this turn.
+        # To be written at the end of this turn; and when, if it comes from the backlog.
         self._batch: list[bytes] = []
-        # Written, in order; None stands for a PING of ours.
+        self._batch_due: float | None = None
+        # The last write, as long as the kernel has not taken all of it, and when it was due.
+        self._stuck: list[bytes] = []
+        self._stuck_due: float | None = None
+        # Written, in order; None stands for a command whose answer nobody waits for.
         self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
-        self._answered = 0
+        # When the oldest of these was written, or the last answer came.
+        self._silent_since = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
+        # What each connection begins with.
+        self._first: list[bytes] = []
+        self._subscriber: Subscriber | None = None
+        # A connection that is to be used when the subscriber has its names back, or after that.
+        self._held: Wire | None = None
+        self._release_timer: asyncio.TimerHandle | None = None
+        self._link_was_lost = False
 
     @property
     def waiting(self) -> int:
         """How many commands wait for a connection."""
         return len(self._backlog)
 
+    def follow(self, subscriber: Subscriber) -> None:
+        """After a reconnect, send nothing before this subscriber has its names back.
+
+        When a server is back, whoever sends may be there before those who listen, and what has
+        waited would go out to nobody. It waits for them for ``backlog_timeout`` seconds at most.
+        """
+        self._subscriber = subscriber
+        subscriber.on_restored.append(self._subscriber_restored)
+
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # What a loop that ended without a stop() has left.
-        self._backlog_timer = self._watchdog = None
+        self._backlog_timer = self._watchdog = self._release_timer = self._held = None
+        self._link_was_lost = False
         self._backlog.clear()
         self.link.start()
 
-    async def stop(self) -> None:
-        """Let out what was submitted, wait shortly for the answers, and close."""
+    async def stop(self, timeout: float = LAST_ANSWERS) -> None:
+        """Let out what was submitted, wait so many seconds for the answers, and close."""
+        self._release()
         if self._wire is not None and self._loop is not None:
             self._write_batch()
             waiting = [future for future in self._unanswered if future is not None]
             if waiting:
-                await asyncio.wait(waiting, timeout=LAST_ANSWERS)
+                await asyncio.wait(waiting, timeout=timeout)
         await self.link.stop()
-        for timer in (self._backlog_timer, self._watchdog):
+        for timer in (self._backlog_timer, self._watchdog, self._release_timer):
             if timer is not None:
                 timer.cancel()
-        self._backlog_timer = self._watchdog = None
+        self._backlog_timer = self._watchdog = self._release_timer = None
         self._loop = None
         self._log.flush()
         while self._backlog:
@@ -127,27 +154,58 @@ class Publisher:
             self._wait_for_link(loop, command, future)
         return future
 
+    def begin_with(self, command: bytes) -> None:
+        """Send a command now, and on each connection to come before all else; raises as `submit`.
+
+        Nobody hears what is answered.
+        """
+        if self._wire is not None or self._held is not None or self._loop is None:
+            sent = self.submit(command)
+            sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._first.append(command)
+
     def _write_batch(self) -> None:
-        wire, batch = self._wire, self._batch
+        wire, batch = self._wire or self._held, self._batch
         if not batch or wire is None or wire.closed.done():
             return
-        wire.write(b"".join(batch))
+        if len(self._unanswered) == len(batch):
+            self._silent_since = monotonic()
+        data = b"".join(batch)
         self._counters.commands_out += len(batch)
+        if len(data) > LARGEST_WRITE and len(batch) > 1:
+            self._write_one_by_one(wire, batch)
+        else:
+            wire.write(data)
+            if wire.paused:
+                self._stuck, self._stuck_due = batch.copy(), self._batch_due
         batch.clear()
         if self._watchdog is None and self._loop is not None:
-            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
+            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch)
 
-    def _take_back_batch(self) -> None:
-        """What was not written before the link broke has its chance with the next one."""
-        if self._batch and self._loop is not None:
-            due = self._loop.time() + self._backlog_timeout
-            for command in reversed(self._batch):
-                future = self._unanswered.pop()
-                if future is not None and not future.done():
-                    self._backlog.appendleft((command, future, due))
-            if self._backlog and self._backlog_timer is None:
-                self._backlog_timer = self._loop.call_at(due, self._expire_backlog)
-        self._batch.clear()
+    def _write_one_by_one(self, wire: Wire, batch: list[bytes]) -> None:
+        for number, command in enumerate(batch, 1):
+            wire.write(command)
+            if wire.paused:
+                self._stuck, self._stuck_due = [command], self._batch_due
+                self._counters.commands_out -= len(batch) - number
+                self._take_back(batch[number:], self._batch_due)
+                break
+
+    def _take_back(self, commands: list[bytes], due: float | None) -> None:
+        """These are the last that were to be written, and wait for another chance."""
+        loop = self._loop
+        if not commands or loop is None:
+            return
+        if due is None:
+            due = loop.time() + self._backlog_timeout
+        if self._backlog:
+            due = min(due, self._backlog[0][2])  # they were there before these
+        for command in reversed(commands):
+            future = self._unanswered.pop()
+            if future is not None and not future.done():
+                self._backlog.appendleft((command, future, due))
+        if self._backlog and self._backlog_timer is None:
+            self._backlog_timer = loop.call_at(self._backlog[0][2], self._expire_backlog)
 
     def _wait_for_link(
         self, loop: asyncio.AbstractEventLoop, command: bytes, future: asyncio.Future[Frame]
@@ -166,6 +224,7 @@ class Publisher:
         loop = self._loop
         if loop is None:
             return
+        self._release()  # rather go out to nobody than fail
         now = loop.time()
         while self._backlog and self._backlog[0][2] <= now:
             _, future, _ = self._backlog.popleft()
@@ -185,31 +244,71 @@ class Publisher:
         error = self.link.last_error
         return f": {describe(error)}" if error is not None else ""
 
-    def _watch(self, answered: int) -> None:
+    def _watch(self, looked: float | None = None) -> None:
         """A server that answers nothing for the reply timeout is taken for dead."""
         self._watchdog = None
-        if not self._unanswered or self._loop is None or self._wire is None:
+        loop, wire, since = self._loop, self._wire, self._silent_since
+        if not self._unanswered or loop is None or wire is None:
             return
-        if answered == self._answered:
-            self._wire.abort(ConnectionLost(f"no reply in {self._reply_timeout} s"))
+        left = since + self._reply_timeout - monotonic()
+        if left > 0:
+            self._watchdog = loop.call_later(left, self._watch)
+        elif looked != since:
+            self._watchdog = loop.call_later(NEXT_TURN, self._watch, since)
         else:
-            self._watchdog = self._loop.call_later(self._reply_timeout, self._watch, self._answered)
+            wire.abort(ConnectionLost(f"no reply in {self._reply_timeout} s"))
+
+    def _subscriber_restored(self) -> None:
+        """It is back; other processes that lost the server, too, may take a moment longer."""
+        if self._held is not None:
+            self._release_in(self.link.spread)
+
+    def _release_in(self, seconds: float) -> None:
+        assert self._loop is not None
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+        self._release_timer = self._loop.call_later(seconds, self._release)
+
+    def _release(self) -> None:
+        """Use the connection that was held."""
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+            self._release_timer = None
+        if self._held is not None:
+            self._wire, self._held = self._held, None
+            self.writable()
 
     # -- LinkHandler --------------------------------------------------------------------------
 
     def link_up(self, wire: Wire) -> None:
-        self._wire = wire
-        self.writable()
+        self._held = wire
+        self._batch.extend(self._first)
+        self._unanswered.extend([None] * len(self._first))
+        self._write_batch()
+        subscriber = self._subscriber
+        if subscriber is None or not self._link_was_lost or not subscriber.wanted:
+            self._release()
+        elif subscriber.restored:
+            self._release_in(self.link.spread)
+        else:
+            self._release_in(self._backlog_timeout)
 
     def link_down(self, error: Exception) -> None:
-        wire, self._wire = self._wire, None
+        wire = self._wire or self._held
+        self._wire = self._held = None
+        self._link_was_lost = True
+        for timer in (self._watchdog, self._release_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._release_timer = None
+        # The later ones first: each goes before those that are there.
+        batch, self._batch = self._batch, []
+        self._take_back(batch, None)
         if wire is not None:
             self._counters.bytes_in += wire.bytes_in
             self._counters.bytes_out += wire.bytes_out
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-        self._take_back_batch()
+            self._take_back(_tail(self._stuck, wire.untaken), self._stuck_due)
+        self._stuck = []
         lost, self._unanswered = self._unanswered, deque()
         for future in lost:
             if future is not None:
@@ -222,24 +321,25 @@ class Publisher:
                 )
 
     def writable(self) -> None:
+        self._stuck = []
         while self._backlog and self._wire is not None and not self._wire.paused:
-            command, future, _ = self._backlog.popleft()
+            command, future, self._batch_due = self._backlog.popleft()
             if not future.done():
                 self._batch.append(command)
                 self._unanswered.append(future)
                 if len(self._batch) >= WRITE_AT_ONCE:
                     self._write_batch()
         self._write_batch()
+        self._batch_due = None
 
     def send_ping(self, wire: Wire) -> None:
-        self._write_batch()  # these count as unanswered already, so they must go first
+        # In its turn: what is in the batch counts as unanswered already.
+        self._batch.append(pack(b"PING"))
         self._unanswered.append(None)
-        self._counters.commands_out += 1
-        wire.write(pack(b"PING"))
+        self._write_batch()
 
     def frames_received(self, frames: Sequence[Frame]) -> None:
         unanswered = self._unanswered
-        self._answered += len(frames)
         for frame in frames:
             if not unanswered:
                 self._counters.dropped_unreadable += 1
@@ -254,64 +354,17 @@ class Publisher:
                 future.set_exception(refusal)
             else:
                 future.set_result(frame)
+        if unanswered:
+            self._silent_since = monotonic()
 
 
-class Publishers:
-    """The publishers of all nodes, and those for commands that block, which start when needed."""
-
-    def __init__(
-        self,
-        topology: Topology,
-        options: LinkOptions,
-        counters: Counters,
-        *,
-        max_backlog: int,
-        backlog_timeout: float,
-    ) -> None:
-        def make(node: Node, options: LinkOptions, label: str, longest: float) -> Publisher:
-            return Publisher(
-                node,
-                options,
-                counters,
-                max_backlog=max_backlog,
-                backlog_timeout=backlog_timeout,
-                label=label,
-                longest_command=longest,
-            )
-
-        # While a command blocks, a PING behind it is not answered.
-        patient = replace(options, ping_interval=max(options.ping_interval, LONGEST_BLOCK))
-        self._by_node = {node: make(node, options, "publishing", 0) for node in topology.nodes}
-        self._blocking_by_node = {
-            node: make(node, patient, "blocking", LONGEST_BLOCK) for node in topology.nodes
-        }
-        self.all = tuple(self._by_node.values())
-        self.blocking = tuple(self._blocking_by_node.values())
-        self.only = self.all[0] if len(self.all) == 1 else None
-
-    def of(self, node: Node | None) -> Publisher:
-        """That of a node; raises `ValueError` for one that is not ours."""
-        return self._by_node[self._which(node)]
-
-    def at(self, topology: Topology, server: Node) -> list[Publisher]:
-        """All that go to a server, by its first node."""
-        return [
-            each
-            for each in (*self.all, *self.blocking)
-            if topology.server(each.link.node) is server
-        ]
-
-    def blocking_of(self, node: Node | None) -> Publisher:
-        """As `of`, for commands that block."""
-        return self._blocking_by_node[self._which(node)]
-
-    def _which(self, node: Node | None) -> Node:
-        if node is None and self.only is not None:
-            return self.only.link.node
-        if node is None or node not in self._by_node:
-            nodes = ", ".join(map(str, self._by_node))
-            raise ValueError(f"node must be one of this multiplexer's nodes ({nodes}), not {node}")
-        return node
+def _tail(commands: list[bytes], size: int) -> list[bytes]:
+    """Those at the end that are whole within the last `size` bytes."""
+    first = len(commands)
+    while first and len(commands[first - 1]) <= size:
+        first -= 1
+        size -= len(commands[first])
+    return commands[first:]
 
 
 def _fail(future: asyncio.Future[Frame], error: Exception) -> None:

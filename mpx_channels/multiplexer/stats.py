@@ -10,7 +10,7 @@ from .exceptions import describe
 from .registry import CHANNEL, PATTERN
 
 if TYPE_CHECKING:
-    from .publisher import Publishers
+    from .publishers import Publishers
     from .subscriber import Subscribers
     from .topology import Topology
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from redis.backoff import EqualJitterBackoff
 
 from .callbacks import CALLBACK_ERRORS
-from .exceptions import LinkLost, describe
+from .exceptions import ConnectionLost, LinkLost, describe
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
 from .refusals import is_transient
@@ -67,6 +68,9 @@ class Subscriber:
         self.counters = counters
         self.log = LimitedLog(logger)
         self.on_lost: Callable[[LinkLost], object] = lambda loss: None
+        # Called when all that was wanted before a connection came is confirmed, or refused.
+        self.on_restored: list[Callable[[], object]] = []
+        self._restoring: deque[Entry] = deque()
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
@@ -100,6 +104,16 @@ class Subscriber:
     def now(self) -> float:
         """The loop's clock, in seconds; before the start there is nothing to time."""
         return self._loop.time() if self._loop is not None else 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any name to listen to."""
+        return bool(self.registry.channels or self.registry.patterns)
+
+    @property
+    def restored(self) -> bool:
+        """Whether it is connected, and has back what was wanted before that."""
+        return self._wire is not None and not self._restoring
 
     def changed(self) -> None:
         """The registry has changed: look at it once in this turn of the loop."""
@@ -174,7 +188,21 @@ class Subscriber:
     def link_up(self, wire: Wire) -> None:
         self._wire = wire
         self.up.set()
+        tables = (self.registry.channels, self.registry.patterns)
+        self._restoring = deque(entry for table in tables for entry in table.values())
         self._flush()
+        self._look_restored()
+
+    def _look_restored(self) -> None:
+        """Answers come in the order of the names: each look gets a little further."""
+        restoring = self._restoring
+        while restoring:
+            entry = restoring[0]
+            if entry.listeners and entry.refusal is None and not entry.active:
+                return
+            restoring.popleft()
+        for tell in self.on_restored:
+            tell()
 
     def link_down(self, error: Exception) -> None:
         wire, self._wire = self._wire, None
@@ -183,6 +211,7 @@ class Subscriber:
             self.counters.bytes_out += wire.bytes_out
         self.up.clear()
         self.registry.disconnect()
+        self._restoring.clear()
         if self.alone:
             loss = LinkLost(describe(error))
         else:
@@ -253,6 +282,8 @@ class Subscriber:
                 self._tell_activation(entry)
             elif self.registry.dirty:
                 self.changed()
+            if self._restoring:
+                self._look_restored()
         else:
             self._unreadable(frame)
 
@@ -266,6 +297,8 @@ class Subscriber:
         if isinstance(frame, Exception):
             self._refused(frame)
             self.changed()
+            if self._restoring:
+                self._look_restored()
         elif frame == b"PONG":
             self.registry.pong()
         else:

@@ -16,6 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -46,6 +49,8 @@ STREAM_FRAMES_PER_TURN = 50
 
 # A read of so many bytes may have left some in the socket: event loops read up to 250 kB at once.
 LARGE_READ = 128 * 1024
+# SO_LINGER with no time to linger: the close of a socket discards what it has not sent.
+DISCARD = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 _NOTHING_YET = object()
 
@@ -93,6 +98,8 @@ class Wire(asyncio.Protocol):
         self.dropped = False
         self.bytes_in = 0
         self.bytes_out = 0
+        # So many bytes of what was last written were certainly not taken by the kernel.
+        self.untaken = 0
         self.connection = connection
         self._loop = loop
         # `_writer` is private to redis-py; there is no other way to the transport.
@@ -117,6 +124,10 @@ class Wire(asyncio.Protocol):
             self._reader = None
             self._stream_task = loop.create_task(self._read_stream(), name="mpx-read-stream")
         self._transport.set_protocol(self)
+        self._tls = self._transport.get_extra_info("ssl_object") is not None
+        # As soon as the kernel has not taken all of a write, the next one waits for that: whoever
+        # has not written yet can still go elsewhere. Not 0, which TLS takes for always full.
+        self._transport.set_write_buffer_limits(high=1)
 
     @classmethod
     async def open(
@@ -148,24 +159,44 @@ class Wire(asyncio.Protocol):
     # -- out ----------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the socket; asyncio keeps what it does not take at once."""
+        """Hand bytes to the socket. What it does not take at once asyncio keeps, and `paused` is
+        true until it has taken that, too.
+        """
         self.bytes_out += len(data)
         self._transport.write(data)
+        if self._transport.is_closing():
+            # Broken before it took anything of this; `connection_lost` is to come.
+            self.untaken += len(data)
+            self.paused = True
 
     async def close(self) -> None:
         """Handle what has arrived, and close the connection. Harmless when it is closed."""
         self._lost(ConnectionLost("the connection was closed by us"))
         if self._stream_task is not None:
             self._stream_task.cancel()
+        self._note_untaken()
         # Not in good order: a peer that does not read, or does not say goodbye in TLS, would keep
-        # the transport open long after us. Nobody waits for what might still be unsent.
+        # the transport open long after us. Nobody waits for what might still be unsent; what the
+        # kernel has taken, it sends.
         self._transport.abort()
         await self.connection.disconnect(nowait=True)
 
     def abort(self, reason: Exception) -> None:
         """Drop the connection at once, without waiting for the peer."""
         self._lost(reason)
+        self._note_untaken()
+        # Else the kernel would go on trying, and what was given up would arrive after what is
+        # written to the next connection. It says goodbye with a reset, then. Only to TCP, and
+        # not where the socket is closed already.
+        with contextlib.suppress(OSError):
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DISCARD)
         self._transport.abort()
+
+    def _note_untaken(self) -> None:
+        """Before an abort, which empties the buffer. Of TLS, nobody knows what went into it."""
+        if not self._tls and not self._transport.is_closing():
+            self.untaken += self._transport.get_write_buffer_size()
 
     def drop(self) -> None:
         """The event loop was closed with this connection open: close the socket without its help.
@@ -246,7 +277,13 @@ class Wire(asyncio.Protocol):
         return all_handled
 
     def eof_received(self) -> bool | None:
-        return self._stream.eof_received() if self._reader is None else None
+        if self._reader is None:
+            return self._stream.eof_received()
+        if not self._tls and self._transport.get_write_buffer_size():
+            # A peer that leaves reads no more, and asyncio would write on to it.
+            self._note_untaken()
+            self._transport.abort()
+        return None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.dropped:

@@ -163,7 +163,7 @@ class Promises(Part):
                     )
                 )
 
-    async def close(self) -> None:
+    async def close(self, timeout: float) -> None:
         self._leaving.close()
 
     def counts(self) -> dict[str, int]:

@@ -167,7 +167,7 @@ class Mailboxes(Part):
             mailbox.memberships = None
             mailbox.wildcards = 0
 
-    async def close(self) -> None:
+    async def close(self, timeout: float) -> None:
         self._idle.close()
         self._unread.close()
 

@@ -10,13 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import logging
 from collections import deque
+from time import monotonic
 from typing import Any
 
 from channels.exceptions import ChannelFull
-from redis.exceptions import NoScriptError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
 
 from mpx_channels.multiplexer import (
     CommandRefused,
@@ -26,6 +32,7 @@ from mpx_channels.multiplexer import (
     Node,
 )
 from mpx_channels.multiplexer.logs import LimitedLog
+from mpx_channels.multiplexer.scripts import FrequentScript, Script
 from mpx_channels.multiplexer.wire import forget_task
 
 from ..exceptions import UnreadableMessage
@@ -46,37 +53,20 @@ PATIENCE = 2.0
 # Seconds that a message, popped for a reader who was cancelled, waits here for the next reader
 # of this process, before it goes back to Redis for those of others.
 HOLD = 0.5
-# Seconds before another try when the server would not serve us.
+# Seconds before another try when the server would not serve us; they grow from one to the other
+# where it says why.
+SHORTEST_PAUSE = 0.05
 PAUSE = 0.5
-
-
-class Script:
-    """A Lua script, called by its digest; sent whole when the server does not know it."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source.encode()
-        self._digest = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
-
-    def send(self, multiplexer: Multiplexer, node: Node, key: str) -> None:
-        """Call it, and do not wait for what comes of it."""
-        called = multiplexer.command(b"EVAL", self._source, b"1", key.encode(), node=node)
-        called.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def __call__(
-        self, multiplexer: Multiplexer, node: Node, key: str, *arguments: bytes
-    ) -> Any:
-        words = (b"1", key.encode(), *arguments)
-        try:
-            return await multiplexer.command(b"EVALSHA", self._digest, *words, node=node)
-        except CommandRefused as error:
-            if not isinstance(error.__cause__, NoScriptError):
-                raise
-            return await multiplexer.command(b"EVAL", self._source, *words, node=node)
+# What a server refuses for a while: it reads its data, runs a long script, is being demoted (which
+# ends what blocks, too), has no link to its master, or its cluster is being mended. The two texts
+# are of errors that redis-py has no class for.
+_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+_PASSING_TEXTS = ("BUSY ", "UNBLOCKED ")
 
 
 # Expired messages at the head do not count; what is none of ours waits for a reader, who drops it.
 # The list itself goes with its last message.
-_PUT = Script("""
+_PUT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local head = redis.call('LINDEX', KEYS[1], 0)
@@ -89,7 +79,7 @@ local life = tonumber(ARGV[3])
 local length = redis.call('RPUSH', KEYS[1], string.format('%014d', now + life) .. ARGV[1])
 if redis.call('PTTL', KEYS[1]) < life then redis.call('PEXPIRE', KEYS[1], life) end
 return length
-""")
+"""
 
 # Back to the head, where it came from, for what is left of its life.
 _PUT_BACK = Script("""
@@ -116,6 +106,7 @@ class Queues(Part):
         self._context = context
         multiplexer = context.multiplexer
         wake_name = context.names.wake(context.process_id)
+        self._puts = {node: FrequentScript(_PUT, multiplexer, node) for node in multiplexer.nodes}
         self._readers = {
             node: QueueReader(multiplexer, node, wake_name, context.counters)
             for node in multiplexer.nodes
@@ -129,7 +120,7 @@ class Queues(Part):
         data = context.wrapping.wrap(name, message)
         node = context.multiplexer.node_of(name)
         life = b"%d" % max(1, round(context.expiry * 1000))
-        length = await _PUT(context.multiplexer, node, name, data, b"%d" % capacity, life)
+        length = await self._puts[node](name, data, b"%d" % capacity, life)
         if length < 0:
             raise ChannelFull(f"{name!r} has {capacity} unread messages, its capacity")
 
@@ -159,8 +150,8 @@ class Queues(Part):
         for reader in self._readers.values():
             reader.clear()
 
-    async def close(self) -> None:
-        await asyncio.gather(*[reader.close() for reader in self._readers.values()])
+    async def close(self, timeout: float) -> None:
+        await asyncio.gather(*[reader.close(timeout) for reader in self._readers.values()])
 
     def abandon(self) -> None:
         for reader in self._readers.values():
@@ -223,7 +214,8 @@ class QueueReader:
             async with asyncio.timeout(PAUSE):
                 if self._popping is not None and name in self._asked:
                     # No task for it: when the loop ends, nobody would wait for that.
-                    _WAKE.send(self._multiplexer, self._node, self._wake_name)
+                    woken = _WAKE(self._multiplexer, self._node, self._wake_name)
+                    woken.add_done_callback(lambda done: done.cancelled() or done.exception())
                     await asyncio.wait([self._popping])
                 for data in reversed(self._held.pop(name, ())):
                     await self._give_back(name, data)
@@ -236,8 +228,9 @@ class QueueReader:
         """Forget what was popped and nobody took."""
         self._held.clear()
 
-    async def close(self) -> None:
-        """Read no more, give back what nobody took, and leave nobody waiting."""
+    async def close(self, timeout: float) -> None:
+        """Read no more, give back what nobody took in so many seconds, and leave nobody waiting."""
+        deadline = monotonic() + timeout
         self._closing = True
         if self._hold_timer is not None:
             self._hold_timer.cancel()
@@ -246,13 +239,14 @@ class QueueReader:
         if reader is not None:
             closed = MultiplexerStopped("the layer was closed")
             self._fail_waiters(closed)
-            self._wake()
-            await asyncio.wait([reader], timeout=PAUSE)
+            if self._asked:
+                self._wake()
+                await asyncio.wait([reader], timeout=min(PAUSE, timeout))
             reader.cancel()
             self._fail_waiters(closed)  # who came meanwhile
         self._give_all_back()
         if self._aside:
-            await asyncio.wait(self._aside, timeout=PAUSE)
+            await asyncio.wait(self._aside, timeout=max(0.0, deadline - monotonic()))
         self._log.flush()
         self._closing = False
 
@@ -275,6 +269,7 @@ class QueueReader:
     async def _read_on(self) -> None:
         """Pop messages for as long as somebody waits for one."""
         turn = 0
+        pause = SHORTEST_PAUSE
         try:
             while not self._closing and (names := list(self._waiters)):
                 # Redis looks at the names in their order: a busy one must not starve the others.
@@ -283,7 +278,15 @@ class QueueReader:
                 self._popping = popping = asyncio.get_running_loop().create_future()
                 try:
                     await self._pop(names[start:] + names[:start])
+                    pause = SHORTEST_PAUSE
                 except CommandRefused as error:
+                    if _passes(error):
+                        self._log.warning(
+                            "read", "Cannot read plain channels, trying on: %s", str(error)
+                        )
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, PAUSE)
+                        continue
                     # Such as for want of a permission.
                     self._fail_waiters(CommandRefused(f"plain channels cannot be read: {error}"))
                 except MpxError as error:
@@ -304,16 +307,20 @@ class QueueReader:
         # Answered right after the pop: Redis' time at that moment.
         time = blocking(b"TIME", node=self._node)
         try:
-            reply, (seconds, microseconds) = await asyncio.gather(popped, time)
+            reply: Any
+            now: Any
+            reply, now = await asyncio.gather(popped, time, return_exceptions=True)
         finally:
             self._asked = set()
+        if isinstance(reply, BaseException):
+            raise reply
         if reply is None:
             return
         name, data = reply[0].decode(), reply[1]
         if name == self._wake_name:
             return
         stamp = data[:STAMP]  # no number in what others put there: its reader says so
-        if stamp.isdigit() and int(stamp) <= int(seconds) * 1000 + int(microseconds) // 1000:
+        if stamp.isdigit() and int(stamp) <= _milliseconds(now):
             self._counters.dropped_expired += 1
         else:
             self._hand(name, data)
@@ -378,3 +385,14 @@ class QueueReader:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
+
+
+def _passes(error: CommandRefused) -> bool:
+    """Whether the server may well do it a little later."""
+    cause = error.__cause__
+    return isinstance(cause, _PASSING) or str(cause).startswith(_PASSING_TEXTS)
+
+
+def _milliseconds(time: Any) -> int:
+    """What TIME answered; where it could not, nothing has expired."""
+    return 0 if isinstance(time, BaseException) else int(time[0]) * 1000 + int(time[1]) // 1000
