@@ -89,7 +89,7 @@ async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChann
     hub = layer._hubs.here
     queue = hub.queues.reader_of(layer._names.queue("jobs"))
     await eventually(lambda: queue._asked)
-    closing = asyncio.create_task(queue.close())
+    closing = asyncio.create_task(queue.close(0.5))
     await asyncio.sleep(0)  # the reader is told now, and has not heard of it
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -264,7 +264,7 @@ JOINS = ["group_add", "channel_add", "pattern_add", "group_pattern_add"]
 async def joining(layer: MpxChannelLayer, add: str, channel: str, times: int) -> list[Any]:
     """Tasks that join one name, all at once, and wait for Redis."""
     tasks = [asyncio.create_task(getattr(layer, add)("room", channel)) for _ in range(times)]
-    hub = layer._hubs[asyncio.get_running_loop()]
+    hub = layer._hubs.here
     await eventually(
         lambda: (
             [each.waiting for topics in hub._all_topics() for each in topics.tentative.values()]
@@ -278,7 +278,7 @@ async def publish(layer: MpxChannelLayer, add: str) -> None:
     if add.startswith("group"):
         await layer.group_send("room", {"type": "x"})
     else:
-        hub = layer._hubs[asyncio.get_running_loop()]
+        hub = layer._hubs.here
         await hub.multiplexer.publish("room", b"x")
 
 
@@ -340,7 +340,7 @@ async def test_a_join_that_is_cancelled_when_it_is_confirmed(
     channel = await layer.new_channel()
     proxy.to_server.freeze()
     (first,) = await joining(layer, "group_add", channel, 1)
-    hub = layer._hubs[asyncio.get_running_loop()]
+    hub = layer._hubs.here
     joined = []
 
     def on_activation(name: str) -> None:
