@@ -144,7 +144,10 @@ class Dispatch:
             if self._sync:
                 await sync_to_async(self._mpx_handle_in_thread)(handler, message)
                 return
-            if self._mpx_last_check.is_due(self.close_old_connections_interval):
+            # As `is_due`, but without a call: this is what every message pays for.
+            last = self._mpx_last_check
+            if monotonic() - last.at >= self.close_old_connections_interval:
+                last.at = monotonic()
                 await aclose_old_connections()
             result = handler(message)
             if result is not None:
@@ -260,18 +263,18 @@ class Dispatch:
 
     async def _mpx_serve(self, mailbox: Mailbox, handling: dict[int, asyncio.Future[None]]) -> None:
         """Handle events until one of them ends the consumer."""
-        get, get_nowait, dispatch = mailbox.get, mailbox.get_nowait, self.dispatch
+        # Bound methods are not kept: of a thousand consumers, none has its own in the CPU's cache.
         turn_ends = 0.0
         while True:
-            message = get_nowait()
+            message = mailbox.get_nowait()
             if message is None:
                 # Whoever waits for the loop has it meanwhile.
-                message = await get()
+                message = await mailbox.get()
                 turn_ends = monotonic() + TURN
             elif monotonic() > turn_ends:
                 await asyncio.sleep(0)
                 turn_ends = monotonic() + TURN
-            await dispatch(message)
+            await self.dispatch(message)
             if handling:
                 handled = handling.pop(id(message), None)
                 if handled is not None:
