@@ -1,6 +1,6 @@
 """What a Django developer subclasses, or puts before a consumer of Channels."""
 
-from .dispatch import MpxConsumerMixin
+from .mixin import MpxConsumerMixin
 from .promises import PromiseMixin
 from .subscriptions import ChannelSubscriptionMixin, PatternSubscriptionMixin
 

@@ -1,4 +1,4 @@
-"""MpxConsumerMixin: one mailbox per consumer instead of tasks and thread hops per message."""
+"""Our dispatch: one mailbox per consumer instead of tasks and thread hops per message."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any, TypeVar
 
 from asgiref.sync import async_to_sync, sync_to_async
-from channels.consumer import AsyncConsumer, get_handler_name
+from channels.consumer import get_handler_name
 from channels.db import aclose_old_connections
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.layers import get_channel_layer
@@ -18,13 +19,16 @@ from django.db import close_old_connections
 from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLayer
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
-from .connections import check_due, check_soon
+from .connections import LastCheck, last_check
 
-__all__ = ["MpxConsumerMixin"]
+__all__ = ["Dispatch"]
 
 logger = logging.getLogger("mpx_channels.consumers")
 # One for all consumers of the process: they fail by the thousand.
 log = LimitedLog(logger, burst=5)
+
+# Seconds that a consumer may have the event loop to itself while there is more to handle.
+TURN = 0.001
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -34,16 +38,8 @@ Task = asyncio.Task[Any]
 
 @functools.lru_cache(1024)
 def _name_for_type(type_: str) -> str:
-    name: str = get_handler_name({"type": type_})
-    return name
-
-
-def _handler_name(message: Event) -> str:
     """Channels' `get_handler_name`; the rule is applied once per type."""
-    type_ = message.get("type")
-    if isinstance(type_, str):
-        return _name_for_type(type_)
-    name: str = get_handler_name(message)
+    name: str = get_handler_name({"type": type_})
     return name
 
 
@@ -75,23 +71,14 @@ class _TaskFailure(Failure):
         return super().take()
 
 
-class MpxConsumerMixin:
-    """Put before any consumer of Channels, replaces its dispatch loop by a faster one.
-
-    Events of the socket and of the channel layer come into one mailbox, in the order of their
-    arrival, and their handlers run one at a time, as before. What is gone is a task for each
-    message, and the trip to another thread before each handler. As before, the socket is not read
-    while a handler runs: the server's flow control holds a client back that sends faster.
-
-    When the consumer ends, in whatever way, its groups, subscriptions, promises and tasks end.
-    Works with other channel layers, too, as far as they can do these things.
-    """
+class Dispatch:
+    """The base of `MpxConsumerMixin`, which stands in for Channels' `AsyncConsumer`."""
 
     # Seconds between looks for stale database connections, per thread; 0 looks before each
     # message, as Channels does.
     close_old_connections_interval: float = 1.0
 
-    # Of the consumer that this is put before.
+    # Of the consumer.
     _sync: bool
     channel_layer_alias: str
     channel_layer: Any
@@ -99,19 +86,13 @@ class MpxConsumerMixin:
     base_send: Any
 
     _mpx_mailbox: Mailbox | None = None
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        order = cls.__mro__
-        if AsyncConsumer in order and order.index(AsyncConsumer) < order.index(MpxConsumerMixin):
-            raise TypeError(
-                f"{cls.__name__} must name the mixins of mpx_channels before the consumer of "
-                "Channels: as it stands, Channels' own dispatch would run"
-            )
+    # Of the event loop's thread. This one is for who calls `dispatch` without a connection.
+    _mpx_last_check = LastCheck()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection: the ASGI application."""
         self.scope = scope
+        self._mpx_last_check = last_check()
         self.channel_layer = layer = get_channel_layer(self.channel_layer_alias)
         self.base_send = async_to_sync(send) if self._sync else send
         theirs: Callable[[], Awaitable[Event]] | None = None
@@ -150,18 +131,23 @@ class MpxConsumerMixin:
     async def dispatch(self, message: Event) -> None:
         """Run the handler for a message: the method that its type names."""
         try:
-            handler: Handler | None = getattr(self, _handler_name(message), None)
+            type_ = message.get("type")
+            name = _name_for_type(type_) if isinstance(type_, str) else get_handler_name(message)
+            handler: Handler | None = getattr(self, name, None)
             if handler is None:
                 if "mpx_group" in message:
                     # By a wildcard group, whose senders need not know of this consumer.
-                    name, type_ = type(self).__name__, message["type"]
-                    log.info((name, type_), "%s has no handler for %s", name, type_)
+                    class_name = type(self).__name__
+                    log.info((class_name, type_), "%s has no handler for %s", class_name, type_)
                     return
-                raise ValueError(f"No handler for message type {message['type']}")
+                raise ValueError(f"No handler for message type {type_}")
             if self._sync:
                 await sync_to_async(self._mpx_handle_in_thread)(handler, message)
                 return
-            if check_due(self.close_old_connections_interval):
+            # As `is_due`, but without a call: this is what every message pays for.
+            last = self._mpx_last_check
+            if monotonic() - last.at >= self.close_old_connections_interval:
+                last.at = monotonic()
                 await aclose_old_connections()
             result = handler(message)
             if result is not None:
@@ -169,7 +155,7 @@ class MpxConsumerMixin:
         except StopConsumer:
             raise
         except Exception as error:
-            check_soon()
+            self._mpx_last_check.again_soon()
             if REPLY_TO in message:
                 await self._mpx_tell_asker(message, error)
             raise
@@ -278,17 +264,25 @@ class MpxConsumerMixin:
 
     async def _mpx_serve(self, mailbox: Mailbox, handling: dict[int, asyncio.Future[None]]) -> None:
         """Handle events until one of them ends the consumer."""
-        get, dispatch = mailbox.get, self.dispatch
+        # Bound methods are not kept: of a thousand consumers, none has its own in the CPU's cache.
+        turn_ends = 0.0
         while True:
-            message = await get()
-            await dispatch(message)
+            message = mailbox.get_nowait()
+            if message is None:
+                # Whoever waits for the loop has it meanwhile.
+                message = await mailbox.get()
+                turn_ends = monotonic() + TURN
+            elif monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = monotonic() + TURN
+            await self.dispatch(message)
             if handling:
                 handled = handling.pop(id(message), None)
                 if handled is not None:
                     handled.set_result(None)
 
     def _mpx_handle_in_thread(self, handler: Handler, message: Event) -> None:
-        if check_due(self.close_old_connections_interval):
+        if last_check().is_due(self.close_old_connections_interval):
             close_old_connections()
         try:
             handler(message)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpx_channels.layer import LayerPromise
 
-from .dispatch import MpxConsumerMixin
+from .mixin import MpxConsumerMixin
 
 __all__ = ["PromiseMixin"]
 

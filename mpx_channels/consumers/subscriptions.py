@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from .dispatch import MpxConsumerMixin
+from .mixin import MpxConsumerMixin
 
 __all__ = ["ChannelSubscriptionMixin", "PatternSubscriptionMixin"]
 

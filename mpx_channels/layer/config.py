@@ -36,8 +36,8 @@ class LayerConfig:
       ``(host, port)``), ``master_name`` and perhaps ``sentinel_kwargs`` is for a master that Redis
       Sentinels know. ``connection_class`` may be a subclass of one of redis-py's asyncio
       connections. Several entries share the names among them, by the CRC of each name as in
-      channels_redis: all processes need the same ones in the same order. It costs two connections
-      more for each. Entries that differ in ``db`` are one server to Pub/Sub, so name its address
+      channels_redis: all processes need the same ones in the same order. Each costs two connections
+      per event loop. Entries that differ in ``db`` are one server to Pub/Sub, so name its address
       the same way in each. In a dict, ``socket_connect_timeout`` and
       ``health_check_interval`` stand for ``connect_timeout`` and ``ping_interval``, if CONFIG
       does not have these; options of redis-py's pools, retries and decoding

@@ -14,7 +14,10 @@ __all__ = ["MpxChannelLayer", "layers"]
 
 
 class MpxChannelLayer(ExtendedLayer):
-    """A channel layer over Redis Pub/Sub, with two connections per event loop that uses it.
+    """A channel layer over Redis Pub/Sub, with two connections for each event loop.
+
+    A process has one event loop for its consumers, and one for its synchronous code, if it has
+    both.
 
     `LayerConfig` has the CONFIG keys. Rules not said here are those of
     https://github.com/django/channels/blob/main/docs/channel_layer_spec.rst.

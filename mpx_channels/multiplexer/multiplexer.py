@@ -1,4 +1,4 @@
-"""Multiplexer: what a process holds, two connections to each node with everything on them."""
+"""Multiplexer: what an event loop has, two connections to each node with everything on them."""
 
 from __future__ import annotations
 

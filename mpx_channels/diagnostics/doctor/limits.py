@@ -84,8 +84,9 @@ async def check_clients(server: Server) -> list[Finding]:
     return [
         make(
             found,
-            "Every process (and event loop) takes two connections, a third one if it reads plain "
-            "channels. When there are none left, new processes cannot connect.",
+            "A process takes two connections for its consumers and two for its synchronous code, "
+            "and one more where plain channels are read. When there are none left, new processes "
+            "cannot connect.",
             f"CONFIG SET maxclients {most * 2} (and in redis.conf; also the server's limit of open "
             "files), or find who holds so many connections: CLIENT LIST.",
         )

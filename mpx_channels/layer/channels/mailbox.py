@@ -239,6 +239,11 @@ class Mailbox:
             raise
         return handed.take()
 
+    def get_nowait(self) -> Message | None:
+        """Take the oldest message that has not expired, if one is unread."""
+        item = self._take() if self._unread is not None else None
+        return item.take() if item is not None else None
+
     def ask(self) -> asyncio.Future[Item]:
         """The next item, once it is there; whoever cannot wait for it calls `withdraw`."""
         waiter: asyncio.Future[Item] = self._loop.create_future()
