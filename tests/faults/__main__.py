@@ -1,10 +1,10 @@
 """The campaign as a program.
 
-    python -m tests.faults                      the short selection, once
-    python -m tests.faults --list               what there is
-    python -m tests.faults --case NAME ...      these
-    python -m tests.faults --minutes 30         all, by chance and again, for so long
-    python -m tests.faults --seed N             the same chances again
+python -m tests.faults                      the short selection, once
+python -m tests.faults --list               what there is
+python -m tests.faults --case NAME ...      these
+python -m tests.faults --minutes 30         all, by chance and again, for so long
+python -m tests.faults --seed N             the same chances again
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from .report import Report
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--case", nargs="+", metavar="NAME", choices=sorted(CASES), default=[],
-                        help="play these cases only")  # fmt: skip
-    parser.add_argument("--seed", type=int, help="of all that is left to chance")
-    parser.add_argument("--minutes", type=float, metavar="N", help="go on for so long")
-    parser.add_argument("--processes", type=int, metavar="N", help="workers, instead of the case's")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each case")
-    parser.add_argument("--list", action="store_true", help="print the cases and end")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--case", nargs="+", metavar="NAME", choices=sorted(CASES), help="play these cases only")
+    add("--seed", type=int, help="of all that is left to chance")
+    add("--minutes", type=float, metavar="N", help="go on for so long")
+    add("--processes", type=int, metavar="N", help="processes, instead of each case's own number")
+    add("--json", action="store_true", help="a line of JSON for each case, and one at the end")
+    add("--list", action="store_true", help="print the cases and end")
     return parser.parse_args()
 
 
@@ -46,10 +49,15 @@ async def main(asked: argparse.Namespace) -> int:
     report = Report(seed, as_json=asked.json, total=total)
     started = time.monotonic()
     async with Campaign(long=asked.minutes is not None, processes=asked.processes) as campaign:
-        for case, case_seed in cases:
-            elapsed = time.monotonic() - started
-            report.begins(case, case_seed, elapsed if asked.minutes else report.verdicts)
-            report.ended(case, case_seed, await campaign.play(case, case_seed))
+        try:
+            for case, case_seed in cases:
+                elapsed = time.monotonic() - started
+                report.begins(case, elapsed if asked.minutes else report.verdicts)
+                report.ended(case, case_seed, await campaign.play(case, case_seed))
+        except asyncio.CancelledError:
+            # Ctrl-C: what was found until then is said.
+            report.finish([])
+            raise
         return report.finish(await campaign.close())
 
 

@@ -39,7 +39,8 @@ class Sent:
 class Gap:
     """A time in which messages may be missed, as its receiver was told.
 
-    Positions are those among all that the receiver got; an end that was not told yet is far away.
+    Between which messages: ``began`` and ``ended`` are how many the receiver had got by then. An
+    end that was not told yet is far away.
     """
 
     began: int
@@ -63,9 +64,9 @@ class Receiver:
         return got[-1][1] if got else 0
 
     def may_have_missed(self, sent: Sent, after: float, before: float) -> bool:
-        """Whether a gap was told between two positions that began before the sending's end."""
+        """Whether a gap was told between the messages at two positions, and not over by then."""
         return any(
-            gap.began < before and gap.ended > after and sent.at <= gap.ended_at
+            gap.began < before and gap.ended >= after and sent.at <= gap.ended_at
             for gap in self.gaps
         )
 
@@ -155,7 +156,7 @@ class Ledger:
     def join(self, receiver: str, groups: Iterable[str], now: float) -> None:
         """A receiver that is new, and was in these groups by now."""
         self.members[receiver] = set(groups)
-        self.receivers[receiver].gaps.append(Gap(-1, 0, began_at=now, ended_at=now))
+        self.receivers[receiver].gaps.append(Gap(0, 0, began_at=now, ended_at=now))
 
     def leave(self, worker: str, now: float) -> None:
         """A process was killed: nothing has to reach it, and nobody knows what it got last."""
@@ -239,9 +240,9 @@ class Ledger:
         verdict.add("received though its sending had failed", revenants)
         verdict.add("received in the run after", self._strays)
         untold = []
-        for worker, missed in lost.items():
+        for worker, of_worker in lost.items():
             # A drop that was counted is told, too: it has no name, so the numbers must agree.
-            untold += missed[drops.get(worker, 0) :]
+            untold += of_worker[drops.get(worker, 0) :]
         verdict.add("lost and not told", untold)
         self._judge_queues(verdict, sum(drops.values()))
         self._judge_senders(verdict)
@@ -263,7 +264,7 @@ class Ledger:
             if number in place or message.outcome != "":
                 continue
             at = bisect.bisect(numbers, number)
-            after = place[numbers[at - 1]] if at else -1
+            after = place[numbers[at - 1]] if at else 0
             before = place[numbers[at]] if at < len(numbers) else inf
             if to.may_have_missed(message, after, before):
                 told += 1
@@ -293,8 +294,8 @@ class Ledger:
         # A link that breaks may take along the one message that was popped over it. A killed
         # process, too, may have had one.
         gaps: Counter[str] = Counter()
-        for receiver, to in self.receivers.items():
-            gaps[_of(receiver)] = max(gaps[_of(receiver)], len(to.gaps))
+        for receiver, got in self.receivers.items():
+            gaps[_of(receiver)] = max(gaps[_of(receiver)], len(got.gaps))
         if not self.data_lost:
             allowed = gaps.total() + len(self.killed) + drops
             verdict.add("lost from a plain channel", lost[allowed:])

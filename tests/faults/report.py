@@ -32,7 +32,7 @@ FIGURES = {
 
 
 class Report:
-    """Takes verdicts as they come; ``expected`` is how many, or how many seconds, or None."""
+    """Takes verdicts as they come; ``total`` is how many cases there will be, or seconds."""
 
     def __init__(
         self, seed: int, *, as_json: bool = False, total: float, file: TextIO | None = None
@@ -56,7 +56,7 @@ class Report:
         if not as_json:
             self._print(f"Seed {seed}: --seed {seed} plays the same again.")
 
-    def begins(self, case: Case, seed: int, done: float) -> None:
+    def begins(self, case: Case, done: float) -> None:
         """A case is about to be played; ``done``: of the total."""
         if self._progress is not None:
             self._progress.update(self._task, description=case.name, completed=done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class Setup:
 
     processes: int = 3
     groups: int = 24
+    # Groups that every process is in, and nobody sends to.
+    idle: int = 0
     queues: int = 2
     # Of each process; the groups are dealt out to them.
     channels: int = 2
@@ -54,8 +56,8 @@ class Setup:
     sentinel: bool = False
     # Of the layer, over OPTIONS.
     options: tuple[tuple[str, Any], ...] = ()
-    # Seconds that the clock of the last process is off.
-    clock: float = 0.0
+    # Seconds that the clock of the last process is off: nothing here goes by it.
+    clock: float = 86_400.0
 
 
 class Stage:
@@ -71,7 +73,7 @@ class Stage:
         self.sentinels: Sentinels | None = None
         # Those of a worker, by its name, in the order of the servers.
         self.proxies: dict[str, list[Proxy]] = {}
-        self.members = Members(setup.groups, setup.queues, setup.channels)
+        self.members = Members(setup.groups, setup.queues, setup.channels, setup.idle)
         self.ledger: Ledger = self.members.ledger(0, [])
         self._run = 0
         self._made = 0
@@ -118,12 +120,18 @@ class Stage:
             extra.pop("main.<locals>.report_on", None)
             if extra:
                 left.append(f"{worker.name} has tasks after close(): {extra}")
-        if not self.setup.sentinel:
-            for number, server in enumerate(self.servers):
-                if server.running and (clients := await self.clients(server=number)):
-                    left.append(f"{len(clients)} connections after close(): {clients[0]}")
+        # Redis may be about to notice.
+        if clients := await self._soon_none(self._all_clients):
+            left.append(f"{len(clients)} connections after close(), such as {clients[0]}")
         await self.abandon()
         return left
+
+    async def _all_clients(self) -> list[dict[str, str]]:
+        return [
+            client
+            for number in range(len(self.servers))
+            for client in await self.clients(server=number)
+        ]
 
     async def abandon(self) -> None:
         """End all of it, whatever state it is in."""
@@ -173,7 +181,10 @@ class Stage:
         return worker
 
     async def _join(self, worker: Process) -> None:
-        await worker.ask("open", self.members.receivers(worker.name), self.members.queues)
+        members = self.members
+        await worker.ask(
+            "open", members.receivers(worker.name), members.queues, members.idle, timeout=120
+        )
 
     def _report(self, worker: str, events: list[list[Any]]) -> None:
         self.ledger.take(worker, events)
@@ -217,9 +228,11 @@ class Stage:
                 raise TimeoutError(f"{what}: not in {timeout:.0f} s")
             await asyncio.sleep(0.01)
 
-    async def back(self, workers: Iterable[Process] | None = None) -> None:
+    async def back(
+        self, workers: Iterable[Process] | None = None, *, timeout: float = RECOVERY
+    ) -> None:
         """Wait until these workers, or all, are connected and subscribed to what they want."""
-        deadline = time.monotonic() + RECOVERY
+        deadline = time.monotonic() + timeout
         for worker in list(workers or self.workers):
             while True:
                 status = await worker.ask("status")
@@ -227,7 +240,7 @@ class Stage:
                     break
                 if time.monotonic() > deadline:
                     brief = {key: status[key] for key in ("connected", "wanted", "confirmed")}
-                    raise TimeoutError(f"{worker.name} is not back in {RECOVERY:.0f} s: {brief}")
+                    raise TimeoutError(f"{worker.name} is not back in {timeout:.0f} s: {brief}")
                 await asyncio.sleep(0.02)
 
     def gaps(self, worker: Process) -> int:
@@ -295,20 +308,23 @@ class Stage:
         }
         verdict = self.ledger.judge(drops)
         verdict.add("did not come back", failed)
-        verdict.add("left over", await self._left())
+        verdict.add("left over", await self._soon_none(self._left))
         return verdict
 
     async def _send(self, worker: Process) -> None:
-        await worker.ask("send", self._run, self.members.groups, self.members.queues, self.setup.rate)
+        await worker.ask(
+            "send", self._run, self.members.groups, self.members.queues, self.setup.rate
+        )
 
     async def _mark(self) -> list[str]:
         """A last message on every stream; return those that do not arrive."""
         for worker in self.workers:
             await worker.ask("mark", self.members.groups, self.members.queues)
-        deadline = time.monotonic() + REST
-        while (missing := self.ledger.missing()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        return [f"the last message of {stream}" for stream in missing]
+
+        async def missing() -> list[str]:
+            return self.ledger.missing()
+
+        return [f"the last message of {stream}" for stream in await self._soon_none(missing)]
 
     async def _dropped(self, worker: Process) -> int:
         drops = (await worker.ask("status"))["drops"]
@@ -316,23 +332,28 @@ class Stage:
 
     async def _left(self) -> list[str]:
         """What is there that was not there at rest, or is not there any more."""
+        return [found for worker in self.workers for found in await self._left_of(worker)]
+
+    async def _soon_none(self, look: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+        """Look until there is nothing; return what is still there after a while."""
         deadline = time.monotonic() + REST
-        while left := [found for worker in self.workers for found in await self._left_of(worker)]:
-            if time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.05)
-        return left
+        while True:
+            found = await look()
+            if not found or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.02)
 
     async def _status(self, worker: Process) -> dict[str, Any]:
         """What a worker says it has, and what the servers say."""
         numbers = list(range(len(self.servers)))
         if self.sentinels is not None:
-            numbers = [self.servers.index(self.sentinels.master)]
+            port = await asyncio.to_thread(self.sentinels.known_master, self.sentinels.ports[0])
+            numbers = [number for number in numbers if self.servers[number].port == port]
         clients = [
             client for number in numbers for client in await self.clients(worker, server=number)
         ]
         return {
-            **await worker.ask("status"),
+            **await worker.ask("rest"),
             "connections": len(clients),
             "subscriptions": sum(int(client["sub"]) + int(client["psub"]) for client in clients),
         }
@@ -355,7 +376,7 @@ class Stage:
         return left
 
 
-async def run(stage: Stage, play: Callable[[Stage], Any], seed: int) -> Verdict:
+async def run(stage: Stage, play: Callable[[Stage], Awaitable[None]], seed: int) -> Verdict:
     """Play a case on a stage, and judge it."""
     stage.random.seed(seed)
     started = time.monotonic()

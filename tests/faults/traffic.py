@@ -43,7 +43,9 @@ class Process:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115: for as long as the process
+        # For as long as the process.
+        # For as long as the process.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
 
     @property
     def pid(self) -> int:
@@ -87,7 +89,9 @@ class Process:
             async with asyncio.timeout(timeout):
                 return await self._answers[number]
         except TimeoutError:
-            raise WorkerFailed(f"{self.name} does not answer in {timeout} s: {self.errors}") from None
+            raise WorkerFailed(
+                f"{self.name} does not answer in {timeout} s: {self.errors}"
+            ) from None
         finally:
             self._answers.pop(number, None)
 
@@ -135,10 +139,11 @@ class Process:
 class Members:
     """Who is in which groups, and reads which plain channels."""
 
-    def __init__(self, groups: int, queues: int, channels: int) -> None:
-        """Groups are dealt out to so many channels of each process."""
+    def __init__(self, groups: int, queues: int, channels: int, idle: int) -> None:
+        """Groups are dealt out to so many channels of each process; the idle ones are silent."""
         self.groups = [f"group-{number}" for number in range(groups)]
         self.queues = [f"queue-{number}" for number in range(queues)]
+        self.idle = [f"idle-{number}" for number in range(idle)]
         self._channels = channels
 
     def receivers(self, worker: str) -> dict[str, list[str]]:

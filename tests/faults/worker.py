@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -49,15 +50,24 @@ class Worker:
 
     # -- receiving ----------------------------------------------------------------------------
 
-    async def open(self, receivers: dict[str, list[str]], queues: list[str]) -> None:
-        """Open a channel for each receiver, in these groups; and read these plain channels."""
+    async def open(
+        self, receivers: dict[str, list[str]], queues: list[str], idle: list[str]
+    ) -> None:
+        """Open a channel for each receiver, in these groups; and read these plain channels.
+
+        The ``idle`` groups are for a channel of their own, which hears nothing.
+        """
         for receiver, groups in receivers.items():
             mailbox = await self.layer.open_channel(hooks=self.hooks)
             for group in groups:
                 await self.layer.group_add(group, mailbox.channel)
             self.read(self.receive(receiver, mailbox.get))
         for queue in queues:
-            self.read(self.receive(f"{self.name}/{queue}", lambda q=queue: self.layer.receive(q)))
+            get = functools.partial(self.layer.receive, queue)
+            self.read(self.receive(f"{self.name}/{queue}", get))
+        if idle:
+            channel = await self.layer.new_channel()
+            await asyncio.gather(*[self.layer.group_add(group, channel) for group in idle])
 
     def read(self, reader: Any) -> None:
         task = asyncio.get_running_loop().create_task(reader)
@@ -114,7 +124,7 @@ class Worker:
         self.sending = asyncio.get_running_loop().create_task(self.go_on(groups, queues, rate))
 
     async def go_on(self, groups: list[str], queues: list[str], rate: float) -> None:
-        sends = [(self.layer.group_send, name) for name in groups]
+        sends: list[tuple[Any, str]] = [(self.layer.group_send, name) for name in groups]
         sends += [(self.layer.send, name) for name in queues]
         loop = asyncio.get_running_loop()
         done, due = 0, loop.time()
@@ -174,6 +184,11 @@ class Worker:
 
     # -- looking ------------------------------------------------------------------------------
 
+    async def rest(self) -> dict[str, Any]:
+        """As `status`; tasks that failed unseen have said so by then."""
+        gc.collect()
+        return await self.status()
+
     async def status(self) -> dict[str, Any]:
         """What this process holds and has counted."""
         total = self.layer.local_stats().total
@@ -209,7 +224,8 @@ class Worker:
 
 def resources() -> dict[str, Any]:
     """What the process has: tasks by what they run, descriptors, memory in bytes."""
-    tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    coroutines: list[Any] = [task.get_coro() for task in asyncio.all_tasks()]
+    tasks = Counter(coroutine.__qualname__ for coroutine in coroutines)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "tasks": dict(tasks),
@@ -247,8 +263,6 @@ async def main(name: str, config: dict[str, Any]) -> None:
             answer = {"re": command["id"], "error": describe(error)}
         else:
             answer = {"re": command["id"], "value": value}
-        if command["do"] == "status":
-            gc.collect()  # tasks that failed unseen say so now
         report()  # what led to the answer goes before it
         say(answer)
 

@@ -32,7 +32,7 @@ async def subscriber_links_killed(stage: Stage) -> None:
 
 @case()
 async def publisher_links_killed(stage: Stage) -> None:
-    """The connections that publish, and those that read plain channels, are killed, twenty times."""
+    """All connections but the subscribing ones are killed, twenty times."""
     for _ in range(20):
         await kill_links(stage, subscribing=False)
         await stage.back()
@@ -45,7 +45,7 @@ async def cut(stage: Stage) -> None:
         before = stage.gaps(worker)
         stage.proxy(worker).cut()
         await stage.gap(worker, before)
-    await stage.back()
+        await stage.back([worker])
 
 
 @case()
@@ -144,25 +144,24 @@ async def refused(stage: Stage) -> None:
 
 @case()
 async def bad_handshakes(stage: Stage) -> None:
-    """108 handshakes that fail: reset at once or in the middle, answered with garbage or nothing."""
+    """108 handshakes that fail: reset somewhere in the middle, or answered with garbage."""
     greetings = [b"", b"\x00\xff" * 40, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR go away\r\n",
                  b"$999999999\r\n", b"*-7\r\n"]  # fmt: skip
     proxies = [stage.proxy(worker) for worker in stage.workers]
     for number in range(12):
         for proxy in proxies:
             proxy.cut()
-        wanted = [proxy.accepted + 3 for proxy in proxies]
+        wanted = sum(proxy.accepted for proxy in proxies) + 9
         for proxy in proxies:
             if number % 2:
                 proxy.greeting = stage.random.choice(greetings)
             else:
                 proxy.reset_after = stage.random.choice([0, 1, 5, 40, 150])
-        await stage.until(
-            lambda wanted=wanted: all(
-                proxy.accepted >= count for proxy, count in zip(proxies, wanted, strict=True)
-            ),
-            "every process has tried three times",
-        )
+
+        def tried(wanted: int = wanted) -> bool:
+            return sum(proxy.accepted for proxy in proxies) >= wanted
+
+        await stage.until(tried, "nine more handshakes")
         for proxy in proxies:
             proxy.greeting = proxy.reset_after = None
         if number % 4 == 3:
@@ -172,7 +171,7 @@ async def bad_handshakes(stage: Stage) -> None:
 @case()
 async def garbage(stage: Stage) -> None:
     """Bytes that are no protocol come over connections that stand."""
-    for data in (b"\x00\xff\r\n", b"$-9\r\n", b"*2\r\n$3\r\nfoo\r\n:x\r\n", b"+PONG\r\n"):
+    for data in (b"\x00\xff\r\n", b"$-9\r\n", b"*2\r\n$3\r\nfoo\r\n:x\r\n"):
         stage.proxy(stage.some()).inject(data, client=True)
         await asyncio.sleep(0.1)
     await stage.back()

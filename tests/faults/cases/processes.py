@@ -9,9 +9,19 @@ from tests.faults.stage import Setup, Stage
 
 from .registry import case
 
-CROWD = Setup(processes=20, groups=2000, queues=0, channels=4, rate=0.05)
+CROWD = Setup(
+    processes=20,
+    groups=10,
+    idle=1990,
+    queues=0,
+    rate=1.0,
+    # As long as 40,000 names take where there are fewer processors than processes.
+    options=(("connect_timeout", 30.0), ("backlog_timeout", 5.0), ("ping_interval", 10.0)),
+)
 PROMPT = Setup(groups=6, queues=0, channels=1, options=(("capacity", 100),))
-A_DAY = 86_400.0
+# Bytes of a message that fills buffers. Valkey does not count what is much larger as buffered: it
+# keeps one copy for all.
+FRAME = 14_000
 UNREADABLE = ("unreadable", "undecryptable")
 
 
@@ -46,12 +56,12 @@ async def output_buffer(stage: Stage) -> None:
     """Redis disconnects a stopped process that has too much unread; it is told when it goes on."""
     worker = stage.some()
     (sender, *_) = [other for other in stage.workers if other is not worker]
-    await stage.admin("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 1")
+    await stage.admin("CONFIG", "SET", "client-output-buffer-limit", "pubsub 256kb 0 0")
     try:
         (link,) = [each for each in await stage.clients(worker) if int(each["sub"])]
         worker.freeze()
         for _ in range(100):
-            await sender.ask("burst", "group-0", 8, 250_000, 8)
+            await sender.ask("burst", "group-0", 200, FRAME, 200)
             if link["id"] not in {each["id"] for each in await stage.clients()}:
                 break
         else:
@@ -115,13 +125,6 @@ async def poison(stage: Stage) -> None:
         await asyncio.sleep(0.05)
 
 
-@case(Setup(groups=6, queues=1, clock=A_DAY))
-async def clock_a_day_off(stage: Stage) -> None:
-    """A process whose clock is a day off takes part as all do, without encryption."""
-    await asyncio.sleep(0.5)
-    stage.proxy(stage.workers[-1]).cut()
-
-
 @case(CROWD, short=False)
 async def crowd(stage: Stage) -> None:
     """20 processes with 2,000 groups each come back at once, from a restart."""
@@ -130,5 +133,4 @@ async def crowd(stage: Stage) -> None:
         await stage.gap(worker)
     await stage.start_server()
     stage.heal()
-    await stage.back()
-
+    await stage.back(timeout=60)
