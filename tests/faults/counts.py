@@ -116,6 +116,8 @@ class Ledger:
         self.healed_at = inf
         # Processes that were killed, and when: what they would have reported next is missing.
         self.killed: dict[str, float] = {}
+        # Links over which plain channels were read, and that were broken without a gap.
+        self.reading_links_broken = 0
         # Plain channels may have lost what they held: Redis lost it.
         self.data_lost = False
         self._strays: list[str] = []
@@ -297,7 +299,7 @@ class Ledger:
         for receiver, got in self.receivers.items():
             gaps[_of(receiver)] = max(gaps[_of(receiver)], len(got.gaps))
         if not self.data_lost:
-            allowed = gaps.total() + len(self.killed) + drops
+            allowed = gaps.total() + self.reading_links_broken + len(self.killed) + drops
             verdict.add("lost from a plain channel", lost[allowed:])
 
     def _judge_senders(self, verdict: Verdict) -> None:

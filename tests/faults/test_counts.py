@@ -178,6 +178,9 @@ def test_lost_from_a_plain_channel(book: Book) -> None:
     # A link that breaks may take one along.
     book.told("disconnect", "reconnect")
     assert found(book.judge()) == {"lost from a plain channel": 1}
+    book.ledger.reading_links_broken = 1
+    assert found(book.judge()) == {}
+    book.ledger.reading_links_broken = 0
     book.ledger.data_lost = True
     assert found(book.judge()) == {}
 

@@ -127,15 +127,16 @@ class Worker:
         sends: list[tuple[Any, str]] = [(self.layer.group_send, name) for name in groups]
         sends += [(self.layer.send, name) for name in queues]
         loop = asyncio.get_running_loop()
-        done, due = 0, loop.time()
+        done, owed, due = 0, 0.0, loop.time()
         while True:
-            await asyncio.sleep(TICK)
             # A process that was stopped makes up for nothing.
-            due = max(due + TICK, loop.time() - 2 * TICK)
-            for _ in range(max(1, round(len(sends) * rate * TICK))):
+            due = max(due + TICK, loop.time() - TICK)
+            await asyncio.sleep(due - loop.time())
+            owed += len(sends) * rate * TICK
+            while owed >= 1:
+                owed -= 1
                 self.submit(*sends[done % len(sends)])
                 done += 1
-            await asyncio.sleep(max(0.0, due - loop.time()))
 
     def submit(self, send: Any, name: str, padding: str = "") -> asyncio.Task[None]:
         """Send the next message to a name, and wait for nothing: order is the layer's to keep."""
