@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import redis
@@ -96,7 +97,9 @@ class Stage:
                 await self.start_server(number)
         for number in range(self.setup.processes):
             last = number == self.setup.processes - 1
-            await self._start_worker(clock=self.setup.clock if last else 0.0)
+            # One on the other event loop.
+            uvloop = number == 1 and find_spec("uvloop") is not None
+            await self._start_worker(clock=self.setup.clock if last else 0.0, uvloop=uvloop)
         await asyncio.gather(*[self._join(worker) for worker in self.workers])
         self.ledger = self.members.ledger(0, [worker.name for worker in self.workers])
         await self._mark()
@@ -159,7 +162,7 @@ class Stage:
             admin.close()
         self.servers[number].kill()
 
-    async def _start_worker(self, *, clock: float = 0.0) -> Process:
+    async def _start_worker(self, *, clock: float = 0.0, uvloop: bool = False) -> Process:
         self._made += 1
         name = f"w{self._made}"
         hosts: list[Any] = []
@@ -177,7 +180,7 @@ class Stage:
         layer = {**OPTIONS, **dict(self.setup.options), "hosts": hosts, "prefix": "faults"}
         worker = Process(name, layer, self._report)
         self.workers.append(worker)
-        await worker.start(clock=clock)
+        await worker.start(clock=clock, uvloop=uvloop)
         return worker
 
     async def _join(self, worker: Process) -> None:
@@ -217,7 +220,9 @@ class Stage:
     def _admin(self, server: int) -> redis.Redis:
         client = self._admins.get(server)
         if client is None:
-            client = self._admins[server] = self.servers[server].client(client_name="admin")
+            # Not for ever: a case that failed may have left the server stopped.
+            client = self.servers[server].client(client_name="admin", socket_timeout=20)
+            self._admins[server] = client
         return client
 
     async def until(self, true: Callable[[], Any], what: str, timeout: float = RECOVERY) -> None:
@@ -272,7 +277,7 @@ class Stage:
             self.ledger.join(receiver, groups, time.monotonic())
         for queue, readers in self.ledger.queues.items():
             readers.add(f"{worker.name}/{queue}")
-        # What it holds at rest is known once it is: all do the same.
+        # What it holds at rest is known once it is: the first one holds the same.
         self._rest[worker.name] = next(iter(self._rest.values()))
         await self._send(worker)
         return worker

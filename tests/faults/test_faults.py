@@ -83,4 +83,6 @@ def playing(request: pytest.FixtureRequest) -> Iterator[Playing]:
 def test_case(playing: Playing, name: str) -> None:
     verdict = playing.verdicts[name].result(timeout=LONGEST)
     again = f"python -m tests.faults --case {name} --seed {SEED}"
-    assert not verdict.problems, "\n".join([*map(str, verdict.problems), f"again: {again}"])
+    assert not verdict.problems, "\n".join(
+        [*map(str, verdict.problems), f"figures: {verdict.figures}", f"again: {again}"]
+    )

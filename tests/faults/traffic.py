@@ -58,9 +58,9 @@ class Process:
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")[-2000:]
 
-    async def start(self, *, clock: float = 0.0) -> None:
+    async def start(self, *, clock: float = 0.0, uvloop: bool = False) -> None:
         """Start it; return when it listens. ``clock``: seconds that its wall clock is off."""
-        config = {"name": self.name, "layer": self._layer, "clock": clock}
+        config = {"name": self.name, "layer": self._layer, "clock": clock, "uvloop": uvloop}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.faults.worker", json.dumps(config),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,

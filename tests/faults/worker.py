@@ -1,9 +1,10 @@
 """A process that uses the layer: it sends and receives numbered messages, and says what happened.
 
 ``python -m tests.faults.worker CONFIG``, with ``CONFIG`` a JSON object: ``name``, ``layer`` (the
-layer's own CONFIG), ``clock`` (seconds that its wall clock is off). It is told what to do by lines
-of JSON on stdin, and answers on stdout: replies, and events in the order of their happening (see
-`Ledger.take`). Times are those of the monotonic clock, which all processes of a machine share.
+layer's own CONFIG), ``clock`` (seconds that its wall clock is off), ``uvloop`` (whether to use it).
+It is told what to do by lines of JSON on stdin, and answers on stdout: replies, and events in the
+order of their happening (see `Ledger.take`). Times are those of the monotonic clock, which all
+processes of a machine share.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -294,4 +296,6 @@ if __name__ == "__main__":
         time.time = lambda: now() + off
     settings.configure()
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        asyncio.run(main(given["name"], given["layer"]))
+        factory = import_module("uvloop").new_event_loop if given.get("uvloop") else None
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(main(given["name"], given["layer"]))

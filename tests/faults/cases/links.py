@@ -17,7 +17,7 @@ async def kill_links(stage: Stage, *, subscribing: bool) -> None:
     """CLIENT KILL for one of the two kinds of links, of every worker."""
     for client in await stage.clients():
         if (int(client["sub"]) > 0) == subscribing:
-            stage.ledger.reading_links_broken += client["cmd"] == "blpop"
+            stage.ledger.reading_links_broken += client["cmd"] in ("blpop", "time")
             await stage.admin("CLIENT", "KILL", "ID", client["id"])
 
 
