@@ -129,7 +129,7 @@ class Report:
 
     def _table(self) -> None:
         table = Table(box=None, pad_edge=False)
-        table.add_column("case")
+        table.add_column("case", no_wrap=True)
         for name in FIGURES.values():
             table.add_column(name, justify="right")
         for case, _, verdict in self._rows:

@@ -7,6 +7,7 @@ the first of these tests, and each test waits for the verdict of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -46,7 +47,8 @@ class Playing(threading.Thread):
         await asyncio.wait([self._all])
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._all.cancel)
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._all.cancel)
         self.join()
 
     async def _play_all(self) -> None:
