@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Sourced by scripts/demo, scripts/test and scripts/corners: finds a Python, makes .venv and installs into it.
+# Sourced by scripts/demo, test, corners and soak: finds a Python, makes .venv and installs into it.
 # Plain POSIX sh; the caller has changed to the project's folder.
 
 python= # the interpreter that makes .venv, once it is looked for

@@ -52,6 +52,7 @@ class RestartableServer:
         self.url = f"redis://127.0.0.1:{self.port}"
         self._config = config
         self._server: ValkeyServer | None = None
+        self._pid = 0
 
     @property
     def running(self) -> bool:
@@ -69,6 +70,16 @@ class RestartableServer:
         with self.client() as admin:
             admin.execute_command("ACL", "SETUSER", "app", "on", ">secret", *rules)
         return self.url.replace("://", "://app:secret@")
+
+    def freeze(self) -> None:
+        """Stop the process where it stands: its connections stay open, and nobody answers."""
+        with self.client() as client:
+            self._pid = client.info("server")["process_id"]
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self._pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, as a crash would; harmless when it is not running."""

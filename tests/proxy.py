@@ -1,4 +1,8 @@
-"""A TCP proxy that does to connections what networks do: cut, freeze, delay and refuse them."""
+"""A TCP proxy that does to connections what networks do.
+
+It cuts, half-closes, freezes, strands, delays and refuses them, in one direction or both, hands
+their bytes on one by one, adds garbage, and spoils handshakes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import contextlib
 import random
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Self
 
@@ -36,8 +41,12 @@ class Direction:
     def __init__(self) -> None:
         # Everything that was let through, in the order of its coming.
         self.data = bytearray()
+        # Whether `data` is kept: who runs for hours looks at none of it.
+        self.keep = True
         # Seconds that each piece is held back.
         self.delay = 0.0
+        # Bytes that are handed on at once, at most; 1: byte by byte.
+        self.piece = 65536
         # What each piece is changed into.
         self.rewrite: Callable[[bytes], bytes] | None = None
         self._open = asyncio.Event()
@@ -55,16 +64,38 @@ class Direction:
         """Let through what was held back, and what comes."""
         self._open.set()
 
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pump(self, reader: asyncio.StreamReader, end: End) -> None:
         while data := await reader.read(65536):
-            if self.delay:
-                await asyncio.sleep(self.delay)
-            await self._open.wait()
-            if self.rewrite is not None:
-                data = self.rewrite(data)
-            self.data += data
-            writer.write(data)
-            await writer.drain()
+            for start in range(0, len(data), self.piece):
+                piece = data[start : start + self.piece]
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                await self._open.wait()
+                await end.open.wait()
+                if end.lost:
+                    return  # with what was held back
+                if self.rewrite is not None:
+                    piece = self.rewrite(piece)
+                if self.keep:
+                    self.data += piece
+                end.writer.write(piece)
+                await end.writer.drain()
+
+
+class End:
+    """One end of one connection: what is written to it."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.open = asyncio.Event()
+        self.open.set()
+        # Cut: what is still on its way to it never comes.
+        self.lost = False
+
+    def cut(self) -> None:
+        self.lost = True
+        self.open.set()
+        self.writer.transport.abort()
 
 
 class Proxy:
@@ -77,12 +108,16 @@ class Proxy:
         self.to_server = Direction()
         self.to_client = Direction()
         self.accepted = 0
+        # What a new connection gets at once, instead of the server: garbage, and its end.
+        self.greeting: bytes | None = None
+        # A new connection is reset when so many bytes of the server's answers have come.
+        self.reset_after: int | None = None
         self.port = free_port()
         self._upstream = (host, port)
         self._tls = tls
         self._listener: asyncio.Server | None = None
         self._ended = False
-        self._serving: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._serving: dict[asyncio.Task[None], list[End]] = {}
 
     @property
     def url(self) -> str:
@@ -107,9 +142,32 @@ class Proxy:
 
     def cut(self) -> None:
         """Break every connection, without a word to either side."""
-        for writers in self._serving.values():
-            for writer in writers:
-                writer.transport.abort()
+        for ends in self._serving.values():
+            for end in ends:
+                end.cut()
+
+    def half_close(self, *, client: bool) -> None:
+        """Tell one side of every connection, the client or the server, that nothing more comes."""
+        for end in self._ends(client):
+            if end.writer.can_write_eof():
+                end.writer.write_eof()
+
+    def strand(self, *, client: bool) -> None:
+        """Let nothing more reach one side of what stands; new connections go on as ever.
+
+        As behind a firewall that has forgotten them. `cut` ends it, and drops what was held back.
+        """
+        for end in self._ends(client):
+            end.open.clear()
+
+    def inject(self, data: bytes, *, client: bool) -> None:
+        """Send one side of every connection what nobody wrote."""
+        for end in self._ends(client):
+            end.writer.write(data)
+
+    def _ends(self, client: bool) -> list[End]:
+        side = 0 if client else 1
+        return [ends[side] for ends in self._serving.values() if len(ends) == 2]
 
     def freeze(self) -> None:
         """Let nothing through in either direction; new connections are taken and hang, too."""
@@ -140,14 +198,20 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self.accepted += 1
-        self._serving[task] = writers = [writer]
+        self._serving[task] = ends = [End(writer)]
         pumps: list[asyncio.Task[None]] = []
         try:
+            if self.greeting is not None:
+                writer.write(self.greeting)
+                return
             up_reader, up_writer = await asyncio.open_connection(*self._upstream)
-            writers.append(up_writer)
+            ends.append(End(up_writer))
+            if self.reset_after is not None:
+                await self._reset(self.reset_after, reader, up_reader, ends)
+                return
             pumps = [
-                asyncio.create_task(self.to_server.pump(reader, up_writer)),
-                asyncio.create_task(self.to_client.pump(up_reader, writer)),
+                asyncio.create_task(self.to_server.pump(reader, ends[1])),
+                asyncio.create_task(self.to_client.pump(up_reader, ends[0])),
             ]
             if not self._ended:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -157,8 +221,31 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for each in writers:
-                each.close()
+            for end in ends:
+                end.writer.close()
                 with contextlib.suppress(OSError):
-                    await each.wait_closed()
+                    await end.writer.wait_closed()
             del self._serving[task]
+
+    async def _reset(
+        self,
+        count: int,
+        reader: asyncio.StreamReader,
+        up_reader: asyncio.StreamReader,
+        ends: list[End],
+    ) -> None:
+        """Hand on so many bytes of the answers, and reset the connection."""
+        client, server = ends
+        upwards = asyncio.create_task(self.to_server.pump(reader, server))
+        try:
+            while count > 0 and (data := await up_reader.read(count)):
+                client.writer.write(data)
+                count -= len(data)
+            await client.writer.drain()
+        finally:
+            upwards.cancel()
+            await asyncio.gather(upwards, return_exceptions=True)
+            sock = client.writer.get_extra_info("socket")
+            # Nothing lingers: the client is sent a RST.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.cut()

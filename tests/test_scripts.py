@@ -1,4 +1,4 @@
-"""scripts/demo and scripts/test: what they say when they can't run, and when they install."""
+"""scripts/demo, test and soak: what they say when they can't run, and when they install."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TOOLS = ["sh", "cat", "chmod", "cksum", "cp", "dirname", "grep", "id", "mkdir", "rm"]
 
-both_scripts = pytest.mark.parametrize("script", ["demo", "test"])
+each_script = pytest.mark.parametrize("script", ["demo", "test", "soak"])
 
 
 class Checkout:
@@ -81,7 +81,7 @@ CHECKS = ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest"]
 INSTALL = "-m pip install -qq --disable-pip-version-check -e .[dev]"
 
 
-@both_scripts
+@each_script
 @pytest.mark.parametrize("environment", [{}, {"PYTHON": "python3"}])
 def test_a_python_that_is_too_old_is_named(
     checkout: Checkout, script: str, environment: dict[str, str]
@@ -94,7 +94,7 @@ def test_a_python_that_is_too_old_is_named(
     assert "needs Python 3.11 or newer, but python3 is Python 3.9" in errors[0]
 
 
-@both_scripts
+@each_script
 @pytest.mark.parametrize("python", [None, BROKEN_SHIM, "echo Hello"])
 def test_no_python_at_all_is_said(checkout: Checkout, script: str, python: str | None) -> None:
     if python is not None:
@@ -105,7 +105,7 @@ def test_no_python_at_all_is_said(checkout: Checkout, script: str, python: str |
     assert "needs Python 3.11 or newer" in errors[0]
 
 
-@both_scripts
+@each_script
 def test_a_missing_venv_module_is_said(checkout: Checkout, script: str) -> None:
     checkout.add("python3", WITHOUT_VENV)
     status, _, errors = checkout.run(script)
@@ -162,6 +162,25 @@ def test_a_failed_check_fails_the_whole(checkout: Checkout) -> None:
     assert status == 1
     assert "mypy" in errors[-1]
     assert (checkout.folder / "calls.txt").read_text().splitlines()[-1] == "-m pytest"
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ([], "--minutes 10"),
+        (["--json"], "--minutes 10 --json"),
+        (["--minutes", "3"], "--minutes 3"),
+        (["--case", "cut", "--seed", "7"], "--case cut --seed 7"),
+        (["--list"], "--list"),
+    ],
+)
+def test_a_soak_takes_ten_minutes_unless_told(
+    checkout: Checkout, given: list[str], passed: str
+) -> None:
+    checkout.add("python3", FAKE)
+    assert checkout.run("soak", *given)[0] == 0
+    calls = (checkout.folder / "calls.txt").read_text().splitlines()
+    assert calls == [INSTALL, f"-m tests.faults {passed}"]
 
 
 FAMILY = """

@@ -1,0 +1,7 @@
+"""The cases: a function each, by its name. All do nothing but faults: `stage.run` counts."""
+
+from .registry import CASES, Case
+
+from . import links, processes, servers  # isort: skip  # they register themselves
+
+__all__ = ["CASES", "Case", "links", "processes", "servers"]

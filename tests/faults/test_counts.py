@@ -1,0 +1,233 @@
+"""The judgement itself: what it finds, and what it lets pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .counts import Ledger, Verdict
+
+BY, GROUP, QUEUE, HERE = "w1", "group", "queue", "w2/0"
+LOST = "ConnectionLost: the connection broke"
+
+
+class Book:
+    """A ledger of one sender and one receiver, with a clock that ticks with each event."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(7, {HERE: [GROUP]}, {QUEUE: [f"w2/{QUEUE}", f"w3/{QUEUE}"]})
+        self.now = 0.0
+
+    def _take(self, worker: str, *event: Any) -> None:
+        self.now += 1
+        self.ledger.take(worker, [[*event, self.now]])
+
+    def send(self, *numbers: int, to: str = GROUP, outcome: str | None = "") -> None:
+        for number in numbers:
+            self._take(BY, "sent", to, number)
+            if outcome is not None:
+                self._take(BY, "done", to, number, outcome)
+
+    def get(self, *numbers: int, to: str = GROUP, at: str = HERE, run: int = 7) -> None:
+        for number in numbers:
+            self._take(at.partition("/")[0], "got", at, run, BY, to, number)
+
+    def told(self, *kinds: str) -> None:
+        for kind in kinds:
+            self._take("w2", kind, HERE)
+
+    def judge(self, **drops: int) -> Verdict:
+        return self.ledger.judge(drops)
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+def found(verdict: Verdict) -> dict[str, int]:
+    return {problem.what: problem.count for problem in verdict.problems}
+
+
+def test_all_is_well(book: Book) -> None:
+    book.send(1, 2, 3)
+    book.get(1, 2, 3)
+    book.send(1, 2, to=QUEUE)
+    book.get(1, to=QUEUE, at=f"w2/{QUEUE}")
+    book.get(2, to=QUEUE, at=f"w3/{QUEUE}")
+    verdict = book.judge()
+    assert found(verdict) == {}
+    assert verdict.figures["sent"] == verdict.figures["received"] == 5
+
+
+def test_twice(book: Book) -> None:
+    book.send(1, 2)
+    book.get(1, 1, 2, 1)
+    assert found(book.judge()) == {"received twice": 1}
+
+
+def test_a_plain_channel_s_message_at_two_readers(book: Book) -> None:
+    book.send(1, to=QUEUE)
+    book.get(1, to=QUEUE, at=f"w2/{QUEUE}")
+    book.get(1, to=QUEUE, at=f"w3/{QUEUE}")
+    assert found(book.judge()) == {"received twice": 1}
+
+
+def test_out_of_order(book: Book) -> None:
+    book.send(1, 2, 3)
+    book.get(2, 3, 1)
+    assert found(book.judge()) == {"out of order": 1}
+
+
+@pytest.mark.parametrize("got", [[2, 3], [1, 3], [1, 2], []])
+def test_lost(book: Book, got: list[int]) -> None:
+    book.send(1, 2, 3)
+    book.get(*got)
+    assert found(book.judge()) == {"lost and not told": 3 - len(got)}
+
+
+def test_lost_in_a_gap(book: Book) -> None:
+    book.send(1)
+    book.get(1)
+    book.send(2, 3)
+    book.told("disconnect")
+    book.send(4)
+    book.told("reconnect")
+    book.send(5)
+    book.get(5)
+    verdict = book.judge()
+    assert found(verdict) == {}
+    assert verdict.figures["lost_in_gaps"] == 3
+
+
+def test_what_came_within_a_gap_does_not_end_it(book: Book) -> None:
+    """Groups come back one after the other."""
+    book.send(1, 2, 3, 4)
+    book.get(1)
+    book.told("disconnect")
+    book.get(3)
+    book.told("reconnect")
+    book.get(4)
+    assert found(book.judge()) == {}
+
+
+def test_sent_after_the_gap(book: Book) -> None:
+    """All that the receiver subscribed to arrives again: so it was told."""
+    book.send(1)
+    book.get(1)
+    book.told("disconnect", "reconnect")
+    book.send(2, 3)
+    book.get(3)
+    assert found(book.judge()) == {"lost and not told": 1}
+
+
+def test_lost_elsewhere_than_in_the_gap(book: Book) -> None:
+    book.send(1, 2, 3, 4, 5, 6)
+    book.get(1, 3)
+    book.told("disconnect", "reconnect")
+    book.get(4, 6)
+    assert found(book.judge()) == {"lost and not told": 2}
+
+
+def test_a_gap_that_does_not_end(book: Book) -> None:
+    book.send(1)
+    book.told("disconnect")
+    assert found(book.judge()) == {"gap without an end": 1}
+
+
+def test_what_was_dropped_was_counted(book: Book) -> None:
+    book.send(1, 2, 3)
+    book.get(1)
+    assert found(book.judge(w2=2)) == {}
+    assert found(book.judge(w2=1)) == {"lost and not told": 1}
+    assert found(book.judge(w1=2)) == {"lost and not told": 2}
+
+
+@pytest.mark.parametrize("error", ["NotConnected", "BacklogFull", "CommandRefused"])
+def test_what_was_not_sent_does_not_arrive(book: Book, error: str) -> None:
+    book.send(1, outcome=f"{error}: for some reason")
+    assert found(book.judge()) == {}
+    book.get(1)
+    assert found(book.judge()) == {"received though its sending had failed": 1}
+
+
+def test_what_nobody_knows_may_arrive_or_not(book: Book) -> None:
+    book.send(1, 2, outcome=LOST)
+    book.get(1)
+    verdict = book.judge()
+    assert found(verdict) == {}
+    assert verdict.figures["unknown"] == 2
+
+
+def test_senders(book: Book) -> None:
+    book.send(1, outcome=None)
+    book.send(2, outcome="KeyError: 2")
+    assert found(book.judge()) == {"sending never ended": 1, "sending failed strangely": 1}
+
+
+def test_of_another_run(book: Book) -> None:
+    book.get(1, run=6)
+    assert found(book.judge()) == {"received in the run after": 1}
+
+
+def test_lost_from_a_plain_channel(book: Book) -> None:
+    book.send(1, 2, 3, to=QUEUE)
+    book.get(1, to=QUEUE, at=f"w2/{QUEUE}")
+    assert found(book.judge()) == {"lost from a plain channel": 2}
+    # A link that breaks may take one along.
+    book.told("disconnect", "reconnect")
+    assert found(book.judge()) == {"lost from a plain channel": 1}
+    book.ledger.reading_links_broken = 1
+    assert found(book.judge()) == {}
+    book.ledger.reading_links_broken = 0
+    book.ledger.data_lost = True
+    assert found(book.judge()) == {}
+
+
+def test_who_was_killed_owes_nothing(book: Book) -> None:
+    book.send(1, 2)
+    book.get(1)
+    book.told("disconnect")
+    book.ledger.leave("w2", book.now)
+    assert found(book.judge()) == {}
+
+
+def test_who_joins_has_missed_what_was_before(book: Book) -> None:
+    book.send(1)
+    book.get(1)
+    book.ledger.join("w4/0", [GROUP], book.now)
+    book.send(2, 3)
+    book.get(2, 3)
+    book.get(3, at="w4/0")
+    assert found(book.judge()) == {"lost and not told": 1}
+
+
+def test_other_news(book: Book) -> None:
+    book._take("w2", "died", HERE, "KeyError")
+    book.ledger.take("w2", [["unhandled", "Task exception was never retrieved"]])
+    assert found(book.judge()) == {"reader died": 1, "unhandled in the event loop": 1}
+
+
+def test_missing(book: Book) -> None:
+    book.send(1, 2)
+    book.send(1, to=QUEUE)
+    book.get(1)
+    assert book.ledger.missing() == [f"w1 to {GROUP} at {HERE}", f"w1 to {QUEUE}"]
+    book.get(2)
+    book.get(1, to=QUEUE, at=f"w3/{QUEUE}")
+    assert book.ledger.missing() == []
+    book.send(3, outcome=LOST)
+    assert book.ledger.missing() == []
+
+
+def test_flowing_again(book: Book) -> None:
+    book.send(1)
+    book.get(1)
+    book.ledger.heal(book.now)
+    assert not book.ledger.all_flow
+    book.send(2)
+    book.get(1)  # of before
+    assert not book.ledger.all_flow
+    book.get(2)
+    assert book.ledger.all_flow

@@ -1,0 +1,90 @@
+"""The short selection of the campaign, a test for each case.
+
+Cases wait more than they work, so some are played at the same time: all that are to run begin with
+the first of these tests, and each test waits for the verdict of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import missing
+
+from .campaign import Campaign, chosen
+from .cases import CASES
+from .counts import Verdict
+
+SHORT = [name for name, case in CASES.items() if case.short]
+SEED = 1
+# How many are played at the same time: more, and they are late for want of a processor.
+LANES = 2
+# Seconds for a case, those before it left out.
+LONGEST = 60.0
+
+
+class Playing(threading.Thread):
+    """Plays cases on an event loop of its own."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(name="faults")
+        self.verdicts: dict[str, Future[Verdict]] = {name: Future() for name in names}
+        self._waiting = list(chosen(names, SEED))
+        self._loop = asyncio.new_event_loop()
+        self._all = self._loop.create_task(self._play_all())
+
+    def run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._ended())
+
+    async def _ended(self) -> None:
+        await asyncio.wait([self._all])
+
+    def stop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._all.cancel)
+        self.join()
+
+    async def _play_all(self) -> None:
+        await asyncio.gather(*[self._lane() for _ in range(LANES)])
+
+    async def _lane(self) -> None:
+        async with Campaign() as campaign:
+            name = ""
+            while self._waiting:
+                case, seed = self._waiting.pop(0)
+                name = case.name
+                verdict = await campaign.play(case, seed)
+                if not self._waiting:
+                    verdict.add("left over after close()", await campaign.close())
+                self.verdicts[name].set_result(verdict)
+
+
+@pytest.fixture(scope="module")
+def playing(request: pytest.FixtureRequest) -> Iterator[Playing]:
+    if not Path("/proc/self/fd").exists():
+        missing("what is left over is counted in /proc")
+    names = [
+        str(item.callspec.params["name"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.function is test_case
+    ]
+    thread = Playing(names)
+    thread.start()
+    yield thread
+    thread.stop()
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_case(playing: Playing, name: str) -> None:
+    verdict = playing.verdicts[name].result(timeout=LONGEST)
+    again = f"python -m tests.faults --case {name} --seed {SEED}"
+    assert not verdict.problems, "\n".join(
+        [*map(str, verdict.problems), f"figures: {verdict.figures}", f"again: {again}"]
+    )
