@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from mpx_channels.layer import ProcessStats
+from mpx_channels.layer.processes import SUMMED
 
 from .snapshot import Rates, since
 
@@ -146,12 +147,8 @@ def total_line(lines: Iterable[Line]) -> Line:
         process_id="",
         host="total",
         at=0.0,
-        consumers=sum(line.process.consumers for line in known),
-        patterns=sum(line.process.patterns for line in known),
-        promises=sum(line.process.promises for line in known),
         drops={"": sum(line.process.dropped for line in known)},
-        gaps=sum(line.process.gaps for line in known),
-        reconnects=sum(line.process.reconnects for line in known),
+        **{name: sum(getattr(line.process, name) for line in known) for name in SUMMED},
     )
     summed = Rates(
         sum(rates_.messages_in for rates_ in rates), sum(rates_.messages_out for rates_ in rates)

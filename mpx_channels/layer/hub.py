@@ -19,7 +19,7 @@ from .names import PROCESS_ID_LENGTH, Names
 from .processes import host_name
 from .queues import Queues
 from .serving import Serving
-from .stats import Counters, LayerStats
+from .stats import LayerCounters, LayerStats
 from .topics import ChannelTopics, PatternTopics, Topic, Topics
 from .wrapping import Wrapping
 
@@ -49,7 +49,7 @@ class Hub:
         self.multiplexer = multiplexer
         self.names = names
         self.wrapping = wrapping
-        self.counters = Counters()
+        self.counters = LayerCounters()
         # Names the hub, not the process: after a fork or on another loop there is another inbox.
         self.process_id = uuid.uuid4().hex[:PROCESS_ID_LENGTH]
         self.inbox = names.inbox(self.process_id)
@@ -308,19 +308,13 @@ class Hub:
 
     def stats(self) -> LayerStats:
         """A snapshot; it walks over the mailboxes."""
-        counters = self.counters
-        return LayerStats(
-            channels=len(self.mailboxes),
-            groups=len(self.groups.topics),
-            memberships=self.groups.memberships(),
-            raw_channels=len(self.raw_channels.topics),
-            patterns=len(self.raw_patterns.topics) + len(self.wildcards.topics),
-            promises=len(self.answers),
-            messages_out=counters.messages_out,
-            messages_in=counters.messages_in,
-            deliveries=counters.deliveries,
-            unread=sum(map(len, self.mailboxes.values())),
-            gaps=counters.gaps,
-            drops=counters.drops(),
-            multiplexer=self.multiplexer.stats(),
-        )
+        held = {
+            "channels": len(self.mailboxes),
+            "groups": len(self.groups.topics),
+            "memberships": self.groups.memberships(),
+            "raw_channels": len(self.raw_channels.topics),
+            "patterns": len(self.raw_patterns.topics) + len(self.wildcards.topics),
+            "promises": len(self.answers),
+            "unread": sum(map(len, self.mailboxes.values())),
+        }
+        return LayerStats.of([held], self.counters, self.multiplexer.stats())

@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from .codec import Message, is_flat
-from .stats import Counters
+from .stats import LayerCounters
 
 if TYPE_CHECKING:
     from .topics import Topic
@@ -136,7 +136,7 @@ class Mailbox:
         channel: str,
         capacity: int,
         loop: asyncio.AbstractEventLoop,
-        counters: Counters,
+        counters: LayerCounters,
     ) -> None:
         self.channel = channel
         self.capacity = capacity
@@ -160,7 +160,7 @@ class Mailbox:
     @classmethod
     def unbounded(cls) -> Mailbox:
         """A mailbox on the running loop that belongs to no layer's channel."""
-        return cls("", sys.maxsize, asyncio.get_running_loop(), Counters())
+        return cls("", sys.maxsize, asyncio.get_running_loop(), LayerCounters())
 
     @property
     def oldest_expired_at(self) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from operator import attrgetter
 from typing import Any, Self
 
 from .stats import LayerStats
@@ -54,6 +56,15 @@ def _number(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and isfinite(value)
 
 
+# Where a field keeps what it is made of.
+OF = "of"
+
+
+def told(*of: str, default: Any = 0) -> Any:
+    """A field that is a figure of `LayerStats`, or the sum of several: ``of`` are their paths."""
+    return field(default=default, metadata={OF: of})
+
+
 # Whether a value is right for a field of `ProcessStats`, by the field's type.
 _RIGHT: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
@@ -92,19 +103,19 @@ class ProcessStats:
     silent: bool = False
     at: float | None = None
     started: float | None = None
-    connected_since: float | None = None
-    consumers: int = 0
-    groups: int = 0
-    memberships: int = 0
-    patterns: int = 0
-    promises: int = 0
-    unread: int = 0
-    messages_in: int = 0
-    messages_out: int = 0
-    deliveries: int = 0
+    connected_since: float | None = told("multiplexer.connected_since", default=None)
+    consumers: int = told("channels")
+    groups: int = told("groups")
+    memberships: int = told("memberships")
+    patterns: int = told("patterns", "raw_channels")
+    promises: int = told("promises")
+    unread: int = told("unread")
+    messages_in: int = told("messages_in")
+    messages_out: int = told("messages_out")
+    deliveries: int = told("deliveries")
     drops: Mapping[str, int] = field(default_factory=dict)
-    gaps: int = 0
-    reconnects: int = 0
+    gaps: int = told("gaps")
+    reconnects: int = told("multiplexer.reconnects")
     round_trip: float | None = None
 
     @property
@@ -115,31 +126,24 @@ class ProcessStats:
     @classmethod
     def of(cls, process_id: str, stats: LayerStats, round_trip: float | None) -> Self:
         """What this process tells of itself."""
-        engine = stats.multiplexer
-        drops = dict(stats.drops)
-        for cause, count in engine.drops.items():
+        drops = Counter(stats.drops)
+        for cause, count in stats.multiplexer.drops.items():
             if cause not in NOT_MISSED:
-                drops[cause] = drops.get(cause, 0) + count
+                drops[cause] += count
+        figures = {}
+        for each in fields(cls):
+            if OF in each.metadata:
+                first, *others = (attrgetter(path)(stats) for path in each.metadata[OF])
+                figures[each.name] = sum(others, first)
         return cls(
             process_id=process_id,
             host=host_name(),
             pid=os.getpid(),
             at=time.time(),
             started=_started,
-            connected_since=engine.connected_since,
-            consumers=stats.channels,
-            groups=stats.groups,
-            memberships=stats.memberships,
-            patterns=stats.patterns + stats.raw_channels,
-            promises=stats.promises,
-            unread=stats.unread,
-            messages_in=stats.messages_in,
-            messages_out=stats.messages_out,
-            deliveries=stats.deliveries,
-            drops=drops,
-            gaps=stats.gaps,
-            reconnects=engine.reconnects,
+            drops=dict(drops),
             round_trip=round_trip,
+            **figures,
         )
 
     @classmethod
@@ -165,6 +169,10 @@ class ProcessStats:
     def to_answer(self) -> dict[str, Any]:
         """As a message can carry it."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+# Those figures that several processes have a sum of.
+SUMMED = tuple(each.name for each in fields(ProcessStats) if each.metadata and each.default == 0)
 
 
 @dataclass(frozen=True, slots=True)

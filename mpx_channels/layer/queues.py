@@ -27,7 +27,7 @@ from mpx_channels.multiplexer import (
 )
 from mpx_channels.multiplexer.logs import LimitedLog
 
-from .stats import Counters
+from .stats import LayerCounters
 
 __all__ = ["Queues"]
 
@@ -107,7 +107,7 @@ redis.call('PEXPIRE', KEYS[1], 10000)
 class Queues:
     """The plain channels that a hub sends to and reads from. Names are Redis' here."""
 
-    def __init__(self, multiplexer: Multiplexer, wake_name: str, counters: Counters) -> None:
+    def __init__(self, multiplexer: Multiplexer, wake_name: str, counters: LayerCounters) -> None:
         self._multiplexer = multiplexer
         self._readers = {
             node: QueueReader(multiplexer, node, wake_name, counters) for node in multiplexer.nodes
@@ -151,7 +151,7 @@ class QueueReader:
     """Reads the plain channels of one node."""
 
     def __init__(
-        self, multiplexer: Multiplexer, node: Node, wake_name: str, counters: Counters
+        self, multiplexer: Multiplexer, node: Node, wake_name: str, counters: LayerCounters
     ) -> None:
         self._multiplexer = multiplexer
         self._node = node

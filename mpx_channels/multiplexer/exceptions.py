@@ -17,6 +17,7 @@ __all__ = [
     "PromiseDisconnected",
     "SubscriptionClosed",
     "SubscriptionRefused",
+    "describe",
 ]
 
 
@@ -58,3 +59,8 @@ class SubscriptionRefused(CommandRefused):
 
 class PromiseDisconnected(ConnectionLost):
     """The connection broke while the promise was waiting: its message may have been missed."""
+
+
+def describe(error: BaseException) -> str:
+    """An error in a line: its text, or its class where it has none."""
+    return str(error) or type(error).__name__

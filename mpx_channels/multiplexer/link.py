@@ -10,7 +10,7 @@ from typing import Protocol
 
 from redis.backoff import FullJitterBackoff
 
-from .exceptions import ConnectionLost
+from .exceptions import ConnectionLost, describe
 from .logs import LimitedLog
 from .topology import Node
 from .wire import Wire, WireHandler, forget_task
@@ -209,8 +209,3 @@ class Link:
             else:
                 unanswered += 1
                 self._handler.send_ping(wire)
-
-
-def describe(error: BaseException) -> str:
-    """An error in a line: its text, or its class where it has none."""
-    return str(error) or type(error).__name__

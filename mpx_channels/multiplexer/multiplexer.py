@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from .callbacks import OnActivation, OnDisconnect, OnMessage
-from .exceptions import MultiplexerStopped, NotConnected
+from .counters import EngineCounters
+from .exceptions import MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
-from .link import LinkOptions, describe
+from .link import LinkOptions
 from .promises import PromiseSubscription
 from .publisher import Publishers
 from .sentinel import SentinelNode
-from .stats import Counters, MultiplexerStats, snapshot
+from .stats import MultiplexerStats, snapshot
 from .subscriber import ServerLost, Subscriber, Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node, Topology
@@ -88,7 +89,7 @@ class Multiplexer:
             ]
         )
         self._max_queue = max_queue
-        self._counters = Counters()
+        self._counters = EngineCounters()
         self._subscribers = Subscribers(
             self._topology, options, self._counters, linger=unsubscribe_delay
         )

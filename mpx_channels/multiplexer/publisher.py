@@ -8,16 +8,17 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .counters import EngineCounters
 from .exceptions import (
     BacklogFull,
     CommandRefused,
     ConnectionLost,
     MultiplexerStopped,
     NotConnected,
+    describe,
 )
-from .link import Link, LinkOptions, describe
+from .link import Link, LinkOptions
 from .logs import LimitedLog
-from .stats import Counters
 from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
@@ -46,7 +47,7 @@ class Publisher:
         self,
         node: Node,
         options: LinkOptions,
-        counters: Counters,
+        counters: EngineCounters,
         *,
         max_backlog: int,
         backlog_timeout: float,
@@ -262,7 +263,7 @@ class Publishers:
         self,
         topology: Topology,
         options: LinkOptions,
-        counters: Counters,
+        counters: EngineCounters,
         *,
         max_backlog: int,
         backlog_timeout: float,

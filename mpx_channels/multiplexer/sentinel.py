@@ -14,8 +14,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSL
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from .exceptions import NotConnected
-from .link import describe
+from .exceptions import NotConnected, describe
 from .topology import Node, connection_class
 
 __all__ = ["AnySentinel", "SentinelNode"]

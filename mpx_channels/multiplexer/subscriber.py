@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .callbacks import CALLBACK_ERRORS
-from .exceptions import ConnectionLost
-from .link import Link, LinkOptions, describe
+from .counters import EngineCounters
+from .exceptions import ConnectionLost, describe
+from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
 from .registry import Entry, Listener, Registry
-from .stats import Counters
 from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
@@ -47,7 +47,7 @@ class Subscriber:
         self,
         node: Node,
         options: LinkOptions,
-        counters: Counters,
+        counters: EngineCounters,
         *,
         linger: float,
         alone: bool = True,
@@ -235,7 +235,7 @@ class Subscribers:
     """The subscribers of all servers, and which of them has a name."""
 
     def __init__(
-        self, topology: Topology, options: LinkOptions, counters: Counters, *, linger: float
+        self, topology: Topology, options: LinkOptions, counters: EngineCounters, *, linger: float
     ) -> None:
         self.counters = counters
         self._topology = topology
