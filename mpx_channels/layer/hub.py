@@ -97,8 +97,8 @@ class Hub:
     async def start(self) -> None:
         """Begin to connect, and to listen to the inbox; returns at once."""
         self._inbox.add(self.inbox)
-        presence = self.names.presence(self.process_id, os.getpid(), host_name())
-        self._control.add(*self.controls.values(), presence)
+        alive = self.names.alive(self.process_id, os.getpid(), host_name())
+        self._control.add(*self.controls.values(), alive)
         self._neglected.start()
         await self.multiplexer.start()
 

@@ -25,8 +25,9 @@ __all__ = ["PROCESS_ID_LENGTH", "Names", "channel_names"]
 
 # Of a UUID's 32 hexadecimal digits: 64 bits are enough for processes of one prefix.
 PROCESS_ID_LENGTH = 16
-# What tells a presence from the names of a layer whose prefix is ours with ":c" behind it.
-PRESENT = re.compile(rf"[0-9a-f]{{{PROCESS_ID_LENGTH}}}:[0-9]{{1,19}}", re.ASCII)
+# What tells a process that lives from the names of a layer whose prefix is ours with ":c" behind
+# it.
+ALIVE = re.compile(rf"[0-9a-f]{{{PROCESS_ID_LENGTH}}}:[0-9]{{1,19}}", re.ASCII)
 
 
 class Names:
@@ -40,8 +41,8 @@ class Names:
         self._queue = f"{prefix}:q:"
         self._wake = f"{prefix}:w:"
         self.control = f"{prefix}:c:"
-        # What matches the presence of every process, and nothing else.
-        self.presences = f"{escape_glob(prefix)}:c:?*"
+        # What matches the names that processes are alive by, and nothing else.
+        self.all_alive = f"{escape_glob(prefix)}:c:?*"
         # What matches every list of this prefix, and nothing else.
         self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
         self.queues = self.lists[0]
@@ -91,13 +92,14 @@ class Names:
                 break
         return found
 
-    def presence(self, process_id: str, pid: int, host: str) -> str:
+    def alive(self, process_id: str, pid: int, host: str) -> str:
+        """The name that a process is alive by, for as long as it is subscribed to it."""
         return f"{self.control}{process_id}:{pid}:{host}"
 
-    def presence_of(self, name: str) -> tuple[str, int, str] | None:
-        """The process id, pid and host; None for a name that is no presence."""
+    def alive_of(self, name: str) -> tuple[str, int, str] | None:
+        """The process id, pid and host; None for any other name."""
         match name[len(self.control) :].split(":", 2):
-            case [process_id, pid, host] if PRESENT.fullmatch(f"{process_id}:{pid}"):
+            case [process_id, pid, host] if ALIVE.fullmatch(f"{process_id}:{pid}"):
                 return process_id, int(pid), host
         return None
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Container
 
 from mpx_channels.multiplexer import CommandRefused, Node, NotConnected
+from mpx_channels.multiplexer.exceptions import describe
 
 from .answers import Answer
 from .base import LayerBase
@@ -141,15 +142,15 @@ class Overview(LayerBase):
         self, hub: Hub, question: Message, answered: Container[str]
     ) -> list[ProcessStats]:
         """The processes that are subscribed and have not answered."""
-        pattern = self._names.presences.encode()
+        pattern = self._names.all_alive.encode()
         names: dict[bytes, None] = {}  # in order, and once: nodes may be databases of one server
         for node in self._reachable(hub):
             found = await hub.multiplexer.command(b"PUBSUB", b"CHANNELS", pattern, node=node)
             names.update(dict.fromkeys(found))
-        present = (self._names.presence_of(name.decode(errors="replace")) for name in names)
+        alive = (self._names.alive_of(name.decode(errors="replace")) for name in names)
         silent = [
             ProcessStats(process_id, printable(host), pid, silent=True)
-            for process_id, pid, host in filter(None, present)
+            for process_id, pid, host in filter(None, alive)
             if process_id not in answered
         ]
         return await asyncio.gather(*(self._ask_again(hub, question, each) for each in silent))
@@ -261,4 +262,4 @@ def _order(process: ProcessStats) -> tuple[bool, str, int, str]:
 
 
 def _reason(error: Exception | None) -> str:
-    return "it does not answer" if error is None else str(error) or type(error).__name__
+    return "it does not answer" if error is None else describe(error)

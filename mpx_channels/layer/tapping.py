@@ -16,6 +16,7 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
     escape_glob,
 )
+from mpx_channels.multiplexer.exceptions import describe
 
 from .base import PlainChannel
 from .codec import Message
@@ -383,7 +384,7 @@ class Tap:
     def _disconnected(self, error: Exception) -> None:
         if not self._cut_off:
             self._cut_off = True
-            self._event(TapEvent("disconnected", time.time(), str(error) or type(error).__name__))
+            self._event(TapEvent("disconnected", time.time(), describe(error)))
 
     def _activated(self, name: str) -> None:
         if self._cut_off and all(map(_active, self._subscriptions.values())):

@@ -459,7 +459,7 @@ async def test_questions_that_are_none(
     assert process.drops["unreadable"] == 3
 
 
-async def test_names_that_are_no_presence(
+async def test_names_that_no_process_is_alive_by(
     layer: MpxChannelLayer, redis_url: str, prefix: str
 ) -> None:
     await layer.connect()
@@ -543,23 +543,23 @@ async def test_flush_reaches_every_process(
     assert await layer.receive(channel) == {"type": "after"}
 
 
-async def test_only_living_processes_have_a_presence(
+async def test_only_living_processes_have_a_name(
     layer: MpxChannelLayer, start_process: StartProcess, client: Any, prefix: str
 ) -> None:
     pid, process_id = await start_process()
     await layer.connect()
 
-    def present() -> set[str]:
+    def alive() -> set[str]:
         names = client.pubsub_channels(f"{prefix}:c:?*")
         return {name.decode().removeprefix(f"{prefix}:c:").split(":")[0] for name in names}
 
-    assert present() == {layer.process_id, process_id}
+    assert alive() == {layer.process_id, process_id}
     os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: present() == {layer.process_id})
+    await eventually(lambda: alive() == {layer.process_id})
     await layer.flush()
-    assert present() == {layer.process_id}
+    assert alive() == {layer.process_id}
     await layer.close()
-    await eventually(lambda: not present())
+    await eventually(lambda: not alive())
 
 
 # -- many -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from django.conf import settings
 from mpx_channels import __version__, embedded
 from mpx_channels.diagnostics.subcommand import FOUND, Refusal
 from mpx_channels.layer import Hooks, MpxChannelLayer, ProcessStats
+from mpx_channels.multiplexer.exceptions import describe
 
 from .room import Room
 
@@ -150,8 +151,7 @@ class Theirs(Contender):
         except (Refusal, TimeoutError):
             raise
         except Exception as error:
-            text = str(error) or type(error).__name__
-            raise Refusal(f"{self.name} {what}: {text}") from error
+            raise Refusal(f"{self.name} {what}: {describe(error)}") from error
 
     async def open(self) -> None:
         # It leaves tasks behind whose errors nobody fetches.
