@@ -19,7 +19,7 @@ from .core import MpxChannelLayer
 from .ledger import LocalStats
 from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox
-from .processes import ClusterStats, ProcessStats
+from .processes import ClusterStats, FleetStats, ProcessStats
 from .stats import LayerStats
 from .tapping import Tap, TapEvent, Tapped
 from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
@@ -32,6 +32,7 @@ __all__ = [
     "ConnectionLost",
     "Event",
     "Failure",
+    "FleetStats",
     "ForeignChannel",
     "Hooks",
     "InvalidConfig",

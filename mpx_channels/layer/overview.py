@@ -16,7 +16,7 @@ from .base import LayerBase
 from .codec import Message
 from .hub import Hub
 from .polls import Poll, ask_all, reach
-from .processes import ClusterStats, ProcessStats, counts, printable
+from .processes import FleetStats, ProcessStats, counts, printable
 
 __all__ = ["Overview"]
 
@@ -34,19 +34,19 @@ CANDIDATES, MOST_CANDIDATES = 10, 1000
 class Overview(LayerBase):
     """The part of the layer that asks all processes of its prefix, over its control channel."""
 
-    async def cluster_stats(self, *, groups: int = 20, queues: bool = True) -> ClusterStats:
+    async def fleet_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
         """Every process of this prefix that is subscribed now, the busiest groups, and the queues.
 
         Processes have a second to answer; this one is among them, and every event loop is one of
         its own. ``groups`` is how many of the busiest groups are looked for, among the largest of
         each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises
         `ValueError` for a number below 0, `ConnectionLost` when our link breaks meanwhile, and as
-        `Multiplexer.publish`. What the ACL does not allow is left out: see `ClusterStats`.
+        `Multiplexer.publish`. What the ACL does not allow is left out: see `FleetStats`.
         """
         if not groups >= 0:
             raise ValueError(f"groups must be a whole number from 0 up, not {groups!r}")
         if self._visiting():
-            return await self._elsewhere(self.cluster_stats(groups=groups, queues=queues))
+            return await self._elsewhere(self.fleet_stats(groups=groups, queues=queues))
         hub = await self._looking_hub()
         incomplete = self._away(hub)
         question = {"do": "stats", "groups": groups}
@@ -60,13 +60,17 @@ class Overview(LayerBase):
                 incomplete["silent"] = f"{missing} did not answer: {error}"
             else:
                 processes |= {each.process_id: each for each in silent}
-        return ClusterStats(
+        return FleetStats(
             processes=tuple(sorted(processes.values(), key=_order)),
             groups=await self._busiest(hub, parts, groups),
             queues=await self._queue_lengths(hub, incomplete) if queues else {},
             at=at,
             incomplete=incomplete,
         )
+
+    async def cluster_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
+        """The older name of `fleet_stats`."""
+        return await self.fleet_stats(groups=groups, queues=queues)
 
     async def group_size(self, group: str) -> int:
         """How many channels are in a group, in all processes.

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from .stats import LayerStats
 
-__all__ = ["ClusterStats", "ProcessStats", "counts", "host_name", "printable"]
+__all__ = ["ClusterStats", "FleetStats", "ProcessStats", "counts", "host_name", "printable"]
 
 # Drops of the engine that nobody misses: those who had asked for the message had left.
 NOT_MISSED = {"no_listener", "no_promise"}
@@ -176,7 +176,7 @@ SUMMED = tuple(each.name for each in fields(ProcessStats) if each.metadata and e
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterStats:
+class FleetStats:
     """All processes of a prefix, at one moment.
 
     - ``processes``: those that answered, and behind them the silent ones.
@@ -196,3 +196,7 @@ class ClusterStats:
     queues: Mapping[str, int]
     at: float
     incomplete: Mapping[str, str] = field(default_factory=dict)
+
+
+# Its older name.
+ClusterStats = FleetStats

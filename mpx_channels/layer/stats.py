@@ -43,7 +43,7 @@ class LayerStats:
     - ``raw_channels``, ``patterns``: Redis channels and patterns that consumers subscribed to,
       wildcard groups among the latter; ``promises``: answers that are waited for.
     - ``messages_out``: messages sent to channels and groups; ``messages_in``: messages that came
-      from Redis, but for questions of `cluster_stats` and its like; ``deliveries``: messages put
+      from Redis, but for questions of `fleet_stats` and its like; ``deliveries``: messages put
       into mailboxes.
     - ``unread``: messages in mailboxes now.
     - ``gaps``: how often a channel may have missed messages because the link to Redis broke.

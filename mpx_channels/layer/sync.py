@@ -13,7 +13,7 @@ from .background import background
 from .broadcasts import broadcast
 from .codec import Message
 from .names import channel_names
-from .processes import ClusterStats
+from .processes import FleetStats
 from .taking import give_back
 
 if TYPE_CHECKING:
@@ -150,7 +150,11 @@ class SyncLayer:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
 
-    def cluster_stats(self, *, groups: int = 20) -> ClusterStats:
+    def fleet_stats(self, *, groups: int = 20) -> FleetStats:
+        """`MpxChannelLayer.fleet_stats`."""
+        return self._run(self._layer.fleet_stats(groups=groups))
+
+    def cluster_stats(self, *, groups: int = 20) -> FleetStats:
         """`MpxChannelLayer.cluster_stats`."""
         return self._run(self._layer.cluster_stats(groups=groups))
 

@@ -72,7 +72,7 @@ def _as_bytes(config: LayerConfig) -> Iterable[bytes]:
 async def check_processes(exam: Examination) -> list[Finding]:
     """The other processes: all answer, and none has met what it cannot read."""
     layer = exam.session.layer
-    stats = await layer.cluster_stats()
+    stats = await layer.fleet_stats()
     others = [each for each in stats.processes if each.process_id != layer.process_id]
     findings = []
     silent = [each for each in others if each.silent]
