@@ -44,7 +44,8 @@ LINK_LOST = "mpx.bench.link.lost"
 class Contender(ABC):
     """A layer and its room.
 
-    ``name``: as users know it; ``path``: of its class; ``version``: of its package.
+    ``name``: as users know it; ``path``: of its class; ``version``: of its package. Its load is how
+    many ``clients`` and ``groups`` there are, and the ``burst`` of calls at once.
     """
 
     name: str
@@ -84,15 +85,12 @@ class Ours(Contender):
         class_: type[MpxChannelLayer],
         config: Mapping[str, Any],
         prefix: str,
-        *,
-        clients: int,
-        groups: int,
-        burst: int,
+        **load: int,
     ) -> None:
         kept = {key: value for key, value in config.items() if key not in EVENTS}
         # Groups that were left would otherwise be unsubscribed in the middle of a later turn.
         layer = class_(**kept | {"prefix": prefix, "unsubscribe_delay": 0})
-        super().__init__(layer, clients, groups, burst)
+        super().__init__(layer, **load)
         self.path = f"{class_.__module__}.{class_.__qualname__}"
 
     async def open(self) -> None:
@@ -126,10 +124,7 @@ class Theirs(Contender):
         class_: Any,
         config: Mapping[str, Any],
         prefix: str,
-        *,
-        clients: int,
-        groups: int,
-        burst: int,
+        **load: int,
     ) -> None:
         self.name = name
         self.path = AGAINST[name]
@@ -138,7 +133,7 @@ class Theirs(Contender):
         hosts = [_started(host) for host in config.get("hosts") or ()] or None
         with self.trouble("cannot use this CONFIG"):
             layer = class_(hosts=hosts, prefix=prefix, group_expiry=GROUP_EXPIRY, **kept)
-        super().__init__(layer, clients, groups, burst)
+        super().__init__(layer, **load)
         self._prefix = prefix
         # What goes wrong is said in a sentence, where it stops us.
         logging.getLogger("channels_redis").addHandler(logging.NullHandler())
