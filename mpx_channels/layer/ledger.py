@@ -98,29 +98,27 @@ class Ledger:
         """
         account = _Account(hub)
         with self._lock:
-            living: list[_Account] = []
-            ended = NOTHING
-            for other in self._accounts:
-                source = other.source
-                if isinstance(source, LayerStats):
-                    ended = add(ended, source)
-                else:
-                    living.append(other)
+            ended, living = self._read()
             self._accounts = (_Account(ended), *living, account)
         return account.close
 
     def stats(self) -> LocalStats:
         """A snapshot, from any thread."""
+        ended, living = self._read()
+        return LocalStats(snapshots(living.values()), ended)
+
+    def _read(self) -> tuple[LayerStats, dict[_Account, Source]]:
+        """What has ended, all together, and the accounts of those that live."""
         ended = NOTHING
-        hubs: list[Source] = []
+        living: dict[_Account, Source] = {}
         # One read of one tuple, and one of each account: a hub that ends meanwhile counts once.
         for account in self._accounts:
             source = account.source
             if isinstance(source, LayerStats):
                 ended = add(ended, source)
             else:
-                hubs.append(source)
-        return LocalStats(snapshots(hubs), ended)
+                living[account] = source
+        return ended, living
 
 
 class _Account:
