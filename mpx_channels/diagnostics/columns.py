@@ -13,6 +13,7 @@ from mpx_channels.layer import ProcessStats
 from mpx_channels.layer.processes import SUMMED
 
 from .snapshot import Rates, since
+from .values import milliseconds
 
 __all__ = [
     "COLUMNS",
@@ -107,7 +108,7 @@ def _round_trip(line: Line) -> str | Text:
     if line.total or not line.known:
         return ""
     seconds = line.process.round_trip
-    return Text("none", style="yellow") if seconds is None else f"{seconds * 1000:.1f} ms"
+    return Text("none", style="yellow") if seconds is None else milliseconds(seconds)
 
 
 COLUMNS: tuple[Column, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -14,7 +15,15 @@ from typing import Any, Self
 
 from .stats import LayerStats
 
-__all__ = ["ClusterStats", "FleetStats", "ProcessStats", "counts", "host_name", "printable"]
+__all__ = [
+    "ClusterStats",
+    "FleetStats",
+    "ProcessStats",
+    "counts",
+    "escaped",
+    "host_name",
+    "printable",
+]
 
 # Drops of the engine that nobody misses: those who had asked for the message had left.
 NOT_MISSED = {"no_listener", "no_promise"}
@@ -36,9 +45,19 @@ def host_name() -> str:
     return printable(socket.gethostname())
 
 
-def printable(text: str) -> str:
-    """A text from elsewhere, for a terminal: without control characters and broken Unicode."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+def printable(text: str, keep: str = "") -> str:
+    """A text from elsewhere, without what moves a terminal's cursor, or no encoding has.
+
+    That is escaped as in JSON, but for the characters to keep.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else escaped(char) for char in text)
+
+
+def escaped(char: str) -> str:
+    """A character as JSON has it in ASCII."""
+    return json.dumps(char)[1:-1]
 
 
 def counts(value: object) -> dict[str, int]:

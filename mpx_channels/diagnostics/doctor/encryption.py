@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from mpx_channels.layer import ProcessStats
 from mpx_channels.layer.config import LayerConfig
 
-from .examination import Examination
-from .findings import Check, Finding, ProjectCheck, info, ok, problem, warning
+from .examination import Check, Examination, ProjectCheck
+from .findings import Finding, info, ok, problem, warning
 from .roundtrips import CONNECTED
 from .versions import installed
 

@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 
 from mpx_channels.multiplexer import escape_glob
 
-from .examination import Server
-from .findings import Check, Finding, Level, ServerCheck, ok
+from .examination import Check, Server, ServerCheck
+from .findings import Finding, Level, ok
 from .nodes import REACHED
 from .probe import Probe, is_forbidden, is_unknown
 
