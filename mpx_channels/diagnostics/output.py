@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
+from mpx_channels.layer.processes.stats import printable
+
 from .streams import write
-from .values import as_json, encodable, printable
+from .values import as_json, encodable
 
 __all__ = ["Output"]
 
@@ -74,12 +76,11 @@ class Output:
     def say(self, text: str = "", style: str | None = None) -> None:
         """A line of text, not markup."""
         if not self.as_json:
-            self.console.print(Text(self._fit(printable(text)), style=style or ""))
+            self.console.print(Text(self._fit(text), style=style or ""))
 
     def note(self, text: str, style: str | None = None) -> None:
         """A line on stderr, also with ``--json``: about the output, not part of it."""
-        text = encodable(printable(text), getattr(self._errors.file, "encoding", None) or "utf-8")
-        self._errors.print(Text(text, style=style or ""))
+        self._errors.print(Text(_fit(text, self._errors.file), style=style or ""))
 
     async def line(self, *parts: tuple[str, str | None]) -> None:
         """A line of texts with their styles, two spaces between them; "json" highlights JSON.
@@ -88,7 +89,7 @@ class Output:
         """
         if self.as_json:
             return
-        texts = [self._fit(printable(text)) for text, _ in parts]
+        texts = [self._fit(text) for text, _ in parts]
         if not self.colors:
             await write(self.file, "  ".join(texts) + "\n")
             return
@@ -169,11 +170,15 @@ class Output:
         self.file.flush()
 
     def _cell(self, cell: str | Text) -> Text:
-        return Text(self._fit(printable(cell))) if isinstance(cell, str) else cell
+        return Text(self._fit(cell)) if isinstance(cell, str) else cell
 
     def _fit(self, text: str) -> str:
-        """The text as the file can have it."""
-        return encodable(text, getattr(self.file, "encoding", None) or "utf-8")
+        """The text as a terminal can show it, and the file can have it."""
+        return _fit(text, self.file)
+
+
+def _fit(text: str, file: IO[str]) -> str:
+    return encodable(printable(text, keep="\n"), getattr(file, "encoding", None) or "utf-8")
 
 
 def _is_terminal(file: TextIO) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mpx_channels.layer import ClusterStats, MpxChannelLayer, ProcessStats
+from mpx_channels.layer import FleetStats, MpxChannelLayer, ProcessStats
 
 __all__ = ["Rates", "Snapshot", "look"]
 
@@ -39,7 +39,7 @@ class Snapshot:
 
     prefix: str
     servers: tuple[str, ...]
-    stats: ClusterStats
+    stats: FleetStats
     rates: Mapping[str, Rates] = field(default_factory=dict)
 
     @property
@@ -89,8 +89,8 @@ def since(process: ProcessStats, moment: float | None) -> float | None:
 async def look(
     layer: MpxChannelLayer, before: Snapshot | None = None, *, groups: int, queues: bool = True
 ) -> Snapshot:
-    """Ask all processes; with rates since the snapshot before. Raises as `cluster_stats`."""
-    stats = await layer.cluster_stats(groups=groups, queues=queues)
+    """Ask all processes; with rates since the snapshot before. Raises as `fleet_stats`."""
+    stats = await layer.fleet_stats(groups=groups, queues=queues)
     own = layer.process_id
     processes = tuple(each for each in stats.processes if each.process_id != own)
     rates = {}

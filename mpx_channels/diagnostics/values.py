@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["as_json", "as_text", "encodable", "plain", "printable"]
+from mpx_channels.layer.processes.stats import escaped, printable
+
+__all__ = ["as_json", "as_text", "encodable", "milliseconds", "plain"]
 
 
 def plain(value: Any) -> Any:
@@ -32,17 +34,7 @@ def plain(value: Any) -> Any:
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """A value as JSON that a terminal can be shown."""
-    return printable(json.dumps(plain(value), ensure_ascii=False, indent=indent))
-
-
-def printable(text: str) -> str:
-    """The text without what moves a terminal's cursor, or no encoding has: escaped as in JSON.
-
-    Line feeds stay.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+    return printable(json.dumps(plain(value), ensure_ascii=False, indent=indent), keep="\n")
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -50,7 +42,7 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return "".join(char if char.isascii() else _escaped(char) for char in text)
+        return "".join(char if char.isascii() else escaped(char) for char in text)
     return text
 
 
@@ -62,5 +54,6 @@ def as_text(data: bytes) -> str:
         return repr(data)
 
 
-def _escaped(char: str) -> str:
-    return json.dumps(char)[1:-1]
+def milliseconds(seconds: float, digits: int = 1) -> str:
+    """A time as one reads it, where it is short."""
+    return f"{seconds * 1000:.{digits}f} ms"

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +30,7 @@ from .names import PROCESS_ID_LENGTH, Names
 from .part import Context, Part
 from .processes.control import Control
 from .processes.overview import Overview
-from .stats import Counters, LayerStats
+from .stats import LayerCounters, LayerStats
 
 __all__ = ["Hub"]
 
@@ -66,7 +65,7 @@ class Hub:
         self.multiplexer = multiplexer
         self.names = names
         self.process_id = uuid.uuid4().hex[:PROCESS_ID_LENGTH]
-        self.counters = Counters()
+        self.counters = LayerCounters()
         # Whoever holds the hub lets go of it then.
         self.on_end: Callable[[], object] = lambda: None
         self.context = context = Context(
@@ -173,19 +172,8 @@ class Hub:
 
     def stats(self) -> LayerStats:
         """A snapshot; it walks over the mailboxes."""
-        counts: Counter[str] = Counter()
-        for part in self.parts:
-            counts.update(part.counts())
-        counters = self.counters
-        return LayerStats(
-            **counts,
-            messages_out=counters.messages_out,
-            messages_in=counters.messages_in,
-            deliveries=counters.deliveries,
-            gaps=counters.gaps,
-            drops=counters.drops(),
-            multiplexer=self.multiplexer.stats(),
-        )
+        held = [part.counts() for part in self.parts]
+        return LayerStats.of(held, self.counters, self.multiplexer.stats())
 
     # -- what other processes ask for ---------------------------------------------------------
 

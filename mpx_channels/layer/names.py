@@ -49,7 +49,7 @@ class Names:
         self._queue = f"{prefix}:q:"
         self._wake = f"{prefix}:w:"
         self.control = f"{prefix}:c:"
-        # What matches the names that say that a process lives.
+        # What matches the names that processes are alive by, and nothing else.
         self.all_alive = f"{escape_glob(prefix)}:c:?*"
         # What matches every list of this prefix, and nothing else.
         self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
@@ -101,10 +101,11 @@ class Names:
         return found
 
     def alive(self, process_id: str, pid: int, host: str) -> str:
+        """The name that a process is alive by, for as long as it is subscribed to it."""
         return f"{self.control}{process_id}:{pid}:{host}"
 
     def alive_of(self, name: str) -> tuple[str, int, str] | None:
-        """The process id, pid and host; None for another name."""
+        """The process id, pid and host; None for any other name."""
         match name[len(self.control) :].split(":", 2):
             case [process_id, pid, host] if ALIVE.fullmatch(f"{process_id}:{pid}"):
                 return process_id, int(pid), host

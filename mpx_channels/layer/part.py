@@ -14,7 +14,7 @@ from mpx_channels.multiplexer.logs import LimitedLog
 from .exceptions import UndecryptableMessage
 from .messages.wrapping import Wrapping
 from .names import Names
-from .stats import Counters
+from .stats import LayerCounters
 
 __all__ = ["Context", "Part"]
 
@@ -33,7 +33,7 @@ class Context:
     multiplexer: Multiplexer
     names: Names
     wrapping: Wrapping
-    counters: Counters
+    counters: LayerCounters
     confirmations: Confirmations
     process_id: str
     expiry: float

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mpx_channels.layer import LocalStats, layers
+from mpx_channels.layer import LayerStats, LocalStats, layers
 from mpx_channels.multiplexer import NodeStats
-
-from .families import FAMILIES, Family
+from mpx_channels.multiplexer.figures import Figure, figures
 
 __all__ = ["MpxCollector", "register"]
 
@@ -38,24 +37,22 @@ class MpxCollector(Collector):
             (label, stats.total, bool(stats.loops))
             for label, stats in sorted(by_label.items())
         ]
-        for family in FAMILIES:
-            metric = _metric(family)
-            value = attrgetter(family.field)
+        for path, figure in figures(LayerStats):
+            metric = _metric(figure)
             for label, total, in_use in totals:
-                figure = value(total)
-                if family.by_node:
-                    for address, connected in _by_address(figure).items():
-                        metric.add_metric((label, address), connected)
-                elif isinstance(figure, Mapping):
-                    for cause, count in figure.items():
-                        metric.add_metric((label, cause), count)
-                elif figure is not None and (in_use or not isinstance(figure, bool)):
-                    metric.add_metric((label,), figure)
+                value = attrgetter(path)(total)
+                if figure.by == "node":
+                    value = _by_address(value)
+                if figure.by is not None:
+                    for series, each in value.items():
+                        metric.add_metric((label, series), each)
+                elif value is not None and (in_use or not isinstance(value, bool)):
+                    metric.add_metric((label,), value)
             yield metric
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values: registering asks for the names, and takes no snapshot."""
-        return map(_metric, FAMILIES)
+        return (_metric(figure) for _, figure in figures(LayerStats))
 
 
 def register(registry: CollectorRegistry = REGISTRY) -> None:
@@ -84,7 +81,8 @@ _registries: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
-def _metric(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
+def _metric(figure: Figure) -> CounterMetricFamily | GaugeMetricFamily:
     # CounterMetricFamily takes the name with _total or without, and shows it with.
-    kind = CounterMetricFamily if family.counter else GaugeMetricFamily
-    return kind(family.name, family.help, labels=family.labels)
+    kind = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
+    labels = ("layer",) if figure.by is None else ("layer", figure.by)
+    return kind(figure.metric, figure.help, labels=labels)

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .counters import EngineCounters
 from .logs import LimitedLog, origin
-from .stats import Counters
 
 __all__ = [
     "CALLBACK_ERRORS",
@@ -51,7 +51,7 @@ class Callbacks:
         on_disconnect: OnDisconnect | None,
         on_activation: OnActivation | None,
         *,
-        counters: Counters,
+        counters: EngineCounters,
         log: LimitedLog,
         max_queue: int,
     ) -> None:
@@ -136,7 +136,7 @@ class Callbacks:
 class MessageStream:
     """The messages of a subscription that is iterated over; takes ``max_queue``, newest dropped."""
 
-    def __init__(self, counters: Counters, max_queue: int) -> None:
+    def __init__(self, counters: EngineCounters, max_queue: int) -> None:
         self._counters = counters
         self._max_queue = max_queue
         self._messages: deque[tuple[str, bytes]] = deque()

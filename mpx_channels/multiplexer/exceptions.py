@@ -18,6 +18,7 @@ __all__ = [
     "PromiseDisconnected",
     "SubscriptionClosed",
     "SubscriptionRefused",
+    "describe",
 ]
 
 

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any, Self
 
 from .callbacks import OnActivation, OnDisconnect, OnMessage
+from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .link import LinkOptions
@@ -15,7 +16,7 @@ from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
 from .publishers import Publishers
 from .sentinel import SentinelNode
-from .stats import Counters, MultiplexerStats, snapshot
+from .stats import MultiplexerStats, snapshot
 from .subscriber import Subscriber, Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node, Topology
@@ -89,7 +90,7 @@ class Multiplexer:
             ]
         )
         self._max_queue = max_queue
-        self._counters = Counters()
+        self._counters = EngineCounters()
         self._subscribers = Subscribers(
             self._topology, options, self._counters, linger=unsubscribe_delay
         )

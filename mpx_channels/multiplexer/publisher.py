@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 
+from .counters import EngineCounters
 from .exceptions import (
     BacklogFull,
     CommandRefused,
@@ -18,7 +19,6 @@ from .exceptions import (
 )
 from .link import Link, LinkOptions
 from .logs import LimitedLog
-from .stats import Counters
 from .subscriber import Subscriber
 from .topology import Node
 from .wire import Frame, Wire, pack
@@ -51,7 +51,7 @@ class Publisher:
         self,
         node: Node,
         options: LinkOptions,
-        counters: Counters,
+        counters: EngineCounters,
         *,
         max_backlog: int,
         backlog_timeout: float,

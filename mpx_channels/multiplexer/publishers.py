@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .counters import EngineCounters
 from .link import LinkOptions
 from .publisher import Publisher
-from .stats import Counters
 from .topology import Node, Topology
 
 __all__ = ["LONGEST_BLOCK", "Publishers"]
@@ -22,7 +22,7 @@ class Publishers:
         self,
         topology: Topology,
         options: LinkOptions,
-        counters: Counters,
+        counters: EngineCounters,
         *,
         max_backlog: int,
         backlog_timeout: float,

@@ -1,49 +1,19 @@
-"""What a multiplexer counts, and the snapshot it hands out."""
+"""What a multiplexer holds and has counted, at one moment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from .counters import EngineCounters
 from .exceptions import describe
+from .figures import counter, gauge
+from .publishers import Publishers
 from .registry import CHANNEL, PATTERN
+from .subscriber import Subscribers
+from .topology import Topology
 
-if TYPE_CHECKING:
-    from .publishers import Publishers
-    from .subscriber import Subscribers
-    from .topology import Topology
-
-__all__ = ["Counters", "MultiplexerStats", "NodeStats", "snapshot"]
-
-
-@dataclass(slots=True)
-class Counters:
-    """Running totals since the multiplexer was made; the hot paths add to them, nothing else."""
-
-    messages_in: int = 0
-    deliveries: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    commands_out: int = 0
-    callback_errors: int = 0
-    dropped_no_listener: int = 0
-    dropped_no_promise: int = 0
-    dropped_queue_full: int = 0
-    dropped_backlog_full: int = 0
-    dropped_backlog_timeout: int = 0
-    dropped_unreadable: int = 0
-
-    def drops(self) -> dict[str, int]:
-        """The drops by their cause; every cause is there, also at zero."""
-        return {
-            "no_listener": self.dropped_no_listener,
-            "no_promise": self.dropped_no_promise,
-            "queue_full": self.dropped_queue_full,
-            "backlog_full": self.dropped_backlog_full,
-            "backlog_timeout": self.dropped_backlog_timeout,
-            "unreadable": self.dropped_unreadable,
-        }
+__all__ = ["MultiplexerStats", "NodeStats", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +59,95 @@ class MultiplexerStats:
     - ``callback_errors``: callbacks that raised; each was logged.
     - ``drops``: what was dropped, by cause. ``no_listener``: a message for a name that nobody
       listens to any more; ``no_promise``: a message without a promise; ``queue_full``: a
-      subscription's queue was full; ``backlog_full`` and ``backlog_timeout``: a command that
-      found too many before it, or no connection in time (its sender got the error);
+      subscription's queue was full; ``backlog_full``: a command that found too many before it, and
+      ``backlog_timeout``: a command that found no connection in time (its sender got the error);
       ``unreadable``: a reply that was none of Redis' known ones.
     - ``nodes``: the nodes one by one, in the order of their URLs.
     - ``names_refused``: names and patterns that are wanted, and that Redis refused when it was last
       asked, for lack of a permission mostly; it is asked again. The nodes say why.
     """
 
-    connected: bool
-    connected_since: float | None
-    names_wanted: int
-    names_confirmed: int
-    patterns: int
-    listeners: int
-    messages_in: int
-    deliveries: int
-    bytes_in: int
-    bytes_out: int
-    commands_out: int
-    reconnects: int
-    callback_errors: int
-    drops: Mapping[str, int]
-    nodes: tuple[NodeStats, ...] = ()
-    names_refused: int = 0
+    connected: bool = gauge(
+        "mpx_channels_connected",
+        "Whether the subscribing connection to Redis stands, in every event loop that has one.",
+        "0 or 1",
+    )
+    connected_since: float | None = gauge(
+        "mpx_channels_connected_timestamp_seconds",
+        "Unix time since when it stands, in every event loop; not there while it does not.",
+        "seconds",
+    )
+    names_wanted: int = gauge(
+        "mpx_channels_redis_names_wanted", "Names of Redis channels that have listeners.", "names"
+    )
+    names_confirmed: int = gauge(
+        "mpx_channels_redis_names_confirmed",
+        "Names of Redis channels that Redis has confirmed.",
+        "names",
+    )
+    names_refused: int = gauge(
+        "mpx_channels_redis_names_refused",
+        "Names and patterns that Redis refuses; it is asked again.",
+        "names",
+    )
+    patterns: int = gauge(
+        "mpx_channels_redis_patterns",
+        "Redis patterns that have listeners, those of promises included.",
+        "patterns",
+    )
+    listeners: int = gauge(
+        "mpx_channels_redis_listeners",
+        "Pairs of a name or pattern and a subscription that listens to it.",
+        "listeners",
+    )
+    messages_in: int = counter(
+        "mpx_channels_redis_messages_received_total",
+        "Pub/Sub messages from Redis; one that matches patterns comes several times.",
+        "messages",
+    )
+    deliveries: int = counter(
+        "mpx_channels_redis_deliveries_total",
+        "Pub/Sub messages handed to subscriptions.",
+        "messages",
+    )
+    bytes_in: int = counter(
+        "mpx_channels_redis_received_bytes_total",
+        "Bytes read from Redis, without handshakes.",
+        "bytes",
+    )
+    bytes_out: int = counter(
+        "mpx_channels_redis_sent_bytes_total",
+        "Bytes written to Redis, without handshakes.",
+        "bytes",
+    )
+    commands_out: int = counter(
+        "mpx_channels_redis_commands_total",
+        "Commands sent to Redis, without handshakes.",
+        "commands",
+    )
+    reconnects: int = counter(
+        "mpx_channels_reconnects_total", "Subscribing connections after the first.", "connections"
+    )
+    callback_errors: int = counter(
+        "mpx_channels_callback_errors_total", "Callbacks of subscriptions that raised.", "errors"
+    )
+    drops: Mapping[str, int] = counter(
+        "mpx_channels_redis_dropped_total",
+        "Pub/Sub messages and commands dropped by the engine, by cause.",
+        "messages, commands",
+        by="cause",
+    )
+    nodes: tuple[NodeStats, ...] = gauge(
+        "mpx_channels_node_connected",
+        "Whether the subscribing connections to each server stand, in every event loop.",
+        "0 or 1",
+        by="node",
+        default=(),
+    )
 
 
 def snapshot(
-    topology: Topology, subscribers: Subscribers, publishers: Publishers, counters: Counters
+    topology: Topology, subscribers: Subscribers, publishers: Publishers, counters: EngineCounters
 ) -> MultiplexerStats:
     """What there is now; it walks over the names."""
     registries = [each.registry for each in subscribers.all]
@@ -145,6 +176,10 @@ def snapshot(
             )
         )
     since = [link.connected_at for link in links if link.connected_at is not None]
+    counts = counters.counts()
+    # Of connections that ended; those that stand count for themselves.
+    counts["bytes_in"] += sum(wire.bytes_in for wire in wires)
+    counts["bytes_out"] += sum(wire.bytes_out for wire in wires)
     return MultiplexerStats(
         connected=all(link.wire is not None for link in links),
         connected_since=max(since) if len(since) == len(links) else None,
@@ -153,13 +188,8 @@ def snapshot(
         # Each is wanted at every server.
         patterns=registries[0].wanted(PATTERN),
         listeners=sum(each.listeners() for each in registries),
-        messages_in=counters.messages_in,
-        deliveries=counters.deliveries,
-        bytes_in=counters.bytes_in + sum(wire.bytes_in for wire in wires),
-        bytes_out=counters.bytes_out + sum(wire.bytes_out for wire in wires),
-        commands_out=counters.commands_out,
         reconnects=sum(max(0, link.connections - 1) for link in links),
-        callback_errors=counters.callback_errors,
+        **counts,
         drops=counters.drops(),
         nodes=tuple(nodes),
         names_refused=sum(map(len, refused.values())),

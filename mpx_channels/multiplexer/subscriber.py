@@ -11,12 +11,12 @@ from typing import Protocol
 from redis.backoff import EqualJitterBackoff
 
 from .callbacks import CALLBACK_ERRORS
+from .counters import EngineCounters
 from .exceptions import ConnectionLost, LinkLost, describe
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
 from .refusals import is_transient
 from .registry import Entry, Listener, Registry
-from .stats import Counters
 from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
@@ -49,7 +49,7 @@ class Subscriber:
         self,
         node: Node,
         options: LinkOptions,
-        counters: Counters,
+        counters: EngineCounters,
         *,
         linger: float,
         alone: bool = True,
@@ -351,7 +351,7 @@ class Subscribers:
     """The subscribers of all servers, and which of them has a name."""
 
     def __init__(
-        self, topology: Topology, options: LinkOptions, counters: Counters, *, linger: float
+        self, topology: Topology, options: LinkOptions, counters: EngineCounters, *, linger: float
     ) -> None:
         self.counters = counters
         self._topology = topology

@@ -266,13 +266,13 @@ async def test_ten_thousand_connections_leave_nothing(
     for start in range(0, 10_000, 2_500):
         await asyncio.gather(*[connect_and_go(number) for number in range(start, start + 2_500)])
     assert held(layer) == NOTHING
-    # The inbox, the control channel and the presence; promises' names leave a moment later.
+    # The inbox, the control channel and what it is alive by; promises' names leave a moment later.
     await eventually(lambda: layer.stats().multiplexer.names_wanted == 3)
-    inbox, control, presence = f"{prefix}:p:", f"{prefix}:c:", f"{prefix}:c:{layer.process_id}:"
+    inbox, control, alive = f"{prefix}:p:", f"{prefix}:c:", f"{prefix}:c:{layer.process_id}:"
 
     def left_in_redis() -> list[str]:
         names = [name.decode() for name in client.pubsub_channels(f"{prefix}:*")]
-        return [n for n in names if n != control and not n.startswith((inbox, presence))]
+        return [n for n in names if n != control and not n.startswith((inbox, alive))]
 
     await eventually(lambda: left_in_redis() == [])
     gc.collect()

@@ -9,8 +9,8 @@ from channels.layers import channel_layers
 from django.test import override_settings
 
 from mpx_channels.diagnostics.doctor.command import CHECKS
-from mpx_channels.diagnostics.doctor.examination import Examination, Row
-from mpx_channels.diagnostics.doctor.findings import Level, ServerCheck
+from mpx_channels.diagnostics.doctor.examination import Examination, Row, ServerCheck
+from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.session import Session
 
 BY_ID = {check.id: check for check in CHECKS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
@@ -336,3 +337,21 @@ async def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contest, "LIMIT", 0.05)
     with pytest.raises(Refusal, match="stuck did not finish within 0 s: letting the clients in"):
         await contest.Contest([Stuck(None, 1, 1, 1)], 1.0).run(lambda what: None)
+
+
+# -- benchmarks/layer.py, which measures with the same --------------------------------------------
+
+
+def test_the_benchmark_of_the_layer() -> None:
+    if find_spec("channels_redis") is None:
+        missing("channels_redis is not installed")
+    command = [sys.executable, "-m", "benchmarks.layer", "--runs", "1", "--only", "burst", "one"]
+    done = subprocess.run(
+        [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["scenario"] for row in rows] == ["burst of 200 sends", "2,000 joins of one group"]
+    for row in rows:
+        assert row["least"] == row["times_better"] == row["most"]
+        assert row["times_better"] == pytest.approx(row["channels_redis"] / row["mpx_channels"])

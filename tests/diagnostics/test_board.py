@@ -12,7 +12,7 @@ from mpx_channels.diagnostics.keys import KeyReader
 from mpx_channels.diagnostics.screen import draw
 from mpx_channels.diagnostics.snapshot import Rates, Snapshot
 from mpx_channels.diagnostics.sparkline import Trace
-from mpx_channels.layer import ClusterStats, ProcessStats
+from mpx_channels.layer import FleetStats, ProcessStats
 
 
 def process(number: int, **known: Any) -> ProcessStats:
@@ -24,7 +24,7 @@ def process(number: int, **known: Any) -> ProcessStats:
 
 
 def snapshot(*processes: ProcessStats, rate: float = 1.0, **known: Any) -> Snapshot:
-    stats = ClusterStats(processes, **{"groups": {}, "queues": {}, "at": 10.0} | known)
+    stats = FleetStats(processes, **{"groups": {}, "queues": {}, "at": 10.0} | known)
     rates = {each.process_id: Rates(rate * each.pid, 0.0) for each in processes if not each.silent}
     return Snapshot("asgi", ("redis://here:6379",), stats, rates)
 

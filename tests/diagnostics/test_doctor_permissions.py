@@ -185,13 +185,13 @@ async def test_the_rules_suffice_for_all_that_the_layer_does(user: User) -> None
         await second.resolve("answer", 42)
         assert await promise == 42
         await second.send("queue-3", {"type": "unread"})
-        stats = await second.cluster_stats()
+        stats = await second.fleet_stats()
         assert not any(process.silent for process in stats.processes)
         assert (stats.groups, stats.queues) == ({"room": 1}, {"queue-3": 1})
         assert await second.group_size("room") == 1
         await first.group_discard("room", channel)
         await second.flush()
-        assert (await second.cluster_stats()).queues == {}
+        assert (await second.fleet_stats()).queues == {}
     finally:
         await first.close()
         await second.close()

@@ -373,7 +373,7 @@ def test_the_permissions_on_the_page_are_enough(
         async with layer.subscribe(groups=["room"]) as events:
             await layer.group_send("room", {"type": "x"})
             assert await anext(events) == {"type": "x"}
-            assert (await layer.cluster_stats()).incomplete == {}
+            assert (await layer.fleet_stats()).incomplete == {}
         promise = await layer.new_promise("order-42", timeout=PATIENCE)
         assert await layer.resolve("order-42") == 1
         await promise

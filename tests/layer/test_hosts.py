@@ -138,7 +138,7 @@ async def test_plain_channels(make: MakeLayer) -> None:
     for name in names:
         await other.send(name, {"type": "x", "name": name})
     assert [event["name"] for event in await asyncio.gather(*readers)] == names
-    assert await other.cluster_stats()
+    assert await other.fleet_stats()
 
 
 async def test_only_what_is_read_has_a_blocking_connection(make: MakeLayer) -> None:
@@ -218,7 +218,7 @@ async def test_flush_leaves_nothing_on_any(make: MakeLayer, hosts: list[str]) ->
     mpx = hub(layer).multiplexer
     pattern = f"{layer.prefix}:*".encode()
     assert all([await mpx.command(b"KEYS", pattern, node=node) for node in mpx.nodes])
-    stats = await layer.cluster_stats()
+    stats = await layer.fleet_stats()
     assert stats.queues == {f"jobs-{number}": 1 for number in range(30)}
     await layer.flush()
     assert not any([await mpx.command(b"KEYS", pattern, node=node) for node in mpx.nodes])
@@ -240,7 +240,7 @@ async def test_databases_of_one_server(make_layer: MakeLayer, redis_url: str) ->
         assert (await got(layer, f"jobs-{number}"))["n"] == number
     await nothing_for(layer, channel)
     assert len(hub(layer).multiplexer._subscribers.all) == 1
-    assert (await layer.cluster_stats()).processes[0].consumers == 1
+    assert (await layer.fleet_stats()).processes[0].consumers == 1
 
 
 # -- one of them is away ---------------------------------------------------------------------------
@@ -315,7 +315,7 @@ async def test_a_server_that_is_not_that_of_the_inbox(
     assert [node.connected for node in layer.stats().multiplexer.nodes] == [True, False, True]  # type: ignore[union-attr]
 
     # Questions to all processes go over one that is there.
-    assert (await layer.cluster_stats()).processes[0].process_id == hub(layer).process_id
+    assert (await layer.fleet_stats()).processes[0].process_id == hub(layer).process_id
 
     gone.start()
     assert await heard(both, 2) == [f"activation{there[0]}", "reconnect"]
@@ -418,10 +418,10 @@ async def test_a_server_that_hangs(make_layer: MakeLayer, redis_url: str, proxy:
         await layer.close()
     async with asyncio.timeout(PATIENCE / 2):
         channel = await layer.new_channel()
-        stats = await layer.cluster_stats()
+        stats = await layer.fleet_stats()
     assert [each.silent for each in stats.processes] == [False]
     assert proxy.url in stats.incomplete["servers"]
     assert channel
     proxy.thaw()
     await mpx.wait_connected(PATIENCE)
-    assert (await layer.cluster_stats()).incomplete == {}
+    assert (await layer.fleet_stats()).incomplete == {}

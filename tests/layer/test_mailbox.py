@@ -9,7 +9,7 @@ import pytest
 
 from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
 from mpx_channels.layer.messages.codec import decode, encode
-from mpx_channels.layer.stats import Counters
+from mpx_channels.layer.stats import LayerCounters
 
 
 def delivery(number: int, expires: float = float("inf")) -> Delivery:
@@ -18,7 +18,7 @@ def delivery(number: int, expires: float = float("inf")) -> Delivery:
 
 @pytest.fixture
 async def mailbox() -> Mailbox:
-    return Mailbox("specific.x!1", 3, asyncio.get_running_loop(), Counters())
+    return Mailbox("specific.x!1", 3, asyncio.get_running_loop(), LayerCounters())
 
 
 async def reader_waits(mailbox: Mailbox) -> asyncio.Task[dict[str, object]]:

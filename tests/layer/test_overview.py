@@ -1,4 +1,4 @@
-"""cluster_stats, group_size, and flush in all processes."""
+"""fleet_stats, group_size, and flush in all processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import SynchronousOnlyOperation
 
-from mpx_channels.layer import ConnectionLost, MpxChannelLayer, NotConnected
+from mpx_channels.layer import (
+    ClusterStats,
+    ConnectionLost,
+    FleetStats,
+    MpxChannelLayer,
+    NotConnected,
+)
 from mpx_channels.layer.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from tests.conftest import RestartableServer, eventually
@@ -82,7 +88,7 @@ async def test_what_a_process_tells(layer: MpxChannelLayer, other_layer: MpxChan
     await layer.group_send("room", {"type": "x"})
     await eventually(lambda: layer.stats().unread == 2)
     await other_layer.connect()
-    stats = await other_layer.cluster_stats()
+    stats = await other_layer.fleet_stats()
     assert len(stats.processes) == 2
     (process,) = [each for each in stats.processes if each.process_id == layer.process_id]
     assert (process.pid, process.silent) == (os.getpid(), False)
@@ -106,7 +112,7 @@ async def test_questions_are_no_traffic(
 ) -> None:
     await join(layer, "room")
     for _ in range(3):
-        stats = await other_layer.cluster_stats()
+        stats = await other_layer.fleet_stats()
         await other_layer.group_size("room")
     (process,) = [each for each in stats.processes if each.process_id == layer.process_id]
     assert (process.messages_in, process.messages_out, process.dropped) == (0, 0, 0)
@@ -118,12 +124,12 @@ async def test_groups_are_counted_in_all_processes(make_layer: MakeLayer) -> Non
         await join(layer, "room", number + 1)
         await join(layer, f"only-{number}")
     # Nowhere among the largest, but large in all.
-    stats = await layers[0].cluster_stats(groups=2)
+    stats = await layers[0].fleet_stats(groups=2)
     assert dict(stats.groups) == {"room": 6, "only-0": 1}
     assert await layers[0].group_size("room") == 6
     assert await layers[0].group_size("only-2") == 1
     assert await layers[0].group_size("nobody") == 0
-    assert (await layers[0].cluster_stats(groups=0)).groups == {}
+    assert (await layers[0].fleet_stats(groups=0)).groups == {}
 
 
 async def test_a_group_that_is_small_in_a_process_is_counted_there_too(
@@ -133,7 +139,7 @@ async def test_a_group_that_is_small_in_a_process_is_counted_there_too(
     await join(layer, "lobby", 4)
     await join(other_layer, "lobby", 3)
     await join(other_layer, "room", 1)
-    assert dict((await layer.cluster_stats(groups=1)).groups) == {"lobby": 7}
+    assert dict((await layer.fleet_stats(groups=1)).groups) == {"lobby": 7}
 
 
 async def test_queues(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
@@ -141,11 +147,11 @@ async def test_queues(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
         for _ in range(number):
             await layer.send(channel, {"type": "x"})
     client.lpush(f"{prefix}:q:q:of-a-layer-whose-prefix-begins-with-ours", b"x")
-    stats = await layer.cluster_stats()
+    stats = await layer.fleet_stats()
     assert dict(stats.queues) == {"thumbnails": 3, "mails": 1}
-    assert (await layer.cluster_stats(queues=False)).queues == {}
+    assert (await layer.fleet_stats(queues=False)).queues == {}
     client.set(f"{prefix}:q:somebody-elses", b"no list")
-    assert "WRONGTYPE" in (await layer.cluster_stats()).incomplete["queues"]
+    assert "WRONGTYPE" in (await layer.fleet_stats()).incomplete["queues"]
 
 
 async def test_a_server_full_of_keys_is_not_searched_for_ever(
@@ -156,7 +162,7 @@ async def test_a_server_full_of_keys_is_not_searched_for_ever(
         for number in range(2000):
             pipeline.set(f"{prefix}-other-{number}", b"", ex=60)
         pipeline.execute()
-    assert "not all keys" in (await layer.cluster_stats()).incomplete["queues"]
+    assert "not all keys" in (await layer.fleet_stats()).incomplete["queues"]
 
 
 async def test_every_event_loop_is_an_entry(layer: MpxChannelLayer) -> None:
@@ -175,7 +181,7 @@ async def test_every_event_loop_is_an_entry(layer: MpxChannelLayer) -> None:
     thread.start()
     try:
         await asyncio.to_thread(ready.wait)
-        stats = await layer.cluster_stats()
+        stats = await layer.fleet_stats()
     finally:
         done.set()
         await asyncio.to_thread(thread.join)
@@ -185,7 +191,7 @@ async def test_every_event_loop_is_an_entry(layer: MpxChannelLayer) -> None:
 
 async def test_wrong_arguments(layer: MpxChannelLayer) -> None:
     with pytest.raises(ValueError, match="groups must be a whole number from 0 up, not -1"):
-        await layer.cluster_stats(groups=-1)
+        await layer.fleet_stats(groups=-1)
     with pytest.raises(TypeError, match="Group name"):
         await layer.group_size("two words")
 
@@ -210,7 +216,7 @@ async def test_configurations(make_layer: MakeLayer, config: dict[str, Any]) -> 
     for group in groups:
         await layer.group_add(group, channel)
     await join(other, groups[7], 2)
-    stats = await other.cluster_stats(groups=100)
+    stats = await other.fleet_stats(groups=100)
     assert [each.silent for each in stats.processes] == [False, False]
     assert len(stats.groups) == 100
     assert next(iter(stats.groups.items())) == (groups[7], 3)
@@ -222,7 +228,7 @@ async def test_other_keys_are_other_layers(make_layer: MakeLayer) -> None:
     other = make_layer(symmetric_encryption_keys=["another"])
     await join(layer, "room")
     await join(other, "room")
-    stats = await layer.cluster_stats()
+    stats = await layer.fleet_stats()
     assert {each.process_id: each.silent for each in stats.processes} == {
         layer.process_id: False,
         other.process_id: True,
@@ -241,11 +247,11 @@ async def test_from_synchronous_code(layer: MpxChannelLayer, other_layer: MpxCha
             return await asyncio.wrap_future(executor.submit(function, *arguments, **options))
 
         assert await call(other_layer.sync.group_size, "room") == 2
-        stats = await call(other_layer.sync.cluster_stats, groups=5)
+        stats = await call(other_layer.sync.fleet_stats, groups=5)
         assert stats.groups == {"room": 2}
         assert layer.process_id in {each.process_id for each in stats.processes}
         assert await call(async_to_sync(other_layer.group_size), "room") == 2
-        stats = await call(async_to_sync(other_layer.cluster_stats), groups=5)
+        stats = await call(async_to_sync(other_layer.fleet_stats), groups=5)
         assert stats.groups == {"room": 2}
     with pytest.raises(SynchronousOnlyOperation):
         layer.sync.group_size("room")
@@ -262,7 +268,7 @@ async def test_a_paused_process_is_silent(
     assert await layer.group_size("room") == 2
     os.kill(pid, signal.SIGSTOP)
     try:
-        stats = await layer.cluster_stats()
+        stats = await layer.fleet_stats()
         answered, silent = stats.processes
         assert (answered.process_id, answered.silent) == (layer.process_id, False)
         assert (silent.process_id, silent.pid, silent.silent) == (process_id, pid, True)
@@ -272,7 +278,7 @@ async def test_a_paused_process_is_silent(
     finally:
         os.kill(pid, signal.SIGCONT)
     # It answers the first question now, too late, which does not harm the next ones.
-    stats = await layer.cluster_stats()
+    stats = await layer.fleet_stats()
     assert [each.silent for each in stats.processes] == [False, False]
     assert stats.groups == {"room": 2}
 
@@ -282,9 +288,9 @@ async def test_a_killed_process_disappears(
 ) -> None:
     pid, process_id = await start_process()
     await layer.connect()
-    assert process_id in {each.process_id for each in (await layer.cluster_stats()).processes}
+    assert process_id in {each.process_id for each in (await layer.fleet_stats()).processes}
     os.kill(pid, signal.SIGKILL)
-    while len(stats := (await layer.cluster_stats()).processes) > 1:
+    while len(stats := (await layer.fleet_stats()).processes) > 1:
         pass
     assert stats[0].process_id == layer.process_id
     assert await layer.group_size("room") == 0
@@ -296,7 +302,7 @@ async def test_who_begins_after_the_question_is_not_silent(
     pid, process_id = await start_process()
     await layer.connect()
     os.kill(pid, signal.SIGSTOP)
-    look = asyncio.create_task(layer.cluster_stats())
+    look = asyncio.create_task(layer.fleet_stats())
     await asyncio.sleep(0.2)  # the question has left, and the silent one is waited for
     assert not look.done()
     late = make_layer()
@@ -309,7 +315,7 @@ async def test_the_link_breaks_meanwhile(make_layer: MakeLayer, proxy: Proxy) ->
     layer = make_layer(hosts=[proxy.url], backlog_timeout=0.2)
     await layer.connect()
     proxy.to_client.freeze()
-    looks = [layer.cluster_stats(), layer.group_size("room"), layer.flush()]
+    looks = [layer.fleet_stats(), layer.group_size("room"), layer.flush()]
     tasks = [asyncio.create_task(look) for look in looks]
     await asyncio.sleep(0.05)
     proxy.cut()
@@ -327,7 +333,7 @@ async def test_the_link_that_answers_come_by_breaks_meanwhile(
         subscription = multiplexer.new_channel_subscription(lambda name, data: asked.set())
         subscription.add(f"{prefix}:c:")
         await subscription.wait_for_activation(f"{prefix}:c:")
-        for look in (layer.cluster_stats, functools.partial(layer.group_size, "room"), layer.flush):
+        for look in (layer.fleet_stats, functools.partial(layer.group_size, "room"), layer.flush):
             await layer.connect()
             asked = asyncio.Event()
             task = asyncio.create_task(look())  # whoever waits for that subscriber's answer
@@ -342,10 +348,10 @@ async def test_the_link_that_answers_come_by_breaks_meanwhile(
 async def test_no_server(make_layer: MakeLayer, restartable_server: RestartableServer) -> None:
     layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.2)
     with pytest.raises(NotConnected):
-        await layer.cluster_stats()
+        await layer.fleet_stats()
     restartable_server.start()
     await layer.connect(10)
-    assert len((await layer.cluster_stats()).processes) == 1
+    assert len((await layer.fleet_stats()).processes) == 1
 
 
 # -- other versions, and what is not ours ---------------------------------------------------------
@@ -393,9 +399,9 @@ async def test_answers_of_another_version(
     answer = {"value": {"process": told, "groups": {"room": 3, "bad": "4", "neg": -1}, "new": 1}}
     await layer.connect()
     async with answering(redis_url, prefix, answer, times=2):
-        stats = await layer.cluster_stats()
+        stats = await layer.fleet_stats()
         (other,) = [each for each in stats.processes if each.process_id == "f" * 16]
-        assert (other.host, other.pid, other.silent) == ("else?where", 0, False)
+        assert (other.host, other.pid, other.silent) == (r"else\u001bwhere", 0, False)
         assert (other.started, other.connected_since, other.round_trip) == (None, None, 1)
         assert (other.consumers, other.groups, other.promises) == (3, 0, 0)
         assert other.drops == {"full": 2}
@@ -421,7 +427,7 @@ async def test_answers_that_say_nothing(
 ) -> None:
     await join(layer, "room")
     async with answering(redis_url, prefix, answer):
-        stats = await layer.cluster_stats()
+        stats = await layer.fleet_stats()
         ours, other = stats.processes
         assert ours.process_id == layer.process_id
         assert (other.silent, other.host, other.pid) == (True, "elsewhere", 4711)
@@ -452,14 +458,14 @@ async def test_questions_that_are_none(
         wrapping.wrap(control, {"do": "group_sizes", "groups": [3, None]}, by),
     ):
         client.publish(control, data)
-    stats = await other_layer.cluster_stats()
+    stats = await other_layer.fleet_stats()
     assert [each.silent for each in stats.processes] == [False, False]
     assert stats.groups == {"room": 1}
     (process,) = [each for each in stats.processes if each.process_id == layer.process_id]
     assert process.drops["unreadable"] == 3
 
 
-async def test_names_that_are_no_presence(
+async def test_names_that_no_process_is_alive_by(
     layer: MpxChannelLayer, redis_url: str, prefix: str
 ) -> None:
     await layer.connect()
@@ -476,7 +482,7 @@ async def test_names_that_are_no_presence(
         subscription.add(*names)
         for name in names:
             await subscription.wait_for_activation(name)
-        stats = await layer.cluster_stats()
+        stats = await layer.fleet_stats()
     assert len(stats.processes) == 2
     assert "\x1b" not in stats.processes[1].host
 
@@ -500,13 +506,13 @@ async def test_an_acl_that_allows_messages_only(
         restricted = make_layer(hosts=[url])
         await join(restricted, "room")
         await join(layer, "room")
-        stats = await restricted.cluster_stats()
+        stats = await restricted.fleet_stats()
         assert len(stats.processes) == 2
         assert stats.groups == {"room": 2}
         assert "queues" in stats.incomplete
         assert "silent" not in stats.incomplete
         async with answering(redis_url, prefix, {}):
-            stats = await restricted.cluster_stats()
+            stats = await restricted.fleet_stats()
         assert len(stats.processes) == 2
         assert "1 did not answer" in stats.incomplete["silent"]
     finally:
@@ -543,23 +549,31 @@ async def test_flush_reaches_every_process(
     assert await layer.receive(channel) == {"type": "after"}
 
 
-async def test_only_living_processes_have_a_presence(
+async def test_the_older_names(layer: MpxChannelLayer) -> None:
+    assert ClusterStats is FleetStats
+    await layer.connect()
+    (process,) = (await layer.cluster_stats(queues=False)).processes
+    stats = await asyncio.to_thread(layer.sync.cluster_stats, groups=1)
+    assert process.process_id in {each.process_id for each in stats.processes}
+
+
+async def test_only_living_processes_have_a_name(
     layer: MpxChannelLayer, start_process: StartProcess, client: Any, prefix: str
 ) -> None:
     pid, process_id = await start_process()
     await layer.connect()
 
-    def present() -> set[str]:
+    def alive() -> set[str]:
         names = client.pubsub_channels(f"{prefix}:c:?*")
         return {name.decode().removeprefix(f"{prefix}:c:").split(":")[0] for name in names}
 
-    assert present() == {layer.process_id, process_id}
+    assert alive() == {layer.process_id, process_id}
     os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: present() == {layer.process_id})
+    await eventually(lambda: alive() == {layer.process_id})
     await layer.flush()
-    assert present() == {layer.process_id}
+    assert alive() == {layer.process_id}
     await layer.close()
-    await eventually(lambda: not present())
+    await eventually(lambda: not alive())
 
 
 # -- many -----------------------------------------------------------------------------------------
@@ -570,7 +584,7 @@ async def test_many_processes_with_many_groups(make_layer: MakeLayer) -> None:
     for layer in layers:
         (channel, _) = await join(layer, "all", 2)
         await asyncio.gather(*(layer.group_add(f"group-{n}", channel) for n in range(500)))
-    stats = await layers[0].cluster_stats(groups=3)
+    stats = await layers[0].fleet_stats(groups=3)
     assert len(stats.processes) == 20
     assert not any(each.silent for each in stats.processes)
     assert next(iter(stats.groups.items())) == ("all", 40)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import Event, Failure, Mailbox
-from mpx_channels.layer.stats import Counters
+from mpx_channels.layer.stats import LayerCounters
 
 
 def event(number: Any, expires: float = float("inf")) -> Event:
@@ -17,7 +17,7 @@ def event(number: Any, expires: float = float("inf")) -> Event:
 
 @pytest.fixture
 async def mailbox() -> Mailbox:
-    return Mailbox("specific.x!1", 2, asyncio.get_running_loop(), Counters())
+    return Mailbox("specific.x!1", 2, asyncio.get_running_loop(), LayerCounters())
 
 
 async def read(mailbox: Mailbox, count: int) -> list[Any]:

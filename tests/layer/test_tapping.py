@@ -124,7 +124,7 @@ async def test_nobody_notices(
         assert await other_layer.group_send_counted("empty", {"type": "n"}) == 0
         assert await other_layer.send_counted(gone, {"type": "n"}) == 0
         assert await other_layer.send_counted("jobs", {"type": "n"}) is None
-        stats = await other_layer.cluster_stats()
+        stats = await other_layer.fleet_stats()
         (watching,) = [p for p in stats.processes if p.process_id == layer.process_id]
         assert (watching.consumers, watching.groups, watching.patterns) == (0, 0, 0)
         assert await other_layer.group_send_counted("room", {"type": "hello"}) == 1

@@ -160,7 +160,7 @@ async def test_told_to_end_it_loses_nothing(
     assert done == sorted(set(done))
     if channel == "jobs":
         assert workers.lines("begin") == done
-    left = (await layer.cluster_stats()).queues.get(channel, 0)
+    left = (await layer.fleet_stats()).queues.get(channel, 0)
     assert len(done) + left == 2000
 
 

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from mpx_channels.layer import LayerStats, MpxChannelLayer
 from mpx_channels.metrics import MpxCollector, register
 from mpx_channels.metrics.collector import _by_address
-from mpx_channels.metrics.families import FAMILIES
-from mpx_channels.multiplexer import MultiplexerStats, NodeStats
+from mpx_channels.multiplexer import NodeStats
+from mpx_channels.multiplexer.figures import figures
 from tests.conftest import eventually
 
 from .conftest import Configure
@@ -55,10 +54,12 @@ async def chat(layer: MpxChannelLayer, count: int = 1) -> None:
         await layer.receive(channel)
 
 
-def test_every_figure_of_the_statistics_is_a_metric() -> None:
-    there = {field.name for field in fields(LayerStats)} - {"multiplexer"}
-    there |= {f"multiplexer.{field.name}" for field in fields(MultiplexerStats)}
-    assert {family.field for family in FAMILIES} == there
+def test_every_figure_is_a_metric() -> None:
+    described = [(each.name, each.type, each.documentation) for each in MpxCollector().describe()]
+    assert described == [
+        (figure.metric.removesuffix("_total"), figure.kind, figure.help)
+        for _, figure in figures(LayerStats)
+    ]
 
 
 def test_a_node_is_connected_if_it_is_in_every_loop() -> None:
@@ -71,12 +72,12 @@ def test_a_node_is_connected_if_it_is_in_every_loop() -> None:
 
 
 def test_names_follow_the_conventions() -> None:
-    names = [family.name for family in FAMILIES]
-    assert len(set(names)) == len(names)
-    for family in FAMILIES:
-        assert re.fullmatch(r"mpx_channels(_[a-z]+)+", family.name)
-        assert family.name.endswith("_total") == family.counter
-        assert family.help.endswith(".")
+    declared = [figure for _, figure in figures(LayerStats)]
+    assert len({figure.metric for figure in declared}) == len(declared)
+    for figure in declared:
+        assert re.fullmatch(r"mpx_channels(_[a-z]+)+", figure.metric)
+        assert figure.metric.endswith("_total") == (figure.kind == "counter")
+        assert figure.help.endswith(".")
 
 
 async def test_the_figures(layer: MpxChannelLayer) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from mpx_channels.layer.stats import Counters
+from mpx_channels.layer import LayerStats
+from mpx_channels.layer.stats import LayerCounters
 from mpx_channels.metrics import MpxCollector
-from mpx_channels.metrics.families import FAMILIES
-from mpx_channels.multiplexer.stats import Counters as EngineCounters
+from mpx_channels.multiplexer.counters import EngineCounters
+from mpx_channels.multiplexer.figures import causes, figures
 from tests.conftest import missing
 from tests.docs.pages import DOCS, blocks
 
@@ -29,12 +30,12 @@ def load(caption: str) -> Any:
 
 def test_every_metric_is_in_the_table() -> None:
     rows = [
-        (name, kind, tuple(re.findall(r"`(\w+)`", labels)), meaning)
-        for name, kind, labels, _, meaning in ROW.findall(PAGE.read_text())
+        (name, kind, re.findall(r"`(\w+)`", labels), unit, meaning)
+        for name, kind, labels, unit, meaning in ROW.findall(PAGE.read_text())
     ]
     there = [
-        (each.name, "counter" if each.counter else "gauge", each.labels, each.help)
-        for each in FAMILIES
+        (each.metric, each.kind, ["layer", *filter(None, [each.by])], each.unit, each.help)
+        for _, each in figures(LayerStats)
     ]
     assert rows == there
 
@@ -59,20 +60,20 @@ def expressions() -> list[str]:
 
 
 def test_alerts_ask_for_metrics_that_exist() -> None:
-    known = {family.name: family for family in FAMILIES}
+    kinds = {figure.metric: figure.kind for _, figure in figures(LayerStats)}
     for expression in expressions():
         names = re.findall(r"\bmpx_\w+", expression)
         assert names
         for name in names:
-            assert name in known
+            assert name in kinds
             # A counter alone says nothing.
-            assert known[name].counter == bool(
+            assert (kinds[name] == "counter") == bool(
                 re.search(rf"(rate|increase)\({name}(\{{.*?\}})?\[", expression)
             )
 
 
 def test_alerts_ask_for_causes_that_exist() -> None:
-    causes = {*Counters().drops(), *EngineCounters().drops()}
+    known = {*causes(LayerCounters), *causes(EngineCounters)}
     found = [
         pattern
         for expression in expressions()
@@ -80,7 +81,7 @@ def test_alerts_ask_for_causes_that_exist() -> None:
     ]
     assert found
     for pattern in found:
-        assert any(re.fullmatch(pattern, cause) for cause in causes), pattern
+        assert any(re.fullmatch(pattern, cause) for cause in known), pattern
 
 
 @pytest.mark.parametrize("part", ["rule_files", "scrape_configs"])

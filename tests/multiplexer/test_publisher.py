@@ -16,9 +16,9 @@ from mpx_channels.multiplexer import (
     MultiplexerStopped,
     NotConnected,
 )
+from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.link import LinkOptions
 from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, Publisher
-from mpx_channels.multiplexer.stats import Counters
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire, pack
 
@@ -39,10 +39,10 @@ def publisher_for(url: str, **options: Any) -> Publisher:
     }
     link_options = LinkOptions(**{"min_backoff": 0.001, "max_backoff": 0.01, **options})
     node = Node(url, connect_timeout=link_options.connect_timeout)
-    return Publisher(node, link_options, Counters(), **queue_options)
+    return Publisher(node, link_options, EngineCounters(), **queue_options)
 
 
-def counters(publisher: Publisher) -> Counters:
+def counters(publisher: Publisher) -> EngineCounters:
     return publisher._counters
 
 

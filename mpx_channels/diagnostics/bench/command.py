@@ -143,7 +143,7 @@ def _server(layer: MpxChannelLayer) -> str:
 async def _other_processes(layer: MpxChannelLayer) -> int | None:
     """How many live under the project's prefix; None if we may not know."""
     try:
-        stats = await layer.cluster_stats(groups=1)
+        stats = await layer.fleet_stats(groups=1)
     except CommandRefused:
         return None
     return sum(process.process_id != layer.process_id for process in stats.processes)

@@ -18,6 +18,7 @@ from django.conf import settings
 from mpx_channels import __version__, embedded
 from mpx_channels.diagnostics.subcommand import FOUND, Refusal
 from mpx_channels.layer import Hooks, MpxChannelLayer, ProcessStats
+from mpx_channels.multiplexer.exceptions import describe
 
 from .room import Room
 
@@ -43,7 +44,8 @@ LINK_LOST = "mpx.bench.link.lost"
 class Contender(ABC):
     """A layer and its room.
 
-    ``name``: as users know it; ``path``: of its class; ``version``: of its package.
+    ``name``: as users know it; ``path``: of its class; ``version``: of its package. Its load is how
+    many ``clients`` and ``groups`` there are, and the ``burst`` of calls at once.
     """
 
     name: str
@@ -83,15 +85,12 @@ class Ours(Contender):
         class_: type[MpxChannelLayer],
         config: Mapping[str, Any],
         prefix: str,
-        *,
-        clients: int,
-        groups: int,
-        burst: int,
+        **load: int,
     ) -> None:
         kept = {key: value for key, value in config.items() if key not in EVENTS}
         # Groups that were left would otherwise be unsubscribed in the middle of a later turn.
         layer = class_(**kept | {"prefix": prefix, "unsubscribe_delay": 0})
-        super().__init__(layer, clients, groups, burst)
+        super().__init__(layer, **load)
         self.path = f"{class_.__module__}.{class_.__qualname__}"
 
     async def open(self) -> None:
@@ -125,10 +124,7 @@ class Theirs(Contender):
         class_: Any,
         config: Mapping[str, Any],
         prefix: str,
-        *,
-        clients: int,
-        groups: int,
-        burst: int,
+        **load: int,
     ) -> None:
         self.name = name
         self.path = AGAINST[name]
@@ -137,7 +133,7 @@ class Theirs(Contender):
         hosts = [_started(host) for host in config.get("hosts") or ()] or None
         with self.trouble("cannot use this CONFIG"):
             layer = class_(hosts=hosts, prefix=prefix, group_expiry=GROUP_EXPIRY, **kept)
-        super().__init__(layer, clients, groups, burst)
+        super().__init__(layer, **load)
         self._prefix = prefix
         # What goes wrong is said in a sentence, where it stops us.
         logging.getLogger("channels_redis").addHandler(logging.NullHandler())
@@ -150,8 +146,7 @@ class Theirs(Contender):
         except (Refusal, TimeoutError):
             raise
         except Exception as error:
-            text = str(error) or type(error).__name__
-            raise Refusal(f"{self.name} {what}: {text}") from error
+            raise Refusal(f"{self.name} {what}: {describe(error)}") from error
 
     async def open(self) -> None:
         # It leaves tasks behind whose errors nobody fetches.

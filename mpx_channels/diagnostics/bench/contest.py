@@ -6,14 +6,14 @@ import asyncio
 import gc
 import math
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from mpx_channels.diagnostics.subcommand import Refusal
 
 from .contenders import Contender
-from .measures import MEASURES, Figure, Turn
+from .measures import MEASURES, Figure, Measure, Turn
 
 __all__ = ["Contest", "Ratio", "Result"]
 
@@ -32,6 +32,11 @@ class Ratio:
     median: float
     least: float
     most: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> Self:
+        """Of at least one round."""
+        return cls(statistics.median(ratios), min(ratios), max(ratios))
 
 
 @dataclass(slots=True)
@@ -58,26 +63,32 @@ class Result:
             self.turns[ours][figure.measure], self.turns[theirs][figure.measure], strict=True
         )
         ratios = [ratio for pair in pairs if (ratio := figure.times_better(*pair)) is not None]
-        if not ratios:
-            return None
-        return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+        return Ratio.of(ratios) if ratios else None
 
 
 class Contest:
     """Each contender takes its turn at each measure, in every round.
 
-    ``seconds``: of measuring, for each contender. ``rounds`` come to about a second each.
+    ``seconds``: of measuring, for each contender. ``rounds`` come to about a second each, if not
+    told otherwise.
     """
 
-    def __init__(self, contenders: Sequence[Contender], seconds: float) -> None:
+    def __init__(
+        self,
+        contenders: Sequence[Contender],
+        seconds: float,
+        measures: Mapping[str, Measure] = MEASURES,
+        rounds: int | None = None,
+    ) -> None:
         self.contenders = contenders
-        self.rounds = max(LEAST_ROUNDS, math.ceil(seconds))
-        self.slice = seconds / self.rounds / len(MEASURES)
+        self.measures = measures
+        self.rounds = rounds or max(LEAST_ROUNDS, math.ceil(seconds))
+        self.slice = seconds / self.rounds / len(measures)
 
     @property
     def turns(self) -> int:
         """How many there will be."""
-        return self.rounds * len(MEASURES) * len(self.contenders)
+        return self.rounds * len(self.measures) * len(self.contenders)
 
     async def run(self, progress: Callable[[str], None]) -> Result:
         """Open all rooms, and measure; ``progress`` is told of every turn before it begins.
@@ -87,9 +98,9 @@ class Contest:
         for contender in self.contenders:
             await self._limited(contender, "letting the clients in", contender.open(), 0.0)
         names = [contender.name for contender in self.contenders]
-        result = Result({name: {measure: [] for measure in MEASURES} for name in names})
+        result = Result({name: {measure: [] for measure in self.measures} for name in names})
         for number in range(self.rounds):
-            for measure, take in MEASURES.items():
+            for measure, take in self.measures.items():
                 # Who is first changes.
                 for contender in self.contenders[:: 1 if number % 2 == 0 else -1]:
                     progress(f"round {number + 1} of {self.rounds}: {measure}, {contender.name}")

@@ -1,4 +1,4 @@
-"""What is measured, and what figures come of it. The words are those of benchmarks/layer.py."""
+"""What is measured, and what figures come of it; benchmarks/layer.py measures with these, too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from .room import TEXT, Room, in_bursts
+from .room import TEXT, Pairs, Room, in_bursts
 
-__all__ = ["FIGURES", "MEASURES", "Figure", "Turn", "percentile"]
+__all__ = ["FIGURES", "MEASURES", "Figure", "Measure", "Turn", "join_and_leave", "percentile"]
 
 
 @dataclass(slots=True)
@@ -79,19 +79,36 @@ async def round_trip(room: Room, seconds: float) -> Turn:
 
 
 async def joins(room: Room, seconds: float) -> Turn:
-    """All clients join a group each, at once; leaving them again is not counted."""
+    """All clients join a group each, at once."""
+    return await join_and_leave(room, seconds, room.fresh_pairs, room.join)
+
+
+async def join_and_leave(
+    room: Room,
+    seconds: float,
+    fresh_pairs: Callable[[], Pairs],
+    join: Callable[[Pairs], Awaitable[None]],
+) -> Turn:
+    """Channels join groups that nobody is in; leaving them again is not counted."""
     turn, end = Turn(), time.perf_counter() + seconds
     while not turn.count or time.perf_counter() < end:
-        pairs = room.fresh_pairs()
+        pairs = fresh_pairs()
         started = time.perf_counter()
-        await room.join(pairs)
+        await join(pairs)
         turn.seconds += time.perf_counter() - started
         turn.count += len(pairs)
         await room.leave(pairs)
+        # Ours does not wait for Redis to unsubscribe: what is confirmed after it, does.
+        probe = [(room.fresh_group(), room.probe)]
+        await room.join(probe)
+        await room.leave(probe)
     return turn
 
 
-MEASURES: dict[str, Callable[[Room, float], Awaitable[Turn]]] = {
+# A room, and the seconds that it may take.
+Measure = Callable[[Room, float], Awaitable[Turn]]
+
+MEASURES: dict[str, Measure] = {
     "publish": publish,
     "fan-out": fan_out,
     "round trip": round_trip,

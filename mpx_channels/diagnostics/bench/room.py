@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, TypeVar
 
-__all__ = ["Broadcast", "Room", "in_bursts"]
+__all__ = ["Broadcast", "Pairs", "Room", "in_bursts"]
 
 T = TypeVar("T")
+# Groups, and a channel for each that is to be in it.
+Pairs = Sequence[tuple[str, str]]
 
-# Messages of a broadcast, at least; as in benchmarks/layer.py.
+# Messages of a broadcast, at least.
 LEAST_MESSAGES = 20
 TEXT = "x" * 64
 # Seconds without an arrival after which what has not come is lost.
@@ -85,21 +87,25 @@ class Room:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
 
-    async def join(self, pairs: Sequence[tuple[str, str]]) -> None:
+    async def join(self, pairs: Pairs) -> None:
         """Add channels to groups, many at once."""
         self.memberships.update(pairs)
         add = self.layer.group_add
         await in_bursts((add(group, channel) for group, channel in pairs), self.burst)
 
-    async def leave(self, pairs: Sequence[tuple[str, str]]) -> None:
+    async def leave(self, pairs: Pairs) -> None:
         """Take channels out of groups, many at once."""
         discard = self.layer.group_discard
         await in_bursts((discard(group, channel) for group, channel in pairs), self.burst)
         self.memberships.difference_update(pairs)
 
-    def fresh_pairs(self) -> list[tuple[str, str]]:
-        """For each client a group that nobody was ever in."""
-        return [(f"join-{next(self._names)}", channel) for channel in self.channels]
+    def fresh_group(self) -> str:
+        """A group that nobody was ever in."""
+        return f"join-{next(self._names)}"
+
+    def fresh_pairs(self) -> Pairs:
+        """For each client a fresh group."""
+        return [(self.fresh_group(), channel) for channel in self.channels]
 
     async def broadcast(
         self, least_messages: int = LEAST_MESSAGES, *, quiet: float = QUIET

@@ -28,8 +28,8 @@ from . import (
     settings,
     versions,
 )
-from .examination import Examination, Row
-from .findings import Check, Level, ServerCheck
+from .examination import Check, Examination, Row, ServerCheck
+from .findings import Level
 
 __all__ = ["CHECKS", "Doctor"]
 

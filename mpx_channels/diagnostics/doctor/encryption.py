@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from mpx_channels.layer import ProcessStats
 from mpx_channels.layer.config import LayerConfig
 
-from .examination import Examination
-from .findings import Check, Finding, ProjectCheck, info, ok, problem, warning
+from .examination import Check, Examination, ProjectCheck
+from .findings import Finding, info, ok, problem, warning
 from .roundtrips import CONNECTED
 from .versions import installed
 
@@ -72,7 +72,7 @@ def _as_bytes(config: LayerConfig) -> Iterable[bytes]:
 async def check_processes(exam: Examination) -> list[Finding]:
     """The processes: all answer, have read all that came, and hear what they want to hear."""
     layer = exam.session.layer
-    stats = await layer.cluster_stats()
+    stats = await layer.fleet_stats()
     others = [each for each in stats.processes if each.process_id != layer.process_id]
     findings = []
     silent = [each for each in others if each.silent]

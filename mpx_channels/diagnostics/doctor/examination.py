@@ -1,9 +1,10 @@
-"""What the doctor knows by now: the project, its layer, its servers; and how a check is run."""
+"""What a check of the doctor is and how it is run, and what is known by then."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
@@ -13,13 +14,27 @@ from mpx_channels.layer import CommandRefused, MpxError
 from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer.topology import Node
 
-from .findings import Check, Finding, Level, ProjectCheck, ServerCheck, problem, skipped
+from .findings import Finding, Level, problem, skipped
 from .probe import Forbidden, Probe, cause_of
 
-__all__ = ["Examination", "Row", "Server"]
+__all__ = ["Check", "Examination", "ProjectCheck", "Row", "Server", "ServerCheck"]
 
 # Seconds that a check has as a whole: one that hangs must not keep the others from being run.
 LONGEST = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check.
+
+    ``why``: why one looks at this at all. ``needs``: ids of checks that must have gone well, or
+    this one is skipped.
+    """
+
+    id: str
+    title: str
+    why: str
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +170,20 @@ class Examination:
             "Connections that break in the midst of their work make processes miss messages.",
             todo,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCheck(Check):
+    """A check of the project and its layer as a whole."""
+
+    run: Callable[[Examination], Awaitable[list[Finding]]] = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCheck(Check):
+    """A check of each server."""
+
+    run: Callable[[Server], Awaitable[list[Finding]]] = field(kw_only=True)
 
 
 def _not_shown(error: Forbidden, server: Server | None) -> Finding:

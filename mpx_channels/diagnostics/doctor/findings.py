@@ -1,27 +1,11 @@
-"""What a check of the doctor is, and what it finds."""
+"""What a check of the doctor finds."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .examination import Examination, Server
-
-__all__ = [
-    "Check",
-    "Finding",
-    "Level",
-    "ProjectCheck",
-    "ServerCheck",
-    "info",
-    "ok",
-    "problem",
-    "skipped",
-    "warning",
-]
+__all__ = ["Finding", "Level", "info", "ok", "problem", "skipped", "warning"]
 
 
 class Level(StrEnum):
@@ -42,34 +26,6 @@ class Finding:
     found: str
     why: str = ""
     todo: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check.
-
-    ``why``: why one looks at this at all. ``needs``: ids of checks that must have gone well, or
-    this one is skipped.
-    """
-
-    id: str
-    title: str
-    why: str
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectCheck(Check):
-    """A check of the project and its layer as a whole."""
-
-    run: Callable[[Examination], Awaitable[list[Finding]]] = field(kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCheck(Check):
-    """A check of each server."""
-
-    run: Callable[[Server], Awaitable[list[Finding]]] = field(kw_only=True)
 
 
 def ok(found: str) -> Finding:

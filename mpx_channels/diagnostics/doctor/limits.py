@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .examination import Server
-from .findings import Check, Finding, ServerCheck, info, ok, problem, skipped, warning
+from .examination import Check, Server, ServerCheck
+from .findings import Finding, info, ok, problem, skipped, warning
 from .nodes import REACHED
 from .probe import Forbidden
 

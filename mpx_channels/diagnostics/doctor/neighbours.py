@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from .examination import Server
-from .findings import Check, Finding, Level, ServerCheck, info, ok, warning
+from .examination import Check, Server, ServerCheck
+from .findings import Finding, Level, info, ok, warning
 from .nodes import REACHED
 
 __all__ = ["CHECKS"]

@@ -10,8 +10,10 @@ import time
 
 from redis.exceptions import AuthenticationError, ResponseError
 
-from .examination import Server
-from .findings import Check, Finding, ServerCheck, info, ok, problem, warning
+from mpx_channels.diagnostics.values import milliseconds
+
+from .examination import Check, Server, ServerCheck
+from .findings import Finding, info, ok, problem, warning
 from .probe import Forbidden, cause_of
 
 __all__ = ["CHECKS", "is_local"]
@@ -164,10 +166,8 @@ async def check_round_trip(server: Server) -> list[Finding]:
             await server.probe("PING")
         times.append(time.perf_counter() - started)
     median = statistics.median(times)
-    found = (
-        f"{_milliseconds(min(times))} / {_milliseconds(median)} / {_milliseconds(max(times))} "
-        f"(least, median, most of {PINGS})"
-    )
+    figures = (milliseconds(each, 2) for each in (min(times), median, max(times)))
+    found = f"{' / '.join(figures)} (least, median, most of {PINGS})"
     if median <= SLOW:
         return [ok(found)]
     return [
@@ -196,7 +196,7 @@ async def check_clock(server: Server) -> list[Finding]:
     size = abs(difference)
     found = (
         f"{_seconds(size)} {'ahead of' if difference > 0 else 'behind'} this machine's "
-        f"(give or take {_milliseconds(best / 2)})"
+        f"(give or take {milliseconds(best / 2, 2)})"
     )
     if size <= CLOCKS_DIFFER:
         return [ok(found)]
@@ -225,12 +225,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.2f} ms"
-
-
 def _seconds(seconds: float) -> str:
-    return _milliseconds(seconds) if seconds < 0.1 else f"{seconds:,.1f} s"
+    return milliseconds(seconds, 2) if seconds < 0.1 else f"{seconds:,.1f} s"
 
 
 REACHED = ("settings", "reachable", "login")

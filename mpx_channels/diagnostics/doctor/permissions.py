@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 
 from mpx_channels.multiplexer import escape_glob
 
-from .examination import Server
-from .findings import Check, Finding, Level, ServerCheck, ok
+from .examination import Check, Server, ServerCheck
+from .findings import Finding, Level, ok
 from .nodes import REACHED
 from .probe import Probe, is_forbidden, is_unknown
 
@@ -41,7 +41,7 @@ NEEDED = (
     Use("plain channels (runworker)",
         ("evalsha", "eval", "blpop", "time", "lindex", "lpop", "llen", "rpush", "lpush", "pttl",
          "pexpire"), Level.WARNING),
-    Use("mpx status and cluster_stats", ("pubsub|numsub", "pubsub|channels", "scan", "llen"),
+    Use("mpx status and fleet_stats", ("pubsub|numsub", "pubsub|channels", "scan", "llen"),
         Level.WARNING),
     Use("flush", ("scan", "unlink"), Level.WARNING),
     Use("mpx listen to a plain channel", ("lrange", "time"), Level.INFO),

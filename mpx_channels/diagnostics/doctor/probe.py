@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.topology import Node
 
 __all__ = ["PATIENCE", "Forbidden", "Probe", "cause_of", "is_forbidden", "is_unknown"]
@@ -116,7 +117,7 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     while current is not None and current not in chain:
         chain.append(current)
         current = current.__cause__ or current.__context__
-    text = str(error) or type(error).__name__
+    text = describe(error)
     # What was raised last hides what it was raised for.
     for each in reversed(chain):
         if isinstance(each, ConnectionRefusedError):

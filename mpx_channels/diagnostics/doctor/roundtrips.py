@@ -11,12 +11,12 @@ from functools import wraps
 
 from redis.exceptions import ResponseError
 
+from mpx_channels.diagnostics.values import milliseconds
 from mpx_channels.layer import CommandRefused, MpxChannelLayer, NotConnected, Subscription
 
-from .examination import Examination, Server
-from .findings import Check, Finding, ProjectCheck, ServerCheck, info, ok, problem, skipped
-from .nodes import REACHED
-from .probe import PATIENCE, cause_of, is_forbidden
+from .examination import Check, Examination, ProjectCheck
+from .findings import Finding, ok, problem, skipped
+from .probe import PATIENCE, cause_of
 
 __all__ = ["CHECKS"]
 
@@ -28,7 +28,7 @@ async def check_connect(exam: Examination) -> list[Finding]:
     started = time.perf_counter()
     try:
         layer = await exam.session.connect()
-        took = _milliseconds(started)
+        took = milliseconds(time.perf_counter() - started)
         # That it can send, too: over another connection.
         with contextlib.suppress(CommandRefused):
             await layer.group_send(f"mpx-doctor-{uuid.uuid4().hex[:8]}", {"type": "mpx.doctor"})
@@ -67,7 +67,7 @@ def round_trip(action: RoundTrip) -> Callable[[Examination], Awaitable[list[Find
             ]
         except CommandRefused as error:
             return [problem(f"refused: {error}", todo="See 'ACL permissions' and 'Cluster' above.")]
-        return [ok(f"{what} in {_milliseconds(started)}")]
+        return [ok(f"{what} in {milliseconds(time.perf_counter() - started)}")]
 
     return run
 
@@ -117,41 +117,6 @@ async def check_queue(layer: MpxChannelLayer, mark: str) -> str:
     return "a message went through a plain channel"
 
 
-async def check_history(server: Server) -> list[Finding]:
-    """A stream, which this version does not use yet: so never a problem."""
-    key = f"{server.config.prefix}:h:mpx-doctor-{uuid.uuid4().hex[:8]}"
-    started = time.perf_counter()
-    # The first to see that the last will be allowed.
-    for words in (("UNLINK", key), ("XADD", key, "*", "m", "1"), ("XRANGE", key, "-", "+")):
-        try:
-            await server.probe(*words)
-        except ResponseError as error:
-            missing = f" (+{words[0].lower()} is missing)" if is_forbidden(error) else ""
-            await _unlink(server, key)
-            return [
-                info(
-                    f"streams cannot be used{missing}: {error}",
-                    todo="Nothing: this version keeps no history.",
-                )
-            ]
-    await _unlink(server, key)
-    return [
-        ok(
-            f"a stream was written and read in {_milliseconds(started)}; this version keeps no "
-            "history"
-        )
-    ]
-
-
-async def _unlink(server: Server, key: str) -> None:
-    with contextlib.suppress(ResponseError):
-        await server.probe("UNLINK", key)
-
-
-def _milliseconds(started: float) -> str:
-    return f"{(time.perf_counter() - started) * 1000:.1f} ms"
-
-
 CONNECTED = ("settings", "reachable", "login", "connect")
 
 CHECKS: tuple[Check, ...] = (
@@ -181,12 +146,5 @@ CHECKS: tuple[Check, ...] = (
         "Workers of runworker get their messages this way.",
         CONNECTED,
         run=check_queue,
-    ),
-    ServerCheck(
-        "history",
-        "History",
-        "It tells whether the server and its ACL would allow to keep a group's history.",
-        REACHED,
-        run=check_history,
     ),
 )

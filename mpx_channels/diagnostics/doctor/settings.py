@@ -11,8 +11,8 @@ from mpx_channels.diagnostics.session import entry
 from mpx_channels.layer import InvalidConfig
 from mpx_channels.layer.config import LayerConfig
 
-from .examination import Examination, Server
-from .findings import Check, Finding, ProjectCheck, info, ok, problem, warning
+from .examination import Check, Examination, ProjectCheck, Server
+from .findings import Finding, info, ok, problem, warning
 
 __all__ = ["CHECKS"]
 

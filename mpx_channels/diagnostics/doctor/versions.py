@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import mpx_channels
 from mpx_channels.multiplexer.wire import HAS_HIREDIS
 
-from .examination import Examination
-from .findings import Check, Finding, ProjectCheck, ok, problem, warning
+from .examination import Check, Examination, ProjectCheck
+from .findings import Finding, ok, problem, warning
 
 __all__ = ["CHECKS", "SUPPORTED"]
 

@@ -11,7 +11,7 @@ from math import inf
 from typing import Protocol
 
 from ..messages.codec import Message, is_flat
-from ..stats import Counters
+from ..stats import LayerCounters
 
 __all__ = [
     "Delivery",
@@ -163,7 +163,7 @@ class Mailbox:
         channel: str,
         capacity: int,
         loop: asyncio.AbstractEventLoop,
-        counters: Counters,
+        counters: LayerCounters,
     ) -> None:
         self.channel = channel
         self.capacity = capacity
@@ -187,7 +187,7 @@ class Mailbox:
     @classmethod
     def unbounded(cls) -> Mailbox:
         """A mailbox on the running loop that belongs to no layer's channel."""
-        return cls("", sys.maxsize, asyncio.get_running_loop(), Counters())
+        return cls("", sys.maxsize, asyncio.get_running_loop(), LayerCounters())
 
     @property
     def oldest_expired_at(self) -> float:

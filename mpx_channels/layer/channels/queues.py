@@ -38,7 +38,7 @@ from mpx_channels.multiplexer.wire import forget_task
 from ..exceptions import UnreadableMessage
 from ..messages.codec import Message
 from ..part import Context, Part
-from ..stats import Counters
+from ..stats import LayerCounters
 from .mailbox import Taken
 
 __all__ = ["Queues"]
@@ -162,7 +162,7 @@ class QueueReader:
     """Reads the plain channels of one node."""
 
     def __init__(
-        self, multiplexer: Multiplexer, node: Node, wake_name: str, counters: Counters
+        self, multiplexer: Multiplexer, node: Node, wake_name: str, counters: LayerCounters
     ) -> None:
         self._multiplexer = multiplexer
         self._node = node

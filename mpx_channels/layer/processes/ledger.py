@@ -12,33 +12,37 @@ from functools import reduce
 from typing import Any, Protocol
 
 from mpx_channels.multiplexer import Multiplexer
+from mpx_channels.multiplexer.figures import gauges, parts
 
-from ..stats import Counters, LayerStats
+from ..stats import LayerCounters, LayerStats
 
 __all__ = ["Ledger", "LocalStats"]
 
+__all__ = ["Ledger", "LocalStats", "Source"]
 
 # Seconds that busy event loops have, all together, to take their snapshots themselves.
 LOOPS_HAVE = 1.0
 # Looks at a loop that is too busy to answer: each may come in the middle of a change.
 LOOKS = 100
 
-# Of one that never ran: whatever fields the engine's statistics have.
-NOTHING = LayerStats(
-    channels=0,
-    groups=0,
-    memberships=0,
-    raw_channels=0,
-    patterns=0,
-    promises=0,
-    messages_out=0,
-    messages_in=0,
-    deliveries=0,
-    unread=0,
-    gaps=0,
-    drops=Counters().drops(),
-    multiplexer=replace(Multiplexer().stats(), nodes=()),
+# Of one that never ran.
+NOTHING = LayerStats.of(
+    [dict.fromkeys(gauges(LayerStats), 0)],
+    LayerCounters(),
+    replace(Multiplexer().stats(), nodes=()),
 )
+
+
+class Source(Protocol):
+    """What has statistics: a hub, which belongs to an event loop."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def process_id(self) -> str: ...
+
+    def stats(self) -> LayerStats: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Ledger:
         self._accounts: tuple[_Account, ...] = ()
         self._lock = threading.Lock()
 
-    def open(self, hub: Hub) -> Callable[[], None]:
+    def open(self, hub: Source) -> Callable[[], None]:
         """Take a new hub in; call what this returns when it has ended, as often as need be.
 
         That may be called from any thread at any time: by the garbage collector, if an event loop
@@ -106,29 +110,27 @@ class Ledger:
         """
         account = _Account(hub)
         with self._lock:
-            living: list[_Account] = []
-            ended = NOTHING
-            for other in self._accounts:
-                source = other.source
-                if isinstance(source, LayerStats):
-                    ended = add(ended, source)
-                else:
-                    living.append(other)
+            ended, living = self._read()
             self._accounts = (_Account(ended), *living, account)
         return account.close
 
     def stats(self) -> LocalStats:
         """A snapshot, from any thread."""
+        ended, living = self._read()
+        return LocalStats(snapshots(living.values()), ended)
+
+    def _read(self) -> tuple[LayerStats, dict[_Account, Source]]:
+        """What has ended, all together, and the accounts of those that live."""
         ended = NOTHING
-        hubs: list[Hub] = []
+        living: dict[_Account, Source] = {}
         # One read of one tuple, and one of each account: a hub that ends meanwhile counts once.
         for account in self._accounts:
             source = account.source
             if isinstance(source, LayerStats):
                 ended = add(ended, source)
             else:
-                hubs.append(source)
-        return LocalStats(snapshots(hubs), ended)
+                living[account] = source
+        return ended, living
 
 
 class _Account:
@@ -136,7 +138,7 @@ class _Account:
 
     __slots__ = ("source",)
 
-    def __init__(self, source: Hub | LayerStats) -> None:
+    def __init__(self, source: Source | LayerStats) -> None:
         self.source = source
 
     def close(self) -> None:
@@ -144,7 +146,7 @@ class _Account:
             self.source = counts_of(look(self.source))
 
 
-def snapshots(hubs: Iterable[Hub]) -> dict[str, LayerStats]:
+def snapshots(hubs: Iterable[Source]) -> dict[str, LayerStats]:
     """Snapshots of hubs on any event loops, by their id, from any thread.
 
     A hub is changed by its loop's thread without locks, so its loop takes the snapshot: between
@@ -155,7 +157,7 @@ def snapshots(hubs: Iterable[Hub]) -> dict[str, LayerStats]:
     costs in precision: who looks wants to see a loop that is stuck all the more.
     """
     taken: dict[str, LayerStats] = {}
-    asked: list[tuple[Hub, Future[LayerStats]]] = []
+    asked: list[tuple[Source, Future[LayerStats]]] = []
     for hub in hubs:
         answer: Future[LayerStats] = Future()
         if not hub.loop.is_running() or hub.loop is _running_loop():
@@ -177,7 +179,7 @@ def snapshots(hubs: Iterable[Hub]) -> dict[str, LayerStats]:
     return taken
 
 
-def _answer(hub: Hub, answer: Future[LayerStats]) -> None:
+def _answer(hub: Source, answer: Future[LayerStats]) -> None:
     if not answer.set_running_or_notify_cancel():
         return  # too late
     try:
@@ -186,7 +188,7 @@ def _answer(hub: Hub, answer: Future[LayerStats]) -> None:
         answer.set_exception(error)
 
 
-def look(hub: Hub) -> LayerStats:
+def look(hub: Source) -> LayerStats:
     """A snapshot from this thread; again, if a dictionary changed in the middle of it."""
     for _ in range(LOOKS - 1):
         try:
@@ -198,27 +200,15 @@ def look(hub: Hub) -> LayerStats:
 
 def counts_of(stats: LayerStats) -> LayerStats:
     """What was counted, without what was held."""
-    return replace(
-        stats,
-        channels=0,
-        groups=0,
-        memberships=0,
-        raw_channels=0,
-        patterns=0,
-        promises=0,
-        unread=0,
-        multiplexer=replace(
-            stats.multiplexer,
-            connected=False,
-            connected_since=None,
-            names_wanted=0,
-            names_confirmed=0,
-            patterns=0,
-            listeners=0,
-            names_refused=0,
-            nodes=(),
-        ),
-    )
+    counted: LayerStats = _without_gauges(stats, NOTHING)
+    return counted
+
+
+def _without_gauges(stats: Any, nothing: Any) -> Any:
+    left = {name: getattr(nothing, name) for name in gauges(type(stats))}
+    for name in parts(type(stats)):
+        left[name] = _without_gauges(getattr(stats, name), getattr(nothing, name))
+    return replace(stats, **left)
 
 
 def add(one: Any, other: Any) -> Any:

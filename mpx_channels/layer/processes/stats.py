@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from operator import attrgetter
 from typing import Any, Self
 
 from ..fork import in_forked_child
 from ..stats import LayerStats
 
-__all__ = ["FleetStats", "ProcessStats", "counts", "host_name", "printable"]
+__all__ = ["FleetStats", "ProcessStats", "counts", "escaped", "host_name", "printable"]
 
 # Drops of the engine that nobody misses: those who had asked for the message had left.
 NOT_MISSED = {"no_listener", "no_promise"}
@@ -34,9 +37,19 @@ def host_name() -> str:
     return printable(socket.gethostname())
 
 
-def printable(text: str) -> str:
-    """A text from elsewhere, for a terminal: without control characters and broken Unicode."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+def printable(text: str, keep: str = "") -> str:
+    """A text from elsewhere, without what moves a terminal's cursor, or no encoding has.
+
+    That is escaped as in JSON, but for the characters to keep.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else escaped(char) for char in text)
+
+
+def escaped(char: str) -> str:
+    """A character as JSON has it in ASCII."""
+    return json.dumps(char)[1:-1]
 
 
 def counts(value: object) -> dict[str, int]:
@@ -52,6 +65,15 @@ def _count(value: object) -> bool:
 
 def _number(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and isfinite(value)
+
+
+# Where a field keeps what it is made of.
+OF = "of"
+
+
+def told(*of: str, default: Any = 0) -> Any:
+    """A field that is a figure of `LayerStats`, or the sum of several: ``of`` are their paths."""
+    return field(default=default, metadata={OF: of})
 
 
 # Whether a value is right for a field of `ProcessStats`, by the field's type.
@@ -94,20 +116,20 @@ class ProcessStats:
     silent: bool = False
     at: float | None = None
     started: float | None = None
-    connected_since: float | None = None
-    consumers: int = 0
-    groups: int = 0
-    memberships: int = 0
-    patterns: int = 0
-    promises: int = 0
-    unread: int = 0
-    messages_in: int = 0
-    messages_out: int = 0
-    deliveries: int = 0
+    connected_since: float | None = told("multiplexer.connected_since", default=None)
+    consumers: int = told("channels")
+    groups: int = told("groups")
+    memberships: int = told("memberships")
+    patterns: int = told("patterns", "raw_channels")
+    promises: int = told("promises")
+    unread: int = told("unread")
+    messages_in: int = told("messages_in")
+    messages_out: int = told("messages_out")
+    deliveries: int = told("deliveries")
     drops: Mapping[str, int] = field(default_factory=dict)
-    gaps: int = 0
-    reconnects: int = 0
-    names_refused: int = 0
+    gaps: int = told("gaps")
+    reconnects: int = told("multiplexer.reconnects")
+    names_refused: int = told("multiplexer.names_refused")
     refusal: str = ""
     round_trip: float | None = None
 
@@ -119,33 +141,25 @@ class ProcessStats:
     @classmethod
     def of(cls, process_id: str, stats: LayerStats, round_trip: float | None) -> Self:
         """What this process tells of itself."""
-        engine = stats.multiplexer
-        drops = dict(stats.drops)
-        for cause, count in engine.drops.items():
+        drops = Counter(stats.drops)
+        for cause, count in stats.multiplexer.drops.items():
             if cause not in NOT_MISSED:
-                drops[cause] = drops.get(cause, 0) + count
+                drops[cause] += count
+        figures = {}
+        for each in fields(cls):
+            if OF in each.metadata:
+                first, *others = (attrgetter(path)(stats) for path in each.metadata[OF])
+                figures[each.name] = sum(others, first)
         return cls(
             process_id=process_id,
             host=host_name(),
             pid=os.getpid(),
             at=time.time(),
             started=_started,
-            connected_since=engine.connected_since,
-            consumers=stats.channels,
-            groups=stats.groups,
-            memberships=stats.memberships,
-            patterns=stats.patterns + stats.raw_channels,
-            promises=stats.promises,
-            unread=stats.unread,
-            messages_in=stats.messages_in,
-            messages_out=stats.messages_out,
-            deliveries=stats.deliveries,
-            drops=drops,
-            gaps=stats.gaps,
-            reconnects=engine.reconnects,
-            names_refused=engine.names_refused,
-            refusal=next((node.refusal for node in engine.nodes if node.refusal), ""),
+            refusal=next((node.refusal for node in stats.multiplexer.nodes if node.refusal), ""),
+            drops=dict(drops),
             round_trip=round_trip,
+            **figures,
         )
 
     @classmethod
@@ -172,6 +186,10 @@ class ProcessStats:
     def to_answer(self) -> dict[str, Any]:
         """As a message can carry it."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+# Those figures that several processes have a sum of.
+SUMMED = tuple(each.name for each in fields(ProcessStats) if each.metadata and each.default == 0)
 
 
 @dataclass(frozen=True, slots=True)

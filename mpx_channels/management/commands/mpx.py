@@ -21,6 +21,7 @@ from mpx_channels.diagnostics.output import Output
 from mpx_channels.diagnostics.session import NotOurs, Session
 from mpx_channels.diagnostics.subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
 from mpx_channels.multiplexer import MpxError
+from mpx_channels.multiplexer.exceptions import describe
 
 # A shell's own exit code for a program that SIGTERM ended.
 TERMINATED = 143
@@ -185,4 +186,4 @@ def _require_no_running_loop() -> None:
 
 def _sentence(error: Exception) -> str:
     """What went wrong, in a line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(describe(error).split())
