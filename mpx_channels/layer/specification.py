@@ -100,7 +100,7 @@ class SpecifiedLayer(BaseChannelLayer):
         Those of the running event loop, and those that synchronous code uses, whose channels end
         with them. Returns within a second.
         """
-        await asyncio.gather(self._hubs.close(), self._hubs.close_portal())
+        await self._hubs.close_all()
 
     async def close_pools(self) -> None:
         """What channels_redis calls it: close the connections of the running event loop alone.

@@ -310,8 +310,13 @@ class Subscriber:
         if transient:
             # Whoever waits goes on waiting.
             if refused:
-                text = "%s put off subscribing to %d names, asking again: %s"
-                self.log.warning("refused", text, self.link.node, len(refused), error)
+                self.log.warning(
+                    "refused",
+                    "%s put off subscribing to %d names, asking again: %s",
+                    self.link.node,
+                    len(refused),
+                    error,
+                )
             return
         for entry in refused:
             self.log.error(
@@ -325,8 +330,9 @@ class Subscriber:
                 listener.refused(entry)
 
     def _allowed(self, entry: Entry) -> None:
-        text = "%s subscribed to %r, which it had refused"
-        self.log.info("refused", text, self.link.node, entry.text)
+        self.log.info(
+            "refused", "%s subscribed to %r, which it had refused", self.link.node, entry.text
+        )
         self.registry.allowed(entry)
         self.changed()
 

@@ -91,14 +91,18 @@ class Hubs:
 
     async def close(self) -> None:
         """Close the hub of the running loop, if there is one."""
-        hub = self._by_loop.pop(get_running_loop(), None)
-        if hub is not None:
+        if (hub := self._take()) is not None:
             await hub.stop()
 
-    async def close_portal(self) -> None:
-        """Close the hub that synchronous callers share, from any other loop."""
+    async def close_all(self) -> None:
+        """Close that, and the hub that synchronous callers share."""
+        closing = [hub.stop()] if (hub := self._take()) is not None else []
         if self.of_portal is not None and not portal.is_current():
-            await portal.submit(self.close()).wait()
+            closing.append(portal.submit(self.close()).wait())
+        await asyncio.gather(*closing)
+
+    def _take(self) -> Hub | None:
+        return self._by_loop.pop(get_running_loop(), None)
 
     def forget(self) -> None:
         """In a forked child: begin anew, and leave the parent's connections alone."""
