@@ -156,7 +156,7 @@ class Hub:
 
     def open(self, channel: str, capacity: int) -> Mailbox:
         """A mailbox for a channel of this process."""
-        mailbox = Mailbox(channel, capacity, self.loop, self.counters)
+        mailbox = Mailbox(channel, capacity, self.loop, self.counters, self.multiplexer.flow)
         self.mailboxes[channel] = mailbox
         if self._stand_ins:
             mailbox.stand_in = self._stand_ins.get(channel.partition("!")[0] + "!")
@@ -166,7 +166,7 @@ class Hub:
 
     def open_bare(self, prefix: str, capacity: int) -> Mailbox:
         """A mailbox for all channels of this process that begin with `prefix`, up to its ``!``."""
-        stand_in = Mailbox(prefix, capacity, self.loop, self.counters)
+        stand_in = Mailbox(prefix, capacity, self.loop, self.counters, self.multiplexer.flow)
         for channel, mailbox in self.mailboxes.items():
             if channel.startswith(prefix):
                 mailbox.move_to(stand_in)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Protocol
+
+from mpx_channels.multiplexer import Flow
 
 from .codec import Message, is_flat
 from .stats import Counters
@@ -114,9 +115,14 @@ class Hooks:
 
 
 class Mailbox:
-    """The unread messages of one channel, at most ``capacity``, and whoever waits for them."""
+    """The unread messages of one channel, at most ``capacity``, and whoever waits for them.
+
+    When it gets full, it says so to the `Flow`, which has its reader have a turn before there is
+    more. ``slow``: it had, and left it full. Then it is full for those who put something in.
+    """
 
     __slots__ = (
+        "_flow",
         "_loop",
         "_unread",
         "_waiters",
@@ -127,6 +133,7 @@ class Mailbox:
         "cut_off",
         "hooks",
         "memberships",
+        "slow",
         "stand_in",
         "wildcards",
     )
@@ -137,6 +144,7 @@ class Mailbox:
         capacity: int,
         loop: asyncio.AbstractEventLoop,
         counters: Counters,
+        flow: Flow,
     ) -> None:
         self.channel = channel
         self.capacity = capacity
@@ -152,6 +160,8 @@ class Mailbox:
         self.hooks: Hooks | None = None
         # Between the end of a link and the return of all that the channel subscribed to.
         self.cut_off = False
+        self.slow = False
+        self._flow = flow
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
         self._unread: deque[Item] | None = None
@@ -160,12 +170,12 @@ class Mailbox:
     @classmethod
     def unbounded(cls) -> Mailbox:
         """A mailbox on the running loop that belongs to no layer's channel."""
-        return cls("", sys.maxsize, asyncio.get_running_loop(), Counters())
+        return cls("", sys.maxsize, asyncio.get_running_loop(), Counters(), Flow())
 
     @property
-    def oldest_expired_at(self) -> float:
-        """When the oldest unread message expired or will, by the loop's clock; else infinity."""
-        return self._unread[0].expires if self._unread else math.inf
+    def oldest(self) -> Item | None:
+        """The unread message that has been here for longest."""
+        return self._unread[0] if self._unread else None
 
     def put(self, item: Item) -> bool:
         """Add a message for the next reader; False if the mailbox is full."""
@@ -181,20 +191,28 @@ class Mailbox:
         unread = self._unread
         if unread is None:
             self._unread = deque((item,))
-        elif len(unread) < self.capacity:
-            unread.append(item)
+            room = self.capacity - 1
         else:
-            return False
+            room = self.capacity - len(unread) - 1
+            if room < 0:
+                return False
+            unread.append(item)
+        if not room:
+            self._flow.filled(self)
         return True
 
     def put_always(self, item: Item, *, first: bool = False) -> None:
         """Add what may not be dropped, past the capacity: its maker makes few of them."""
-        if self._unread is None:
+        unread = self._unread
+        if unread is None:
             self.put(item)
-        elif first:
-            self._unread.appendleft(item)
+            return
+        if first:
+            unread.appendleft(item)
         else:
-            self._unread.append(item)
+            unread.append(item)
+        if len(unread) >= self.capacity:
+            self._flow.filled(self)
 
     async def get(self) -> Message:
         """Take the oldest message that has not expired; cancelling loses none."""
@@ -232,6 +250,7 @@ class Mailbox:
     def move_to(self, stand_in: Mailbox) -> None:
         """Have another mailbox take what is unread here, and what comes."""
         unread, self._unread = self._unread, None
+        self.slow = False
         for item in unread or ():
             stand_in.put(item)
         self.stand_in = stand_in
@@ -239,6 +258,12 @@ class Mailbox:
     def clear(self) -> None:
         """Forget what is unread, except for what never expires: that is no message of a layer."""
         self._unread = deque(item for item in self._unread or () if item.expires == inf) or None
+        self.slow = self.slow and self._unread is not None
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether it takes messages for a while."""
+        return 2 * len(self) <= self.capacity
 
     @property
     def waited_for(self) -> bool:
@@ -257,7 +282,9 @@ class Mailbox:
             if item.expires > now:
                 if not unread:
                     self._unread = None
+                    self.slow = False
                 return item
             self.counters.dropped_expired += 1
         self._unread = None
+        self.slow = False
         return None

@@ -15,6 +15,7 @@ from .exceptions import (
     SubscriptionClosed,
     SubscriptionRefused,
 )
+from .flow import Flow
 from .multiplexer import Multiplexer
 from .promises import Promise, PromiseSubscription, escape_glob
 from .sentinel import SentinelNode
@@ -27,6 +28,7 @@ __all__ = [
     "ChannelSubscription",
     "CommandRefused",
     "ConnectionLost",
+    "Flow",
     "InactiveSubscription",
     "MpxError",
     "Multiplexer",

@@ -9,6 +9,7 @@ from typing import Any, Self
 from .callbacks import OnActivation, OnDisconnect, OnMessage
 from .exceptions import MultiplexerStopped, NotConnected
 from .failover import FailoverWatch
+from .flow import Flow
 from .link import LinkOptions, describe
 from .promises import PromiseSubscription
 from .publisher import Publishers
@@ -114,6 +115,11 @@ class Multiplexer:
         self._subscriber: Subscriber = self._subscribers.all[0]
         self._publisher = self._publishers.only
 
+    @property
+    def flow(self) -> Flow:
+        """What holds messages back for readers: whoever keeps messages in a buffer tells it."""
+        return self._subscribers.flow
+
     # -- where ----------------------------------------------------------------------------------
 
     @property
@@ -177,6 +183,7 @@ class Multiplexer:
         """Begin to connect and return at once, also when the server is down."""
         if self.running:
             return
+        self.flow.start()
         for subscriber in self._subscribers.all:
             subscriber.start()
         for publisher in self._publishers.all:

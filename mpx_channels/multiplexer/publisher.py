@@ -236,7 +236,7 @@ class Publisher:
         self._counters.commands_out += 1
         wire.write(pack(b"PING"))
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         unanswered = self._unanswered
         self._answered += len(frames)
         for frame in frames:
@@ -253,6 +253,7 @@ class Publisher:
                 future.set_exception(refusal)
             else:
                 future.set_result(frame)
+        return len(frames)
 
 
 class Publishers:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from .callbacks import CALLBACK_ERRORS
 from .exceptions import ConnectionLost
+from .flow import Flow
 from .link import Link, LinkOptions, describe
 from .logs import LimitedLog, origin
 from .registry import Entry, Listener, Registry
@@ -48,6 +49,7 @@ class Subscriber:
         node: Node,
         options: LinkOptions,
         counters: Counters,
+        flow: Flow,
         *,
         linger: float,
         alone: bool = True,
@@ -58,6 +60,7 @@ class Subscriber:
         self.subscriptions: set[Subscription] = set()
         self.up = asyncio.Event()
         self.counters = counters
+        self.flow = flow
         self.log = LimitedLog(logger)
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -142,10 +145,14 @@ class Subscriber:
         self.counters.commands_out += 1
         wire.write(pack(b"PING"))
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
+        if self.flow.held:
+            return 0
+        flow = self.flow
         channels = self.registry.channels
-        messages = deliveries = 0
+        messages = deliveries = taken = 0
         for frame in frames:
+            taken += 1
             # RESP2 pushes are lists, RESP3 ones a subclass of list.
             if not isinstance(frame, list):
                 self._reply(frame)
@@ -175,8 +182,11 @@ class Subscriber:
                     except CALLBACK_ERRORS as error:
                         self._callback_raised("on_message", name, error)
                     deliveries += 1
+            if flow.held:
+                break  # somebody's buffer is full now: the next one may be for the same
         self.counters.messages_in += messages
         self.counters.deliveries += deliveries
+        return taken
 
     def _control(self, frame: list[Frame]) -> None:
         """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""
@@ -238,10 +248,12 @@ class Subscribers:
         self, topology: Topology, options: LinkOptions, counters: Counters, *, linger: float
     ) -> None:
         self.counters = counters
+        # One for all: a buffer may be filled over any of the connections.
+        self.flow = Flow()
         self._topology = topology
         alone = len(topology.servers) == 1
         self._by_server = {
-            server: Subscriber(server, options, counters, linger=linger, alone=alone)
+            server: Subscriber(server, options, counters, self.flow, linger=linger, alone=alone)
             for server in topology.servers
         }
         self.all = tuple(self._by_server.values())
