@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from mpx_channels.multiplexer import Flow
+from mpx_channels.multiplexer.flow import Flow
 
 from .codec import Message, is_flat
 from .stats import Counters
@@ -123,6 +123,7 @@ class Mailbox:
 
     __slots__ = (
         "_flow",
+        "_last_place",
         "_loop",
         "_unread",
         "_waiters",
@@ -162,6 +163,7 @@ class Mailbox:
         self.cut_off = False
         self.slow = False
         self._flow = flow
+        self._last_place = capacity - 1
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
         self._unread: deque[Item] | None = None
@@ -191,14 +193,15 @@ class Mailbox:
         unread = self._unread
         if unread is None:
             self._unread = deque((item,))
-            room = self.capacity - 1
-        else:
-            room = self.capacity - len(unread) - 1
-            if room < 0:
-                return False
+            if not self._last_place:
+                self._flow.filled(self)
+        elif len(unread) < self._last_place:
             unread.append(item)
-        if not room:
+        elif len(unread) == self._last_place:
+            unread.append(item)
             self._flow.filled(self)
+        else:
+            return False
         return True
 
     def put_always(self, item: Item, *, first: bool = False) -> None:
@@ -261,9 +264,14 @@ class Mailbox:
         self.slow = self.slow and self._unread is not None
 
     @property
+    def unread(self) -> int:
+        """How many messages wait."""
+        return len(self._unread) if self._unread is not None else 0
+
+    @property
     def half_empty(self) -> bool:
         """Whether it takes messages for a while."""
-        return 2 * len(self) <= self.capacity
+        return 2 * self.unread <= self.capacity
 
     @property
     def waited_for(self) -> bool:
@@ -271,7 +279,7 @@ class Mailbox:
         return bool(self._waiters)
 
     def __len__(self) -> int:
-        return len(self._unread) if self._unread is not None else 0
+        return self.unread
 
     def _take(self) -> Item | None:
         unread = self._unread

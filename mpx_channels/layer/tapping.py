@@ -292,9 +292,6 @@ class Tap:
         """How much waits to be taken, messages and events."""
         return len(self._unread)
 
-    def __len__(self) -> int:
-        return len(self._unread)
-
     @property
     def half_empty(self) -> bool:
         """Whether it takes messages for a while."""

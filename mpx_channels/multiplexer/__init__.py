@@ -15,7 +15,6 @@ from .exceptions import (
     SubscriptionClosed,
     SubscriptionRefused,
 )
-from .flow import Flow
 from .multiplexer import Multiplexer
 from .promises import Promise, PromiseSubscription, escape_glob
 from .sentinel import SentinelNode
@@ -28,7 +27,6 @@ __all__ = [
     "ChannelSubscription",
     "CommandRefused",
     "ConnectionLost",
-    "Flow",
     "InactiveSubscription",
     "MpxError",
     "Multiplexer",

@@ -71,7 +71,9 @@ class Callbacks:
         self.slow = False
         self.queued = any(map(is_async, (on_message, on_disconnect, on_activation)))
 
-    def __len__(self) -> int:
+    @property
+    def unread(self) -> int:
+        """How much waits to be called."""
         return len(self._queue)
 
     @property
@@ -164,7 +166,9 @@ class MessageStream:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._ended = False
 
-    def __len__(self) -> int:
+    @property
+    def unread(self) -> int:
+        """How many messages wait."""
         return len(self._messages)
 
     @property

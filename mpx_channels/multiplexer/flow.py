@@ -30,7 +30,8 @@ class Buffer(Protocol):
 
     slow: bool
 
-    def __len__(self) -> int:
+    @property
+    def unread(self) -> int:
         """How many messages wait."""
 
     @property
@@ -83,7 +84,7 @@ class Flow:
         """A buffer takes no more: wait for its reader, unless it is a slow one."""
         if buffer.slow or buffer in self._full:
             return
-        self._full[buffer] = _Wait(len(buffer))
+        self._full[buffer] = _Wait(buffer.unread)
         if not self.held:
             self.held = True
             loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ class Flow:
         for buffer, wait in tuple(self._full.items()):
             if buffer.half_empty:
                 del self._full[buffer]
-            elif wait.is_over(len(buffer)) or not self._allowance:
+            elif wait.is_over(buffer.unread) or not self._allowance:
                 buffer.slow = True
                 del self._full[buffer]
         if self._full:

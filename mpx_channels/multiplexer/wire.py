@@ -217,60 +217,59 @@ class Wire(asyncio.Protocol):
             return
         self._reader.feed(data)
         if self._turn is None:
-            self._take_turn()
+            self._go_on()
         else:
             # Not before: most often the turn comes first, and nothing is left then.
             self._reading = False
             self._transport.pause_reading()
 
     def _take_turn(self) -> None:
+        self._turn = None
+        if not self.closed.done():
+            self._go_on()
+
+    def _go_on(self) -> None:
         """Hand out the frames that are complete, at most a turn's worth; after the end, all."""
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
-        if self.closed.done():
-            return
-        while True:
-            complete = self._parse()
+        gets = self._reader.gets
+        complete = False
+        while not complete:
+            frames = self._frames
+            append = frames.append
+            try:
+                while len(frames) < FRAMES_PER_TURN:
+                    if (frame := gets()) is _NOTHING_YET:
+                        complete = True
+                        break
+                    append(frame)
+            except Exception as error:
+                complete = True
+                self._ends(ConnectionLost(f"the server broke the protocol: {error}"))
+                self._transport.abort()
             if not self._hand_out() or not (complete or self._reason):
                 self._turn = self._loop.call_soon(self._take_turn)
                 return
-            if complete:
-                break
         if self._reason is not None:
             self._end(self._reason)
         elif not self._reading:
             self._reading = True
             self._transport.resume_reading()
 
-    def _parse(self) -> bool:
-        """Add to the frames up to a turn's worth; return whether those were all."""
-        gets = self._reader.gets
-        append = self._frames.append
-        try:
-            for _ in range(FRAMES_PER_TURN - len(self._frames)):
-                if (frame := gets()) is _NOTHING_YET:
-                    return True
-                append(frame)
-        except Exception as error:
-            self._ends(ConnectionLost(f"the server broke the protocol: {error}"))
-            self._transport.abort()
-            return True
-        return False
-
     def _hand_out(self) -> bool:
         """Have the handler take frames; return whether it took all."""
-        frames, self._frames = self._frames, []
+        frames = self._frames
         if not frames:
             return True
+        self._frames = []
         try:
             taken = self.handler.frames_received(frames)
         except Exception as error:
             self._end(error)
             self._transport.abort()
             raise
+        if taken == len(frames):
+            return True
         self._frames = frames[taken:]
-        return not self._frames
+        return False
 
     def eof_received(self) -> bool | None:
         return self._stream.eof_received() if self._reader is None else None
@@ -288,8 +287,11 @@ class Wire(asyncio.Protocol):
         if self._reason is not None:
             return
         self._ends(reason)
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         if self._reader is not None:
-            self._take_turn()
+            self._go_on()
         else:
             self._end(reason)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpx_channels.multiplexer.callbacks import Callbacks, MessageStream, is_async
+from mpx_channels.multiplexer.flow import Flow
 from mpx_channels.multiplexer.logs import LimitedLog
 from mpx_channels.multiplexer.stats import Counters
 
@@ -26,6 +27,7 @@ def new_callbacks(*callbacks: Any, counters: Counters | None = None, max_queue: 
         on_disconnect,
         on_activation,
         counters=counters or Counters(),
+        flow=Flow(),
         log=LimitedLog(logging.getLogger("mpx_channels.multiplexer")),
         max_queue=max_queue,
     )
@@ -224,7 +226,7 @@ async def test_close_discards_what_is_queued() -> None:
 
 
 async def test_a_stream_gives_messages_in_order() -> None:
-    stream = MessageStream(Counters(), 5)
+    stream = MessageStream(Counters(), Flow(), 5)
     stream.put("a", b"1")
     stream.put("b", b"2")
     assert await stream.take() == ("a", b"1")
@@ -232,7 +234,7 @@ async def test_a_stream_gives_messages_in_order() -> None:
 
 
 async def test_a_stream_waits_for_a_message() -> None:
-    stream = MessageStream(Counters(), 5)
+    stream = MessageStream(Counters(), Flow(), 5)
     takers = [asyncio.create_task(stream.take()) for _ in range(3)]
     await asyncio.sleep(0)
     for data in (b"1", b"2", b"3"):
@@ -242,7 +244,7 @@ async def test_a_stream_waits_for_a_message() -> None:
 
 async def test_a_full_stream_drops_the_newest_and_counts() -> None:
     counters = Counters()
-    stream = MessageStream(counters, 2)
+    stream = MessageStream(counters, Flow(), 2)
     for data in (b"1", b"2", b"3"):
         stream.put("a", data)
     assert counters.dropped_queue_full == 1
@@ -250,7 +252,7 @@ async def test_a_full_stream_drops_the_newest_and_counts() -> None:
 
 
 async def test_an_ended_stream_gives_what_it_has_and_ends() -> None:
-    stream = MessageStream(Counters(), 5)
+    stream = MessageStream(Counters(), Flow(), 5)
     stream.put("a", b"1")
     stream.end()
     assert await stream.take() == ("a", b"1")
@@ -260,7 +262,7 @@ async def test_an_ended_stream_gives_what_it_has_and_ends() -> None:
 
 
 async def test_the_end_wakes_everybody_who_waits() -> None:
-    stream = MessageStream(Counters(), 5)
+    stream = MessageStream(Counters(), Flow(), 5)
 
     async def drain() -> str:
         try:
@@ -276,7 +278,7 @@ async def test_the_end_wakes_everybody_who_waits() -> None:
 
 
 async def test_a_cancelled_taker_takes_nothing_along() -> None:
-    stream = MessageStream(Counters(), 5)
+    stream = MessageStream(Counters(), Flow(), 5)
     first, second = (asyncio.create_task(stream.take()) for _ in range(2))
     await asyncio.sleep(0)
     stream.put("a", b"1")  # wakes the first, which is cancelled before it runs
@@ -287,7 +289,7 @@ async def test_a_cancelled_taker_takes_nothing_along() -> None:
 
 
 async def test_a_taker_cancelled_while_waiting_is_passed_over() -> None:
-    stream = MessageStream(Counters(), 5)
+    stream = MessageStream(Counters(), Flow(), 5)
     first, second = (asyncio.create_task(stream.take()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()

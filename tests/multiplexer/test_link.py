@@ -35,8 +35,9 @@ class Handler:
         self.frames_when_down: list[int] = []
         self.pings = 0
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         self.frames += len(frames)
+        return len(frames)
 
     def writable(self) -> None: ...
 

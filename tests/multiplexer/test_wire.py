@@ -33,8 +33,9 @@ class Handler:
     def frames(self) -> list[Frame]:
         return [frame for batch in self.batches for frame in batch]
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         self.batches.append(frames)
+        return len(frames)
 
     def writable(self) -> None:
         self.writables += 1
@@ -160,10 +161,10 @@ async def test_closing_handles_what_was_received_and_nothing_after(raw: RawServe
     class Closing(Handler):
         """Has the wire closed while more than a turn's worth is there."""
 
-        def frames_received(self, frames: Sequence[Frame]) -> None:
-            super().frames_received(frames)
+        def frames_received(self, frames: Sequence[Frame]) -> int:
             if not closing:
                 closing.append(asyncio.create_task(close()))
+            return super().frames_received(frames)
 
     handler = Closing()
     wire = await open_wire(raw.url, handler)
@@ -298,7 +299,7 @@ async def test_a_handler_that_raises_breaks_the_connection_and_no_more(
     """It must not; if it does, the link has to hear of it and start afresh."""
 
     class Bad(Handler):
-        def frames_received(self, frames: Sequence[Frame]) -> None:
+        def frames_received(self, frames: Sequence[Frame]) -> int:
             raise RuntimeError("on purpose")
 
     reports: list[dict[str, Any]] = []
