@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from mpx_channels.multiplexer.flow import Flow
+from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
 from .codec import Message, is_flat
 from .stats import Counters
@@ -118,7 +118,7 @@ class Mailbox:
     """The unread messages of one channel, at most ``capacity``, and whoever waits for them.
 
     When it gets full, it says so to the `Flow`, which has its reader have a turn before there is
-    more. ``slow``: it had, and left it full. Then it is full for those who put something in.
+    more. ``patience`` is what the reader has left of that; at 0 it is slow, and the mailbox full.
     """
 
     __slots__ = (
@@ -134,7 +134,7 @@ class Mailbox:
         "cut_off",
         "hooks",
         "memberships",
-        "slow",
+        "patience",
         "stand_in",
         "wildcards",
     )
@@ -161,7 +161,7 @@ class Mailbox:
         self.hooks: Hooks | None = None
         # Between the end of a link and the return of all that the channel subscribed to.
         self.cut_off = False
-        self.slow = False
+        self.patience = PATIENCE
         self._flow = flow
         self._last_place = capacity - 1
         self._loop = loop
@@ -253,7 +253,7 @@ class Mailbox:
     def move_to(self, stand_in: Mailbox) -> None:
         """Have another mailbox take what is unread here, and what comes."""
         unread, self._unread = self._unread, None
-        self.slow = False
+        self.patience = PATIENCE
         for item in unread or ():
             stand_in.put(item)
         self.stand_in = stand_in
@@ -261,7 +261,8 @@ class Mailbox:
     def clear(self) -> None:
         """Forget what is unread, except for what never expires: that is no message of a layer."""
         self._unread = deque(item for item in self._unread or () if item.expires == inf) or None
-        self.slow = self.slow and self._unread is not None
+        if self._unread is None:
+            self.patience = PATIENCE
 
     @property
     def unread(self) -> int:
@@ -290,9 +291,9 @@ class Mailbox:
             if item.expires > now:
                 if not unread:
                     self._unread = None
-                    self.slow = False
+                    self.patience = PATIENCE
                 return item
             self.counters.dropped_expired += 1
         self._unread = None
-        self.slow = False
+        self.patience = PATIENCE
         return None

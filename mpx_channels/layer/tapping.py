@@ -16,6 +16,7 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
     escape_glob,
 )
+from mpx_channels.multiplexer.flow import PATIENCE
 
 from .base import PlainChannel
 from .codec import Message
@@ -215,7 +216,7 @@ class Tap:
         self._max_bytes = max_bytes
         self._unread: deque[tuple[float, str, str, bytes] | TapEvent] = deque()
         self._unread_bytes = 0
-        self.slow = False
+        self.patience = PATIENCE
         # Dropped since the buffer was full, which goes on until it is half empty.
         self._dropping: TapEvent | None = None
         self._subscriptions: dict[str, PatternSubscription | ChannelSubscription] = {}
@@ -269,7 +270,7 @@ class Tap:
     async def __anext__(self) -> Tapped | TapEvent:
         while True:
             while not self._unread:
-                self.slow = False
+                self.patience = PATIENCE
                 if self._ended or self._hub is None:
                     raise StopAsyncIteration
                 self._more.clear()

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .flow import Flow
+from .flow import PATIENCE, Flow
 from .logs import LimitedLog, origin
 from .stats import Counters
 
@@ -68,7 +68,7 @@ class Callbacks:
         self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
-        self.slow = False
+        self.patience = PATIENCE
         self.queued = any(map(is_async, (on_message, on_disconnect, on_activation)))
 
     @property
@@ -136,7 +136,7 @@ class Callbacks:
                     if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                         raise  # meant for us, not something cancelled that the callback awaited
                     self._raised(callback, error)
-            self.slow = False
+            self.patience = PATIENCE
         finally:
             self._worker = None
 
@@ -158,7 +158,7 @@ class MessageStream:
     """
 
     def __init__(self, counters: Counters, flow: Flow, max_queue: int) -> None:
-        self.slow = False
+        self.patience = PATIENCE
         self._counters = counters
         self._flow = flow
         self._max_queue = max_queue
@@ -201,7 +201,7 @@ class MessageStream:
     async def take(self) -> tuple[str, bytes]:
         """The next message; raises `StopAsyncIteration` after the last."""
         while not self._messages:
-            self.slow = False
+            self.patience = PATIENCE
             if self._ended:
                 raise StopAsyncIteration
             waiter = asyncio.get_running_loop().create_future()

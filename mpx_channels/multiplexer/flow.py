@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Buffer", "Flow"]
+__all__ = ["PATIENCE", "Buffer", "Flow"]
 
-# Turns of the event loop that a reader may take nothing for, and what each message that it takes
-# adds to them. Channels' dispatch takes three turns for a message, a handler that sends something
-# and waits for the answer of Redis some twenty; one that sleeps for a millisecond, over a hundred.
-TURNS = 100
-TURNS_PER_MESSAGE = 30
-# Seconds of waiting for readers that need many turns, over which they count as slow. They come back
-# as time passes. Everything else on the connection waits, too, also who joins a group, for whom
-# patience ends after `connect_timeout`, five seconds.
-LONGEST = 2.0
-# Of a turn that took longer, only so much counts: a handler that blocked, a process that was
-# stopped. There was no turn for anybody meanwhile.
-LONGEST_TURN = 0.1
+# Turns of the loop in which to look at the readers one after the other: most need no more. Then
+# looks are so many seconds apart, and the loop sleeps in between: a loop that spins keeps the
+# interpreter's lock from the threads in which handlers of sync consumers run, and Channels' checks
+# of database connections.
+TURNS = 10
+LOOK_EVERY = 0.001
+# Looks that a reader may take nothing for, and how many each message that it takes gives back, on
+# average until nothing is left. Channels' dispatch takes four to eight messages between two looks,
+# and a handler that asks Redis something in each message five. One that sleeps for a millisecond
+# takes one, and so is slow after a quarter of a second.
+PATIENCE = 50.0
+PATIENCE_PER_MESSAGE = 0.8
+# Seconds of looking, altogether, and how many of them come back in a second without. Everything
+# else on the connection waits, too, such as the answers to who joins a group, who gives up after
+# `connect_timeout`, five seconds. After a handler that blocked, or while the process was stopped,
+# nobody had a turn: of the time between two looks no more than this counts.
+LONGEST_WAIT = 3.0
+COMES_BACK = 0.1
+LONGEST_BREAK = 0.1
 
 
 class Buffer(Protocol):
     """What messages wait in for a reader.
 
-    ``slow``: its reader had its turn and left it full. Who has it sets that to False when nothing
-    is left in it.
+    ``patience`` is with its reader: at 0 the reader is slow. Whoever has the buffer sets it to
+    `PATIENCE` when nothing is left in it.
     """
 
-    slow: bool
+    patience: float
 
     @property
     def unread(self) -> int:
@@ -39,72 +47,78 @@ class Buffer(Protocol):
         """Whether it takes messages for a while."""
 
 
-class _Wait:
-    """How a full buffer's reader gets on."""
-
-    __slots__ = ("turns", "unread")
-
-    def __init__(self, unread: int) -> None:
-        self.unread = unread
-        self.turns = TURNS
-
-    def is_over(self, unread: int) -> bool:
-        """Count a turn of the loop, after which so many messages are left."""
-        self.turns += max(0, self.unread - unread) * TURNS_PER_MESSAGE - 1
-        self.unread = unread
-        return self.turns <= 0
-
-
 class Flow:
     """Says whether messages may be handed out: not while a buffer is full whose reader is prompt.
 
-    What comes in one read of a socket is handed out without a turn of the loop, which is more than
-    a buffer takes. So a buffer that has become full says so here, and nothing more is handed out,
-    on no connection of the multiplexer, until its reader has emptied half of it. A reader that
-    does not, though it had many turns, is slow: nobody is held back for it again before it has
-    worked off all that it had.
+    What comes in one read of a socket is handed out without a turn of the loop, and is more than a
+    buffer takes. So a buffer that has become full says so here, and nothing more is handed out, on
+    no connection of the multiplexer, until its reader has emptied half of it. A reader that does
+    not, though it had its turns, is slow: nobody is held back for it again before it has worked off
+    all that it had.
     """
 
-    __slots__ = ("_allowance", "_full", "_looked", "held")
+    __slots__ = ("_allowance", "_full", "_looked", "_loop", "_turns", "_waiting", "held")
 
     def __init__(self) -> None:
         # Whether to hand out nothing for now. Looked at for every message.
         self.held = False
-        self._full: dict[Buffer, _Wait] = {}
-        self._allowance = LONGEST
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # With what each had unread when it was last looked at.
+        self._full: dict[Buffer, int] = {}
+        self._waiting: dict[Callable[[], None], None] = {}
+        self._allowance = LONGEST_WAIT
         self._looked = 0.0
+        self._turns = 0
 
     def start(self) -> None:
-        """Forget what a loop that was closed has left."""
+        """Begin, on the running loop; what another has left is forgotten."""
         self.held = False
         self._full.clear()
-        self._looked = 0.0
+        self._waiting.clear()
 
     def filled(self, buffer: Buffer) -> None:
         """A buffer takes no more: wait for its reader, unless it is a slow one."""
-        if buffer.slow or buffer in self._full:
+        if buffer.patience <= 0 or buffer in self._full:
             return
-        self._full[buffer] = _Wait(buffer.unread)
+        self._full[buffer] = buffer.unread
+        self._turns = TURNS
         if not self.held:
             self.held = True
-            loop = asyncio.get_running_loop()
+            self._loop = loop = asyncio.get_running_loop()
             now = loop.time()
-            self._allowance = min(LONGEST, self._allowance + now - self._looked)
+            self._allowance = min(LONGEST_WAIT, self._allowance + (now - self._looked) * COMES_BACK)
             self._looked = now
-            loop.call_soon(self._turn, loop)
+            loop.call_soon(self._look)
 
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+    def when_free(self, go_on: Callable[[], None]) -> None:
+        """Have this called once, when messages may be handed out again."""
+        self._waiting[go_on] = None
+
+    def _look(self) -> None:
         """Readers had a turn: see what they made of it."""
+        loop = self._loop
+        assert loop is not None
         now = loop.time()
-        self._allowance = max(0.0, self._allowance - min(LONGEST_TURN, now - self._looked))
+        self._allowance = max(0.0, self._allowance - min(LONGEST_BREAK, now - self._looked))
         self._looked = now
-        for buffer, wait in tuple(self._full.items()):
-            if buffer.half_empty:
+        self._turns -= 1
+        for buffer, before in tuple(self._full.items()):
+            if buffer.half_empty or (self._turns < 0 and self._is_slow(buffer, before)):
                 del self._full[buffer]
-            elif wait.is_over(buffer.unread) or not self._allowance:
-                buffer.slow = True
-                del self._full[buffer]
-        if self._full:
-            loop.call_soon(self._turn, loop)
-        else:
+        if not self._full:
             self.held = False
+            waiting, self._waiting = self._waiting, {}
+            for go_on in waiting:
+                go_on()
+        elif self._turns > 0:
+            loop.call_soon(self._look)
+        else:
+            loop.call_later(LOOK_EVERY, self._look)
+
+    def _is_slow(self, buffer: Buffer, before: int) -> bool:
+        """Whether the waiting for a buffer is over; it had so many messages before."""
+        unread = self._full[buffer] = buffer.unread
+        taken = max(0, before - unread)
+        patience = min(PATIENCE, buffer.patience + taken * PATIENCE_PER_MESSAGE) - 1
+        buffer.patience = patience if self._allowance else 0.0
+        return buffer.patience <= 0

@@ -146,12 +146,14 @@ class Subscriber:
         wire.write(pack(b"PING"))
 
     def frames_received(self, frames: Sequence[Frame]) -> int:
-        if self.flow.held:
-            return 0
         flow = self.flow
         channels = self.registry.channels
         messages = deliveries = taken = 0
         for frame in frames:
+            if flow.held:
+                # Somebody's buffer is full now, and this may be for the same.
+                flow.when_free(self._go_on)
+                break
             taken += 1
             # RESP2 pushes are lists, RESP3 ones a subclass of list.
             if not isinstance(frame, list):
@@ -182,11 +184,13 @@ class Subscriber:
                     except CALLBACK_ERRORS as error:
                         self._callback_raised("on_message", name, error)
                     deliveries += 1
-            if flow.held:
-                break  # somebody's buffer is full now: the next one may be for the same
         self.counters.messages_in += messages
         self.counters.deliveries += deliveries
         return taken
+
+    def _go_on(self) -> None:
+        if self._wire is not None:
+            self._wire.go_on()
 
     def _control(self, frame: list[Frame]) -> None:
         """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""

@@ -74,8 +74,8 @@ class WireHandler(Protocol):
     def frames_received(self, frames: Sequence[Frame], /) -> int:
         """Take frames, in Redis' order, and return how many.
 
-        Those that it leaves are handed in again in the next turn of the loop; until all are taken
-        the socket is not read.
+        Those that it leaves are handed in again at `Wire.go_on`; until all are taken the socket is
+        not read.
         """
 
     def writable(self) -> None:
@@ -109,7 +109,8 @@ class Wire(asyncio.Protocol):
         self._stream = cast("asyncio.StreamReaderProtocol", self._transport.get_protocol())
         # Complete, and not taken by the handler yet.
         self._frames: list[Frame] = []
-        # When to go on with them, or with what is still to be parsed.
+        self._all_taken = asyncio.Event()
+        # When to go on with what is still to be parsed.
         self._turn: asyncio.Handle | None = None
         self._reading = True
         # Why there comes nothing more; `closed` is done when all that came before was handed out.
@@ -216,20 +217,29 @@ class Wire(asyncio.Protocol):
             self._stream.data_received(data)
             return
         self._reader.feed(data)
-        if self._turn is None:
-            self._go_on()
+        if self._turn is None and not self._frames:
+            self._take_turn()
         else:
             # Not before: most often the turn comes first, and nothing is left then.
             self._reading = False
             self._transport.pause_reading()
 
-    def _take_turn(self) -> None:
-        self._turn = None
-        if not self.closed.done():
-            self._go_on()
+    def go_on(self) -> None:
+        """Hand in what the handler has left."""
+        if self.closed.done():
+            return
+        if self._reader is not None:
+            self._take_turn()
+        elif self._hand_out():
+            self._all_taken.set()
 
-    def _go_on(self) -> None:
+    def _take_turn(self) -> None:
         """Hand out the frames that are complete, at most a turn's worth; after the end, all."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        if self.closed.done():
+            return
         gets = self._reader.gets
         complete = False
         while not complete:
@@ -245,7 +255,9 @@ class Wire(asyncio.Protocol):
                 complete = True
                 self._ends(ConnectionLost(f"the server broke the protocol: {error}"))
                 self._transport.abort()
-            if not self._hand_out() or not (complete or self._reason):
+            if not self._hand_out():
+                return  # until `go_on`
+            if not (complete or self._reason):
                 self._turn = self._loop.call_soon(self._take_turn)
                 return
         if self._reason is not None:
@@ -287,13 +299,10 @@ class Wire(asyncio.Protocol):
         if self._reason is not None:
             return
         self._ends(reason)
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
-        if self._reader is not None:
-            self._go_on()
-        else:
+        if self._reader is None:
             self._end(reason)
+        elif not self._frames:
+            self._take_turn()
 
     def _ends(self, reason: Exception) -> None:
         if self._reason is None:
@@ -327,8 +336,9 @@ class Wire(asyncio.Protocol):
                 except redis.exceptions.ResponseError as error:
                     frame = error
                 self._frames.append(frame)
-                while not self._hand_out():  # noqa: ASYNC110 - it is given up turn by turn
-                    await asyncio.sleep(0)
+                if not self._hand_out():
+                    self._all_taken.clear()
+                    await self._all_taken.wait()
                 if count % STREAM_FRAMES_PER_TURN == 0:
                     await asyncio.sleep(0)
         except Exception as error:
