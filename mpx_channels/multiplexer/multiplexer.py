@@ -43,7 +43,7 @@ class Multiplexer:
     - ``unsubscribe_delay`` (seconds, 1): how long a name stays subscribed after its last
       listener went, so that a page that reloads costs Redis nothing.
     - ``max_queue`` (1000): messages that wait for one subscription's async callbacks, or for its
-      iteration; over it the newest is dropped and counted.
+      iteration; over it, if the reader is slow, the newest is dropped and counted.
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
       connection, and for how long, before their senders get `NotConnected`.
     - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
