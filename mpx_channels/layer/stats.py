@@ -21,7 +21,9 @@ class LayerCounters(Counters):
     messages_in: int = 0
     deliveries: int = 0
     gaps: int = 0
-    dropped_full: int = drop("the mailbox was at its capacity")
+    dropped_full: int = drop(
+        "the mailbox was at its capacity, and its reader slow: it had its turn, and left it full"
+    )
     dropped_expired: int = drop("unread for longer than ``expiry``")
     dropped_unroutable: int = drop("nobody has such a channel any more")
     dropped_unreadable: int = drop("not a message of a layer like ours")
@@ -47,7 +49,8 @@ class LayerStats:
       into mailboxes.
     - ``unread``: messages in mailboxes now.
     - ``gaps``: how often a channel may have missed messages because the link to Redis broke.
-    - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity;
+    - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity,
+      and its reader slow: it had its turn, and left it full;
       ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
       any more; ``unreadable``: not a message of a layer like ours; ``undecryptable``: not with
       one of ``symmetric_encryption_keys``, not sent here, not sent lately, or not encrypted at all

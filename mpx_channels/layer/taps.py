@@ -18,6 +18,7 @@ from mpx_channels.multiplexer import (
     escape_glob,
 )
 from mpx_channels.multiplexer.exceptions import describe
+from mpx_channels.multiplexer.flow import PATIENCE
 
 from .channels.queues import STAMP
 from .exceptions import UnreadableMessage
@@ -183,6 +184,7 @@ class Tap:
         self._max_bytes = max_bytes
         self._unread: deque[tuple[float, str, str, bytes] | TapEvent] = deque()
         self._unread_bytes = 0
+        self.patience = PATIENCE
         # Dropped since the buffer was full, which goes on until it is half empty.
         self._dropping: TapEvent | None = None
         self._subscriptions: dict[str, PatternSubscription | ChannelSubscription] = {}
@@ -236,6 +238,7 @@ class Tap:
     async def __anext__(self) -> Tapped | TapEvent:
         while True:
             while not self._unread:
+                self.patience = PATIENCE
                 if self._ended or self._hub is None:
                     raise StopAsyncIteration
                 self._more.clear()
@@ -247,7 +250,7 @@ class Tap:
                 return taken
             at, pattern, name, data = taken
             self._unread_bytes -= len(data)
-            if self._dropping is not None and self._half_empty:
+            if self._dropping is not None and self.half_empty:
                 self._dropping = None
             tapped = self._open(at, pattern, name, data)
             if tapped is not None:
@@ -259,7 +262,8 @@ class Tap:
         return len(self._unread)
 
     @property
-    def _half_empty(self) -> bool:
+    def half_empty(self) -> bool:
+        """Whether it takes messages for a while."""
         return (
             len(self._unread) * 2 <= self._max_messages
             and self._unread_bytes * 2 <= self._max_bytes
@@ -339,6 +343,12 @@ class Tap:
                 self._unread.append((time.time(), pattern, name, data))
                 self._unread_bytes += len(data)
                 self._more.set()
+                # By bytes it is full when the next does not fit, of which nobody knows the size.
+                if len(self._unread) >= self._max_messages or (
+                    self._unread_bytes * 2 > self._max_bytes
+                ):
+                    assert self._hub is not None
+                    self._hub.multiplexer.flow.filled(self)
                 return
             self._dropping = dropping = TapEvent("dropped", time.time())
             self._event(dropping)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .counters import EngineCounters
+from .flow import PATIENCE, Flow
 from .logs import LimitedLog, origin
 
 __all__ = [
@@ -41,8 +42,9 @@ class Callbacks:
 
     Plain functions are called on the spot. As soon as one of the three is a coroutine function,
     all go through one queue and one task at a time, so that the order holds between them; the
-    queue takes ``max_queue`` messages, over which the newest is dropped and counted. Activations
-    and disconnects are never dropped: they are as many as there are names.
+    queue takes ``max_queue`` messages; over it, if the callback is slow (`Flow`), the newest is
+    dropped and counted. Activations and disconnects are never dropped: they are as many as there
+    are names.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Callbacks:
         on_activation: OnActivation | None,
         *,
         counters: EngineCounters,
+        flow: Flow,
         log: LimitedLog,
         max_queue: int,
     ) -> None:
@@ -59,12 +62,24 @@ class Callbacks:
         self._on_disconnect = on_disconnect
         self._on_activation = on_activation
         self._counters = counters
+        self._flow = flow
         self._log = log
         self._max_queue = max_queue
         self._queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+        self.patience = PATIENCE
         self.queued = any(map(is_async, (on_message, on_disconnect, on_activation)))
+
+    @property
+    def unread(self) -> int:
+        """How much waits to be called."""
+        return len(self._queue)
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether the queue takes messages for a while."""
+        return 2 * len(self._queue) <= self._max_queue
 
     @property
     def deliver(self) -> OnMessage:
@@ -96,8 +111,10 @@ class Callbacks:
     def _enqueue_message(self, name: str, data: bytes) -> None:
         if len(self._queue) >= self._max_queue:
             self._counters.dropped_queue_full += 1
-        else:
-            self._enqueue(self._on_message, (name, data))
+            return
+        self._enqueue(self._on_message, (name, data))
+        if len(self._queue) >= self._max_queue:
+            self._flow.filled(self)
 
     def _enqueue(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self._queue.append((callback, arguments))
@@ -119,6 +136,7 @@ class Callbacks:
                     if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                         raise  # meant for us, not something cancelled that the callback awaited
                     self._raised(callback, error)
+            self.patience = PATIENCE
         finally:
             self._worker = None
 
@@ -134,14 +152,29 @@ class Callbacks:
 
 
 class MessageStream:
-    """The messages of a subscription that is iterated over; takes ``max_queue``, newest dropped."""
+    """The messages of a subscription that is iterated over.
 
-    def __init__(self, counters: EngineCounters, max_queue: int) -> None:
+    It takes ``max_queue`` of them; over it, if the reader is slow (`Flow`), the newest is dropped.
+    """
+
+    def __init__(self, counters: EngineCounters, flow: Flow, max_queue: int) -> None:
+        self.patience = PATIENCE
         self._counters = counters
+        self._flow = flow
         self._max_queue = max_queue
         self._messages: deque[tuple[str, bytes]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._ended = False
+
+    @property
+    def unread(self) -> int:
+        """How many messages wait."""
+        return len(self._messages)
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether it takes messages for a while."""
+        return 2 * len(self._messages) <= self._max_queue
 
     def put(self, name: str, data: bytes) -> None:
         if len(self._messages) >= self._max_queue:
@@ -149,6 +182,8 @@ class MessageStream:
             return
         self._messages.append((name, data))
         self._wake()
+        if len(self._messages) >= self._max_queue:
+            self._flow.filled(self)
 
     def end(self) -> None:
         """No more messages: iterations end once they have taken what is here."""
@@ -166,6 +201,7 @@ class MessageStream:
     async def take(self) -> tuple[str, bytes]:
         """The next message; raises `StopAsyncIteration` after the last."""
         while not self._messages:
+            self.patience = PATIENCE
             if self._ended:
                 raise StopAsyncIteration
             waiter = asyncio.get_running_loop().create_future()

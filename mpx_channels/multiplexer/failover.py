@@ -94,7 +94,7 @@ class FailoverWatch:
     def send_ping(self, wire: Wire) -> None:
         wire.write(pack(b"PING"))
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         for frame in frames:
             match frame:
                 case [b"message", _, bytes(text)]:
@@ -111,3 +111,4 @@ class FailoverWatch:
                     self._log.warning(
                         "refused", "A Sentinel of %s refused: %s", self._node, str(frame)
                     )
+        return len(frames)

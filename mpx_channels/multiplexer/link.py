@@ -205,7 +205,7 @@ class Link:
             done, _ = await asyncio.wait([wire.closed], timeout=self._options.ping_interval)
             if done:
                 return wire.closed.result()
-            if wire.bytes_in != heard:
+            if wire.bytes_in != heard or wire.holding:
                 heard = wire.bytes_in
                 unanswered = 0
             elif unanswered == 2:

@@ -11,6 +11,7 @@ from .callbacks import OnActivation, OnDisconnect, OnMessage
 from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
+from .flow import Flow
 from .link import LinkOptions
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
@@ -44,7 +45,7 @@ class Multiplexer:
     - ``unsubscribe_delay`` (seconds, 1): how long a name stays subscribed after its last
       listener went, so that a page that reloads costs Redis nothing.
     - ``max_queue`` (1000): messages that wait for one subscription's async callbacks, or for its
-      iteration; over it the newest is dropped and counted.
+      iteration; over it, if the reader is slow, the newest is dropped and counted.
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
       connection, and for how long, before their senders get `NotConnected`.
     - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
@@ -118,6 +119,11 @@ class Multiplexer:
         self._subscriber: Subscriber = self._subscribers.all[0]
         self._publisher = self._publishers.only
 
+    @property
+    def flow(self) -> Flow:
+        """What holds messages back for readers: whoever keeps messages in a buffer tells it."""
+        return self._subscribers.flow
+
     # -- where ----------------------------------------------------------------------------------
 
     @property
@@ -190,6 +196,7 @@ class Multiplexer:
         """Begin to connect and return at once, also when the server is down."""
         if self.running:
             return
+        self.flow.start()
         for subscriber in self._subscribers.all:
             subscriber.start()
         for publisher in self._publishers.all:

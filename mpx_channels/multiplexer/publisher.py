@@ -338,7 +338,7 @@ class Publisher:
         self._unanswered.append(None)
         self._write_batch()
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         unanswered = self._unanswered
         for frame in frames:
             if not unanswered:
@@ -356,6 +356,7 @@ class Publisher:
                 future.set_result(frame)
         if unanswered:
             self._silent_since = monotonic()
+        return len(frames)
 
 
 def _tail(commands: list[bytes], size: int) -> list[bytes]:

@@ -13,6 +13,7 @@ from redis.backoff import EqualJitterBackoff
 from .callbacks import CALLBACK_ERRORS
 from .counters import EngineCounters
 from .exceptions import ConnectionLost, LinkLost, describe
+from .flow import Flow
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
 from .refusals import is_transient
@@ -50,6 +51,7 @@ class Subscriber:
         node: Node,
         options: LinkOptions,
         counters: EngineCounters,
+        flow: Flow,
         *,
         linger: float,
         alone: bool = True,
@@ -66,6 +68,7 @@ class Subscriber:
         self.subscriptions: set[Subscription] = set()
         self.up = asyncio.Event()
         self.counters = counters
+        self.flow = flow
         self.log = LimitedLog(logger)
         self.on_lost: Callable[[LinkLost], object] = lambda loss: None
         # Called when all that was wanted before a connection came is confirmed, or refused.
@@ -233,10 +236,16 @@ class Subscriber:
         wire.write(pack(b"PING"))
         self._call_at(self._waiting_since + self._patience)
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
+        flow = self.flow
         channels = self.registry.channels
-        messages = deliveries = 0
+        messages = deliveries = taken = 0
         for frame in frames:
+            if flow.held:
+                # Somebody's buffer is full now, and this may be for the same.
+                flow.when_free(self._go_on)
+                break
+            taken += 1
             # RESP2 pushes are lists, RESP3 ones a subclass of list.
             if not isinstance(frame, list):
                 self._reply(frame)
@@ -268,6 +277,11 @@ class Subscriber:
                     deliveries += 1
         self.counters.messages_in += messages
         self.counters.deliveries += deliveries
+        return taken
+
+    def _go_on(self) -> None:
+        if self._wire is not None:
+            self._wire.go_on()
 
     def _control(self, frame: list[Frame]) -> None:
         """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""
@@ -360,10 +374,12 @@ class Subscribers:
         self, topology: Topology, options: LinkOptions, counters: EngineCounters, *, linger: float
     ) -> None:
         self.counters = counters
+        # One for all: a buffer may be filled over any of the connections.
+        self.flow = Flow()
         self._topology = topology
         alone = len(topology.servers) == 1
         self._by_server = {
-            server: Subscriber(server, options, counters, linger=linger, alone=alone)
+            server: Subscriber(server, options, counters, self.flow, linger=linger, alone=alone)
             for server in topology.servers
         }
         self.all = tuple(self._by_server.values())

@@ -43,13 +43,14 @@ class BaseSubscription:
         self._subscribers = subscribers
         self._stream: MessageStream | None = None
         if on_message is None:
-            self._stream = MessageStream(subscribers.counters, max_queue)
+            self._stream = MessageStream(subscribers.counters, subscribers.flow, max_queue)
             on_message = self._stream.put
         self._callbacks = Callbacks(
             on_message,
             on_disconnect,
             on_activation,
             counters=subscribers.counters,
+            flow=subscribers.flow,
             log=subscribers.log,
             max_queue=max_queue,
         )

@@ -46,6 +46,8 @@ Frame = Any
 FRAMES_PER_TURN = 1000
 # The same where each frame takes some twenty times as long.
 STREAM_FRAMES_PER_TURN = 50
+# Seconds that `close` gives readers who are waited for.
+LAST_FRAMES = 0.5
 
 # A read of so many bytes may have left some in the socket: event loops read up to 250 kB at once.
 LARGE_READ = 128 * 1024
@@ -77,8 +79,12 @@ def forget_task(task: asyncio.Task[Any]) -> None:
 class WireHandler(Protocol):
     """Whoever reads a wire. Neither method may raise."""
 
-    def frames_received(self, frames: Sequence[Frame], /) -> None:
-        """Take a batch of frames, in Redis' order."""
+    def frames_received(self, frames: Sequence[Frame], /) -> int:
+        """Take frames, in Redis' order, and return how many.
+
+        Those that it leaves are handed in again at `Wire.go_on`; until all are taken the socket is
+        not read.
+        """
 
     def writable(self) -> None:
         """The peer reads again after `Wire.paused` was true."""
@@ -111,9 +117,17 @@ class Wire(asyncio.Protocol):
             raise ConnectionLost("the server closed the connection after the handshake")
         # The stream's protocol stays behind us: `connection.disconnect()` waits on it.
         self._stream = cast("asyncio.StreamReaderProtocol", self._transport.get_protocol())
-        # Frames wait for their turn, by us or by redis-py's stream.
+        # Frames wait for their turn in redis-py's stream.
         self._held = False
         self._last_read = 0
+        # Complete, and not taken by the handler yet.
+        self._frames: list[Frame] = []
+        self._all_taken = asyncio.Event()
+        # When to go on with what is still to be parsed.
+        self._turn: asyncio.Handle | None = None
+        self._reading = True
+        # Why there comes nothing more; `closed` is done when all that came before was handed out.
+        self._reason: Exception | None = None
         self._stream_task: asyncio.Task[None] | None = None
         if use_hiredis:
             assert hiredis is not None
@@ -179,6 +193,10 @@ class Wire(asyncio.Protocol):
         # the transport open long after us. Nobody waits for what might still be unsent; what the
         # kernel has taken, it sends.
         self._transport.abort()
+        if not self.closed.done():
+            # What is held back then has had its time, and goes the way of what Redis still has.
+            await asyncio.wait([self.closed], timeout=LAST_FRAMES)
+            self._end(self._reason or ConnectionLost("the connection was closed by us"))
         await self.connection.disconnect(nowait=True)
 
     def abort(self, reason: Exception) -> None:
@@ -226,12 +244,18 @@ class Wire(asyncio.Protocol):
 
         ``bytes_in``: what was read some turns of the event loop ago.
         """
-        return self._held or (self.bytes_in != bytes_in and self._last_read >= LARGE_READ)
+        waiting = self._held or self.holding or self._turn is not None
+        return waiting or (self.bytes_in != bytes_in and self._last_read >= LARGE_READ)
 
     # -- in: asyncio.Protocol -----------------------------------------------------------------
 
+    @property
+    def holding(self) -> bool:
+        """Whether frames have come that the handler has not taken: the peer is not heard then."""
+        return bool(self._frames)
+
     def data_received(self, data: bytes) -> None:
-        if self.dropped:
+        if self.dropped or self._reason is not None:
             return  # uvloop reads on while it closes
         self.bytes_in += len(data)
         self._last_read = len(data)
@@ -239,42 +263,71 @@ class Wire(asyncio.Protocol):
             self._stream.data_received(data)
             return
         self._reader.feed(data)
-        if not self._held:
+        if self._turn is None and not self._frames:
             self._take_turn()
+        else:
+            # Not before: most often the turn comes first, and nothing is left then.
+            self._reading = False
+            self._transport.pause_reading()
 
-    def _take_turn(self) -> None:
-        """Handle the frames that are complete, at most a turn's worth."""
+    def go_on(self) -> None:
+        """Hand in what the handler has left."""
         if self.closed.done():
             return
-        if self._held:
-            self._held = False
-            self._transport.resume_reading()
-        if not self._handle(FRAMES_PER_TURN):
-            self._held = True
-            self._transport.pause_reading()
-            self._loop.call_soon(self._take_turn)
+        if self._reader is not None:
+            self._take_turn()
+        elif self._hand_out():
+            self._all_taken.set()
 
-    def _handle(self, most: int) -> bool:
-        """Handle up to `most` frames; return whether that were all."""
+    def _take_turn(self) -> None:
+        """Hand out the frames that are complete, at most a turn's worth; after the end, all."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        if self.closed.done():
+            return
         gets = self._reader.gets
-        frames: list[Frame] = []
-        append = frames.append
-        broken: Exception | None = None
-        all_handled = True
+        complete = False
+        while not complete:
+            frames = self._frames
+            append = frames.append
+            try:
+                while len(frames) < FRAMES_PER_TURN:
+                    if (frame := gets()) is _NOTHING_YET:
+                        complete = True
+                        break
+                    append(frame)
+            except Exception as error:
+                complete = True
+                self._ends(ConnectionLost(f"the server broke the protocol: {error}"))
+                self._transport.abort()
+            if not self._hand_out():
+                return  # until `go_on`
+            if not (complete or self._reason):
+                self._turn = self._loop.call_soon(self._take_turn)
+                return
+        if self._reason is not None:
+            self._end(self._reason)
+        elif not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _hand_out(self) -> bool:
+        """Have the handler take frames; return whether it took all."""
+        frames = self._frames
+        if not frames:
+            return True
+        self._frames = []
         try:
-            while (frame := gets()) is not _NOTHING_YET:
-                append(frame)
-                if len(frames) == most:
-                    all_handled = False
-                    break
+            taken = self.handler.frames_received(frames)
         except Exception as error:
-            broken = error
-        if frames:
-            self.handler.frames_received(frames)
-        if broken is not None:
-            self._end(ConnectionLost(f"the server broke the protocol: {broken}"))
+            self._end(error)
             self._transport.abort()
-        return all_handled
+            raise
+        if taken == len(frames):
+            return True
+        self._frames = frames[taken:]
+        return False
 
     def eof_received(self) -> bool | None:
         if self._reader is None:
@@ -294,18 +347,24 @@ class Wire(asyncio.Protocol):
             self._lost(exc or ConnectionLost("the server closed the connection"))
 
     def _lost(self, reason: Exception) -> None:
-        try:
-            # What arrived before the end still counts, and comes before the news of the end.
-            while self._reader is not None and not self.closed.done():
-                if self._handle(FRAMES_PER_TURN):
-                    break
-        finally:
+        """What arrived before the end still counts, and comes before the news of the end."""
+        if self._reason is not None:
+            return
+        self._ends(reason)
+        if self._reader is None:
             self._end(reason)
+        elif not self._frames:
+            self._take_turn()
+
+    def _ends(self, reason: Exception) -> None:
+        if self._reason is None:
+            self._reason = reason
+            self.paused = True  # and stays so: nothing more is to be written
 
     def _end(self, reason: Exception) -> None:
+        self._ends(reason)
         if not self.closed.done():
             self.closed.set_result(reason)
-            self.paused = True  # and stays so: nothing more is to be written
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -313,7 +372,7 @@ class Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._stream.resume_writing()
-        if not self.closed.done():
+        if self._reason is None:
             self.paused = False
             self.handler.writable()
 
@@ -331,7 +390,10 @@ class Wire(asyncio.Protocol):
                     redis.exceptions.BusyLoadingError,  # to redis-py a ConnectionError
                 ) as error:
                     frame = error
-                self.handler.frames_received([frame])
+                self._frames.append(frame)
+                if not self._hand_out():
+                    self._all_taken.clear()
+                    await self._all_taken.wait()
                 if count % STREAM_FRAMES_PER_TURN == 0:
                     self._held = True
                     await asyncio.sleep(0)

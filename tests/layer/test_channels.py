@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer, UnserializableMessage
 from mpx_channels.multiplexer import NotConnected
 from tests.conftest import RestartableServer, eventually
+from tests.proxy import Proxy
 
 from .conftest import MakeLayer
 
@@ -327,4 +328,26 @@ async def test_a_channel_that_nobody_reads_for_long_ends(make_layer: MakeLayer) 
     assert layer.stats().channels == 2  # type: ignore[union-attr]
     assert not reader.done()
     await layer.send(quiet, {"type": "y"})
+    reader.cancel()
+
+
+async def test_a_channel_that_has_news_of_the_link_alone_ends(
+    make_layer: MakeLayer, proxy: Proxy
+) -> None:
+    """News never expire; a channel in which nobody reads them ends all the same."""
+    layer = make_layer(hosts=[proxy.url], expiry=0.05, group_expiry=0.2, on_disconnect="link.lost")
+    left, read = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("room", left)
+
+    async def go_on_reading() -> None:
+        while True:
+            await layer.receive(read)
+
+    reader = asyncio.create_task(go_on_reading())
+    await asyncio.sleep(0)
+    proxy.cut()
+    await eventually(lambda: layer.stats().unread == 1)
+    await eventually(lambda: layer.stats().channels == 1)
+    assert layer.stats().memberships == 0
+    assert not reader.done()
     reader.cancel()

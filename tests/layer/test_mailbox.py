@@ -10,6 +10,7 @@ import pytest
 from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
 from mpx_channels.layer.messages.codec import decode, encode
 from mpx_channels.layer.stats import LayerCounters
+from mpx_channels.multiplexer.flow import Flow
 
 
 def delivery(number: int, expires: float = float("inf")) -> Delivery:
@@ -18,7 +19,7 @@ def delivery(number: int, expires: float = float("inf")) -> Delivery:
 
 @pytest.fixture
 async def mailbox() -> Mailbox:
-    return Mailbox("specific.x!1", 3, asyncio.get_running_loop(), LayerCounters())
+    return Mailbox("specific.x!1", 3, asyncio.get_running_loop(), LayerCounters(), Flow())
 
 
 async def reader_waits(mailbox: Mailbox) -> asyncio.Task[dict[str, object]]:

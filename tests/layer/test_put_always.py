@@ -9,6 +9,7 @@ import pytest
 
 from mpx_channels.layer import Event, Failure, Mailbox
 from mpx_channels.layer.stats import LayerCounters
+from mpx_channels.multiplexer.flow import Flow
 
 
 def event(number: Any, expires: float = float("inf")) -> Event:
@@ -17,7 +18,7 @@ def event(number: Any, expires: float = float("inf")) -> Event:
 
 @pytest.fixture
 async def mailbox() -> Mailbox:
-    return Mailbox("specific.x!1", 2, asyncio.get_running_loop(), LayerCounters())
+    return Mailbox("specific.x!1", 2, asyncio.get_running_loop(), LayerCounters(), Flow())
 
 
 async def read(mailbox: Mailbox, count: int) -> list[Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from mpx_channels.multiplexer.callbacks import Callbacks, MessageStream, is_async
 from mpx_channels.multiplexer.counters import EngineCounters
+from mpx_channels.multiplexer.flow import Flow
 from mpx_channels.multiplexer.logs import LimitedLog
 
 from ..conftest import eventually
@@ -28,6 +29,7 @@ def new_callbacks(
         on_disconnect,
         on_activation,
         counters=counters or EngineCounters(),
+        flow=Flow(),
         log=LimitedLog(logging.getLogger("mpx_channels.multiplexer")),
         max_queue=max_queue,
     )
@@ -226,7 +228,7 @@ async def test_close_discards_what_is_queued() -> None:
 
 
 async def test_a_stream_gives_messages_in_order() -> None:
-    stream = MessageStream(EngineCounters(), 5)
+    stream = MessageStream(EngineCounters(), Flow(), 5)
     stream.put("a", b"1")
     stream.put("b", b"2")
     assert await stream.take() == ("a", b"1")
@@ -234,7 +236,7 @@ async def test_a_stream_gives_messages_in_order() -> None:
 
 
 async def test_a_stream_waits_for_a_message() -> None:
-    stream = MessageStream(EngineCounters(), 5)
+    stream = MessageStream(EngineCounters(), Flow(), 5)
     takers = [asyncio.create_task(stream.take()) for _ in range(3)]
     await asyncio.sleep(0)
     for data in (b"1", b"2", b"3"):
@@ -244,7 +246,7 @@ async def test_a_stream_waits_for_a_message() -> None:
 
 async def test_a_full_stream_drops_the_newest_and_counts() -> None:
     counters = EngineCounters()
-    stream = MessageStream(counters, 2)
+    stream = MessageStream(counters, Flow(), 2)
     for data in (b"1", b"2", b"3"):
         stream.put("a", data)
     assert counters.dropped_queue_full == 1
@@ -252,7 +254,7 @@ async def test_a_full_stream_drops_the_newest_and_counts() -> None:
 
 
 async def test_an_ended_stream_gives_what_it_has_and_ends() -> None:
-    stream = MessageStream(EngineCounters(), 5)
+    stream = MessageStream(EngineCounters(), Flow(), 5)
     stream.put("a", b"1")
     stream.end()
     assert await stream.take() == ("a", b"1")
@@ -262,7 +264,7 @@ async def test_an_ended_stream_gives_what_it_has_and_ends() -> None:
 
 
 async def test_the_end_wakes_everybody_who_waits() -> None:
-    stream = MessageStream(EngineCounters(), 5)
+    stream = MessageStream(EngineCounters(), Flow(), 5)
 
     async def drain() -> str:
         try:
@@ -278,7 +280,7 @@ async def test_the_end_wakes_everybody_who_waits() -> None:
 
 
 async def test_a_cancelled_taker_takes_nothing_along() -> None:
-    stream = MessageStream(EngineCounters(), 5)
+    stream = MessageStream(EngineCounters(), Flow(), 5)
     first, second = (asyncio.create_task(stream.take()) for _ in range(2))
     await asyncio.sleep(0)
     stream.put("a", b"1")  # wakes the first, which is cancelled before it runs
@@ -289,7 +291,7 @@ async def test_a_cancelled_taker_takes_nothing_along() -> None:
 
 
 async def test_a_taker_cancelled_while_waiting_is_passed_over() -> None:
-    stream = MessageStream(EngineCounters(), 5)
+    stream = MessageStream(EngineCounters(), Flow(), 5)
     first, second = (asyncio.create_task(stream.take()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()

@@ -35,8 +35,9 @@ class Handler:
         self.frames_when_down: list[int] = []
         self.pings = 0
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         self.frames += len(frames)
+        return len(frames)
 
     def writable(self) -> None: ...
 
@@ -259,6 +260,25 @@ async def test_whatever_is_heard_is_a_sign_of_life(new_link: NewLink, handler: H
         assert handler.events == ["up"]
         # And then it falls silent.
         await eventually(lambda: handler.events[:2] == ["up", "down"])
+
+
+async def test_a_handler_that_leaves_frames_is_not_taken_for_a_dead_peer(
+    new_link: NewLink, proxy: Proxy, handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_link(proxy.url, ping_interval=0.02)
+    await eventually(lambda: handler.wire)
+    wire, frames = handler.wire, handler.frames
+    assert wire is not None
+    monkeypatch.setattr(handler, "frames_received", lambda frames: 0)
+    await eventually(lambda: wire.holding)
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    await eventually(lambda: loop.time() > since + 0.2)
+    assert handler.events == ["up"]
+    monkeypatch.undo()
+    wire.go_on()
+    await eventually(lambda: handler.frames > frames + 1)
+    assert handler.events == ["up"]
 
 
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])

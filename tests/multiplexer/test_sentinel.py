@@ -6,13 +6,13 @@ import asyncio
 import gc
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from mpx_channels.multiplexer import Multiplexer, NotConnected, SentinelNode
-from mpx_channels.multiplexer.wire import Wire
+from mpx_channels.multiplexer.wire import Frame, Wire
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy, free_port
@@ -387,7 +387,8 @@ async def test_news_of_others_change_nothing(
 
 async def test_a_cancelled_search_leaves_nothing(shared: Sentinels) -> None:
     class Handler:
-        def frames_received(self, frames: object) -> None: ...
+        def frames_received(self, frames: Sequence[Frame]) -> int:
+            return len(frames)
 
         def writable(self) -> None: ...
 

@@ -33,8 +33,9 @@ class Handler:
     def frames(self) -> list[Frame]:
         return [frame for batch in self.batches for frame in batch]
 
-    def frames_received(self, frames: Sequence[Frame]) -> None:
+    def frames_received(self, frames: Sequence[Frame]) -> int:
         self.batches.append(frames)
+        return len(frames)
 
     def writable(self) -> None:
         self.writables += 1
@@ -130,6 +131,90 @@ async def test_a_flood_lets_others_have_their_turn(
     assert [frame[2] for frame in handler.frames] == list(range(count))
 
 
+class Holding(Handler):
+    """Takes so many frames at a time."""
+
+    most = 3
+
+    def frames_received(self, frames: Sequence[Frame]) -> int:
+        return super().frames_received(frames[: self.most])
+
+
+async def test_what_the_handler_leaves_comes_again(parser: str, raw: RawServer) -> None:
+    handler = Holding()
+    wire = await open_wire(raw.url, handler)
+    ends: list[int] = []
+    wire.closed.add_done_callback(lambda _: ends.append(len(handler.frames)))
+    handler.most = 0
+    raw.send(b"".join(map(message, range(50))))
+    await eventually(lambda: wire.holding)
+    for number in range(50, 100):
+        raw.send(message(number))
+    handler.most = 3
+    while len(handler.frames) < 70:
+        wire.go_on()
+        await asyncio.sleep(0)
+    handler.most = 0
+    await raw.end()  # and the end comes after what is left
+    handler.most = 100
+    while not wire.closed.done():
+        wire.go_on()
+        await asyncio.sleep(0)
+    assert [frame[2] for frame in handler.frames] == list(range(100))
+    assert not wire.holding
+    await eventually(lambda: ends == [100])
+    await wire.close()
+
+
+async def test_nothing_is_read_while_the_handler_takes_nothing(parser: str, raw: RawServer) -> None:
+    handler = Holding()
+    handler.most = 0
+    wire = await open_wire(raw.url, handler)
+    count, size = 100, 100_000
+    raw.send(b"$%d\r\n%b\r\n" % (size, bytes(size)) * count)
+    await eventually(lambda: not wire._transport.is_reading())
+    read = wire.bytes_in
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert wire.bytes_in == read < count * size / 2
+    handler.most = count
+    wire.go_on()
+    await eventually(lambda: len(handler.frames) == count)
+    await wire.close()
+
+
+async def test_an_abort_waits_for_what_is_held_back(raw: RawServer) -> None:
+    if not wire_module.HAS_HIREDIS:
+        missing("hiredis is not installed")
+    handler = Holding()
+    handler.most = 0
+    wire = await open_wire(raw.url, handler)
+    raw.send(message(1) + message(2))
+    await eventually(lambda: wire.holding)
+    reason = ConnectionLost("enough")
+    wire.abort(reason)
+    assert wire.paused
+    assert not wire.closed.done()
+    await eventually(lambda: not raw.connected)
+    handler.most = 2
+    wire.go_on()
+    assert wire.closed.result() is reason
+    assert len(handler.frames) == 2
+    await wire.close()
+
+
+async def test_closing_gives_up_what_is_held_back_for_long(parser: str, raw: RawServer) -> None:
+    handler = Holding()
+    handler.most = 0
+    wire = await open_wire(raw.url, handler)
+    raw.send(message(1))
+    await eventually(lambda: wire.holding)
+    await wire.close()
+    assert wire.closed.done()
+    wire.go_on()
+    assert not handler.frames
+
+
 async def test_the_end_comes_after_all_that_was_received(
     wire: Wire, raw: RawServer, handler: Handler
 ) -> None:
@@ -160,10 +245,10 @@ async def test_closing_handles_what_was_received_and_nothing_after(raw: RawServe
     class Closing(Handler):
         """Has the wire closed while more than a turn's worth is there."""
 
-        def frames_received(self, frames: Sequence[Frame]) -> None:
-            super().frames_received(frames)
+        def frames_received(self, frames: Sequence[Frame]) -> int:
             if not closing:
                 closing.append(asyncio.create_task(close()))
+            return super().frames_received(frames)
 
     handler = Closing()
     wire = await open_wire(raw.url, handler)
@@ -298,7 +383,7 @@ async def test_a_handler_that_raises_breaks_the_connection_and_no_more(
     """It must not; if it does, the link has to hear of it and start afresh."""
 
     class Bad(Handler):
-        def frames_received(self, frames: Sequence[Frame]) -> None:
+        def frames_received(self, frames: Sequence[Frame]) -> int:
             raise RuntimeError("on purpose")
 
     reports: list[dict[str, Any]] = []

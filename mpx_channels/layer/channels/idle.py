@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from math import inf
 
 from mpx_channels.multiplexer.deadlines import Deadlines
 
-from .mailbox import Mailbox
+from .mailbox import Event, Item, Mailbox
 
 __all__ = ["Idle", "Unread"]
 
@@ -67,6 +68,8 @@ class Unread:
         self._mailboxes = mailboxes
         self._take_down = take_down
         self._timer: asyncio.TimerHandle | None = None
+        # News of the link never expires: when each was first seen at the head of a mailbox.
+        self._news: dict[Item, float] = {}
 
     def start(self) -> None:
         """Look, and go on looking."""
@@ -79,12 +82,16 @@ class Unread:
             self._timer = None
 
     def _look(self) -> None:
-        long_ago = self._loop.time() - self._seconds
-        unread = [
-            mailbox
-            for mailbox in self._mailboxes.values()
-            if not mailbox.waited_for and mailbox.oldest_expired_at < long_ago
-        ]
-        for mailbox in unread:
-            self._take_down(mailbox)
+        now = self._loop.time()
+        news: dict[Item, float] = {}
+        for mailbox in tuple(self._mailboxes.values()):
+            oldest = mailbox.oldest
+            if oldest is None or mailbox.waited_for:
+                continue
+            since = oldest.expires
+            if since == inf and isinstance(oldest, Event):
+                since = news[oldest] = self._news.get(oldest, now)
+            if since < now - self._seconds:
+                self._take_down(mailbox)
+        self._news = news
         self._timer = self._loop.call_later(min(self._seconds / 4, LONGEST_BREAK), self._look)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Protocol
+
+from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
 from ..messages.codec import Message, is_flat
 from ..stats import LayerCounters
@@ -141,9 +142,15 @@ class Membership(Protocol):
 
 
 class Mailbox:
-    """The unread messages of one channel, at most ``capacity``, and whoever waits for them."""
+    """The unread messages of one channel, at most ``capacity``, and whoever waits for them.
+
+    When it gets full, it says so to the `Flow`, which has its reader have a turn before there is
+    more. ``patience`` is what the reader has left of that; at 0 it is slow, and the mailbox full.
+    """
 
     __slots__ = (
+        "_flow",
+        "_last_place",
         "_loop",
         "_unread",
         "_waiters",
@@ -154,6 +161,7 @@ class Mailbox:
         "cut_off",
         "hooks",
         "memberships",
+        "patience",
         "prefix_mailbox",
         "wildcards",
     )
@@ -164,6 +172,7 @@ class Mailbox:
         capacity: int,
         loop: asyncio.AbstractEventLoop,
         counters: LayerCounters,
+        flow: Flow,
     ) -> None:
         self.channel = channel
         self.capacity = capacity
@@ -179,6 +188,9 @@ class Mailbox:
         self.hooks: Hooks | None = None
         # Between the end of a link and the return of all that the channel subscribed to.
         self.cut_off = False
+        self.patience = PATIENCE
+        self._flow = flow
+        self._last_place = capacity - 1
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
         self._unread: deque[Item] | None = None
@@ -187,12 +199,12 @@ class Mailbox:
     @classmethod
     def unbounded(cls) -> Mailbox:
         """A mailbox on the running loop that belongs to no layer's channel."""
-        return cls("", sys.maxsize, asyncio.get_running_loop(), LayerCounters())
+        return cls("", sys.maxsize, asyncio.get_running_loop(), LayerCounters(), Flow())
 
     @property
-    def oldest_expired_at(self) -> float:
-        """When the oldest unread message expired or will, by the loop's clock; else infinity."""
-        return self._unread[0].expires if self._unread else math.inf
+    def oldest(self) -> Item | None:
+        """The unread message that has been here for longest."""
+        return self._unread[0] if self._unread else None
 
     def put(self, item: Item) -> bool:
         """Add a message for the next reader; False if the mailbox is full."""
@@ -208,20 +220,29 @@ class Mailbox:
         unread = self._unread
         if unread is None:
             self._unread = deque((item,))
-        elif len(unread) < self.capacity:
+            if not self._last_place:
+                self._flow.filled(self)
+        elif len(unread) < self._last_place:
             unread.append(item)
+        elif len(unread) == self._last_place:
+            unread.append(item)
+            self._flow.filled(self)
         else:
             return False
         return True
 
     def put_always(self, item: Item, *, first: bool = False) -> None:
         """Add what may not be dropped, past the capacity: its maker makes few of them."""
-        if self._unread is None:
+        unread = self._unread
+        if unread is None:
             self.put(item)
-        elif first:
-            self._unread.appendleft(item)
+            return
+        if first:
+            unread.appendleft(item)
         else:
-            self._unread.append(item)
+            unread.append(item)
+        if len(unread) >= self.capacity:
+            self._flow.filled(self)
 
     async def get(self) -> Message:
         """Take the oldest message that has not expired; cancelling loses none."""
@@ -264,6 +285,7 @@ class Mailbox:
     def move_to(self, other: Mailbox) -> None:
         """Have another mailbox take what is unread here, and what comes."""
         unread, self._unread = self._unread, None
+        self.patience = PATIENCE
         for item in unread or ():
             other.put(item)
         self.prefix_mailbox = other
@@ -271,6 +293,18 @@ class Mailbox:
     def clear(self) -> None:
         """Forget what is unread, except for what never expires: that is no message of a layer."""
         self._unread = deque(item for item in self._unread or () if item.expires == inf) or None
+        if self._unread is None:
+            self.patience = PATIENCE
+
+    @property
+    def unread(self) -> int:
+        """How many messages wait."""
+        return len(self._unread) if self._unread is not None else 0
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether it takes messages for a while."""
+        return 2 * self.unread <= self.capacity
 
     @property
     def waited_for(self) -> bool:
@@ -278,7 +312,7 @@ class Mailbox:
         return bool(self._waiters)
 
     def __len__(self) -> int:
-        return len(self._unread) if self._unread is not None else 0
+        return self.unread
 
     def _take(self) -> Item | None:
         unread = self._unread
@@ -289,9 +323,11 @@ class Mailbox:
             if item.expires > now:
                 if not unread:
                     self._unread = None
+                    self.patience = PATIENCE
                 return item
             self.counters.dropped_expired += 1
         self._unread = None
+        self.patience = PATIENCE
         return None
 
 

@@ -52,7 +52,9 @@ class Mailboxes(Part):
 
     def open(self, channel: str, capacity: int) -> Mailbox:
         """A mailbox for a channel of this process; a bare prefix is one for all with it."""
-        mailbox = Mailbox(channel, capacity, self._context.loop, self._context.counters)
+        context = self._context
+        flow = context.multiplexer.flow
+        mailbox = Mailbox(channel, capacity, context.loop, context.counters, flow)
         if channel.endswith("!"):
             for name, other in self.by_channel.items():
                 if name.startswith(channel):
