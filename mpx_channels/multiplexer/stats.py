@@ -86,11 +86,6 @@ class MultiplexerStats:
         "Names of Redis channels that Redis has confirmed.",
         "names",
     )
-    names_refused: int = gauge(
-        "mpx_channels_redis_names_refused",
-        "Names and patterns that Redis refuses; it is asked again.",
-        "names",
-    )
     patterns: int = gauge(
         "mpx_channels_redis_patterns",
         "Redis patterns that have listeners, those of promises included.",
@@ -144,6 +139,12 @@ class MultiplexerStats:
         "0 or 1",
         by="node",
         default=(),
+    )
+    names_refused: int = gauge(
+        "mpx_channels_redis_names_refused",
+        "Names and patterns that Redis refuses; it is asked again.",
+        "names",
+        default=0,
     )
 
 

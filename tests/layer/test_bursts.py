@@ -143,7 +143,7 @@ async def test_nobody_waits_long_for_who_does_not_read(
     await asyncio.sleep(0)
     publish(client, layer, "room", 1000)
     await eventually(lambda: len(got) == 1000)
-    hub = layer._hubs[asyncio.get_running_loop()]
+    hub = layer._hubs.here
     mailbox = hub.mailboxes[never]
     assert (len(mailbox), full(layer)) == (100, 900)
     # Now that it is known for slow, not for a turn.
@@ -181,7 +181,7 @@ async def test_over_several_connections(
     """Two that are two servers to us fill one mailbox in the same turn."""
     layer = make_layer(hosts=[redis_url, proxy.url])
     async with layer.subscribe() as events:
-        hub = layer._hubs[asyncio.get_running_loop()]
+        hub = layer._hubs.here
         names: dict[Any, str] = {}
         for number in range(100):
             node = hub.multiplexer.node_of(layer._names.group(f"room-{number}"))
