@@ -38,9 +38,14 @@ class Direction:
         self.data = bytearray()
         # Seconds that each piece is held back.
         self.delay = 0.0
+        # As `delay`, by what is in a piece: the next ones of its connection wait behind it.
+        self.delay_of: Callable[[bytes], float] | None = None
+        # What stops a connection until the next `thaw`, by what is in a piece.
+        self.freeze_at: Callable[[bytes], bool] | None = None
         # What each piece is changed into.
         self.rewrite: Callable[[bytes], bytes] | None = None
         self._open = asyncio.Event()
+        self._thawed = asyncio.Event()
         self._open.set()
 
     @property
@@ -53,12 +58,18 @@ class Direction:
 
     def thaw(self) -> None:
         """Let through what was held back, and what comes."""
+        self.freeze_at = None
         self._open.set()
+        self._thawed.set()
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             if self.delay:
                 await asyncio.sleep(self.delay)
+            if self.delay_of is not None:
+                await asyncio.sleep(self.delay_of(data))
+            if self.freeze_at is not None and self.freeze_at(data):
+                await self._thawed.wait()
             await self._open.wait()
             if self.rewrite is not None:
                 data = self.rewrite(data)

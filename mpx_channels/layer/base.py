@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import threading
+import time
 import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -30,6 +31,7 @@ from .loops import when_closed
 from .mailbox import Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .polls import reach
+from .published import Published
 from .stats import LayerStats
 
 __all__ = ["ForeignChannel", "LayerBase", "PlainChannel", "layers"]
@@ -93,6 +95,8 @@ class LayerBase(BaseChannelLayer):
         self._names = Names(config.prefix)
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
         self._ledger = Ledger()
+        self._published = Published()
+        self._published_at = self._published.at
         with _layers_lock:
             _layers.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
@@ -223,6 +227,7 @@ class LayerBase(BaseChannelLayer):
             config.multiplexer(self._hosts()),
             self._names,
             self.wrapping,
+            self._published,
             expiry=config.expiry,
             patience=config.connect_timeout,
             hooks=hooks,
@@ -284,7 +289,11 @@ class LayerBase(BaseChannelLayer):
         number, answered = hub.answers.expect_one()
         try:
             inbox = self._inbox_name(channel)
-            asked = {"do": do, "group": group, "channel": channel}
+            asked: Message = {"do": do, "group": group, "channel": channel}
+            name = self._group_name(group)
+            fresh = self._published.last(name) > time.monotonic() - self.config.connect_timeout
+            if fresh and hub.multiplexer.server_of(name) is not hub.multiplexer.server_of(inbox):
+                asked["sent"] = True  # what we sent comes over another link, perhaps later
             data = self.wrapping.wrap(inbox, asked, {"by": hub.process_id, "id": number})
             if not await reach(hub, inbox, data):
                 raise ForeignChannel(f"no process has the channel {channel!r} any more")
@@ -305,6 +314,7 @@ class LayerBase(BaseChannelLayer):
 
     def _make_group_name(self, group: str) -> str:
         self.require_valid_group_name(group)
+        self._published.make_room(time.monotonic())
         return self._names.group(group)
 
     def _make_inbox_name(self, channel: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
+from time import monotonic
 from typing import Any
 
 from channels.exceptions import ChannelFull
@@ -170,12 +171,20 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
             await hub.join(hub.groups, name, mailbox)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; does nothing if it is not in it."""
+        """Remove a channel from a group; does nothing if it is not in it.
+
+        What was sent to the group before, by an awaited `group_send` of this process, still
+        arrives: if there was one in the last ``connect_timeout`` seconds, this waits for a round
+        trip to Redis. A cancelled call leaves at once.
+        """
         name = self._group_name(group)
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
-            hub.groups.leave(name, mailbox)
+            if name in self._published_at or self._published.forgotten:
+                await hub.groups.leave_after(self._published.last(name), name, mailbox)
+            else:
+                hub.groups.leave(name, mailbox)
         elif self._visiting():
             await self._elsewhere(self.group_discard(group, channel))
         elif self._is_foreign(channel):
@@ -201,6 +210,7 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
             hub = await self._hub()
         hub.counters.messages_out += 1
         await hub.multiplexer.publish_soon(name, data)
+        self._published_at[name] = monotonic()
 
     async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> None:
         """Send messages, each to its group, in one write; returns once Redis has all of them.
@@ -224,7 +234,9 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
             for future in sent:
                 future.cancel()  # takes back those that have not left
             raise
-        for result in await asyncio.gather(*sent, return_exceptions=True):
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        self._published_at.update(dict.fromkeys((name for name, _ in frames), monotonic()))
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
 

@@ -17,6 +17,7 @@ from .inflow import Inflow
 from .mailbox import Event, Failure, Hooks, Mailbox
 from .names import PROCESS_ID_LENGTH, Names
 from .processes import host_name
+from .published import Published
 from .queues import Queues
 from .serving import Serving
 from .stats import Counters, LayerStats
@@ -37,6 +38,7 @@ class Hub:
         multiplexer: Multiplexer,
         names: Names,
         wrapping: Wrapping,
+        published: Published,
         *,
         expiry: float,
         patience: float,
@@ -49,6 +51,7 @@ class Hub:
         self.multiplexer = multiplexer
         self.names = names
         self.wrapping = wrapping
+        self.published = published
         self.counters = Counters()
         # Names the hub, not the process: after a fork or on another loop there is another inbox.
         self.process_id = uuid.uuid4().hex[:PROCESS_ID_LENGTH]
@@ -232,7 +235,11 @@ class Hub:
     async def join(self, topics: Topics, name: str, mailbox: Mailbox) -> None:
         """Make a channel a member; returns once Redis has confirmed, or undoes it and raises."""
         topic = topics.topics.get(name)
-        known = topic is not None and mailbox.channel in topic.members
+        known = (
+            topic is not None
+            and mailbox.channel in topic.members
+            and (topic, mailbox) not in topics.leaving
+        )
         if topics is self.wildcards and topic is None:
             self.inflow.end_publication()
         if topics.join(name, mailbox).live:

@@ -90,15 +90,20 @@ class Listening(LayerBase):
             _count_wildcards(hub, mailbox)
 
     async def group_pattern_discard(self, pattern: str, channel: str) -> None:
-        """End `group_pattern_add`; does nothing if there was none."""
+        """End `group_pattern_add`; does nothing if there was none.
+
+        What this process has sent before still arrives, as with `group_discard`.
+        """
         name = self._group_pattern(pattern)
         if self._visiting():
             await self._elsewhere(self.group_pattern_discard(pattern, channel))
             return
         if here := self._mailbox_here(channel):
             hub, mailbox = here
-            hub.wildcards.leave(name, mailbox)
-            _count_wildcards(hub, mailbox)
+            try:
+                await hub.wildcards.leave_after(self._published.latest(), name, mailbox)
+            finally:
+                _count_wildcards(hub, mailbox)
 
     def _group_pattern(self, pattern: str) -> str:
         if (

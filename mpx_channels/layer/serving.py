@@ -38,7 +38,10 @@ class Serving:
                 return None
             case "group_discard":
                 mailbox = self._mailbox(asked["channel"])
-                self._hub.groups.leave(self._group(asked["group"]), mailbox)
+                name = self._group(asked["group"])
+                # Who asks has published, too, and over another link than this question's.
+                moment = time.monotonic() if asked.get("sent") else self._hub.published.last(name)
+                await self._hub.groups.leave_after(moment, name, mailbox)
                 return None
             case "flush":
                 self._hub.clear()

@@ -47,6 +47,8 @@ class Topic:
                 mailbox.memberships = [self]
             else:
                 mailbox.memberships.append(self)
+        elif self.owner.leaving:
+            self.owner.leaving.pop((self, mailbox), None)  # it stays instead
 
 
 class Topics:
@@ -57,6 +59,8 @@ class Topics:
         # From the name in Redis to the name as users know it.
         self.public = public
         self.topics: dict[str, Topic] = {}
+        # Members that leave once something has come, each with a token of this leave.
+        self.leaving: dict[tuple[Topic, Mailbox], object] = {}
         self._owner = owner
 
     def join(self, name: str, mailbox: Mailbox) -> Topic:
@@ -72,6 +76,8 @@ class Topics:
         topic = self.topics.get(name)
         if topic is None or topic.members.pop(mailbox.channel, None) is None:
             return
+        if self.leaving:
+            self.leaving.pop((topic, mailbox), None)
         if mailbox.memberships is not None:
             mailbox.memberships.remove(topic)
         if not topic.members:
@@ -80,8 +86,31 @@ class Topics:
         if mailbox.cut_off:
             self._owner.topic_left(mailbox)
 
+    async def leave_after(self, published: float, name: str, mailbox: Mailbox) -> None:
+        """As `leave`, once the channel has what this process had published at that moment.
+
+        Joining meanwhile is not undone. Whoever is cancelled leaves at once: nobody would come back
+        to do it again, and to go on hearing of a group is worse than to miss one's own message.
+        """
+        topic = self.topics.get(name)
+        if topic is None or mailbox.channel not in topic.members:
+            return
+        fences = self.fences(published, name)
+        if not fences:
+            self.leave(name, mailbox)
+            return
+        key = (topic, mailbox)
+        # Shared by all who have the same channel leave at the same time: the first to be done does.
+        token = self.leaving.setdefault(key, object())
+        try:
+            await asyncio.wait(fences)  # not one by one: they are others', too, so not to cancel
+        finally:
+            if self.leaving.get(key) is token:
+                self.leave(name, mailbox)
+
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
+        self.leaving.clear()
         for name in list(self.topics):
             del self.topics[name]
             self._unsubscribe(name, at_once=True)
@@ -102,6 +131,10 @@ class Topics:
 
         Nothing is delivered to them until Redis confirms again.
         """
+        raise NotImplementedError
+
+    def fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        """Done once what was published, and the name hears, was delivered."""
         raise NotImplementedError
 
     def activation(self, name: str) -> asyncio.Future[None]:
@@ -151,6 +184,9 @@ class ChannelTopics(Topics):
             topic.live = False
         return down
 
+    def fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        return self._multiplexer.fences(published, name)
+
     def activation(self, name: str) -> asyncio.Future[None]:
         return self._subscription.activation(name)
 
@@ -183,6 +219,9 @@ class PatternTopics(Topics):
         self._multiplexer = multiplexer
         self._on_message = on_message
         self._subscriptions: dict[str, PatternSubscription] = {}
+
+    def fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        return self._multiplexer.fences(published)  # what it matches may be anywhere
 
     def activation(self, name: str) -> asyncio.Future[None]:
         return self._subscriptions[name].activation()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -59,6 +61,12 @@ class Subscriber:
         self.up = asyncio.Event()
         self.counters = counters
         self.log = LimitedLog(logger)
+        self._patience = options.connect_timeout
+        # The fence whose PING leaves with this turn, and all that nobody was told of yet.
+        self._fence: asyncio.Future[None] | None = None
+        self._fences: set[asyncio.Future[None]] = set()
+        # What was published before this moment (`time.monotonic`) has come.
+        self._caught_up = 0.0
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
@@ -68,7 +76,8 @@ class Subscriber:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # Handles of a loop that ended without a stop() would keep us waiting for ever.
-        self._flush_soon = self._linger_timer = None
+        self._flush_soon = self._linger_timer = self._fence = None
+        self._fences.clear()
         self.up = asyncio.Event()
         self.link.start()
 
@@ -97,6 +106,44 @@ class Subscriber:
         for entry, listener in self.registry.late_joiners():
             listener.activated(entry)
 
+    def fence(self, published: float) -> asyncio.Future[None] | None:
+        """Done once all that has been published on this server by now was delivered here.
+
+        Redis writes to a connection in the order in which things happen: what was published
+        comes before the answer to a later PING. One PING is for all who ask in a turn of the loop.
+        Done as well when the link breaks, and after ``connect_timeout`` seconds. None if there is
+        nothing to wait for: without a link, or if the moment of which it is asked (`published`, by
+        `time.monotonic`) is before another fence, or longer ago than a fence waits.
+        """
+        loop = self._loop
+        if self._wire is None or loop is None or published < self._caught_up:
+            return None
+        if published < time.monotonic() - self._patience:
+            return None
+        if self._fence is None or self._fence.done():
+            self._fence = fence = loop.create_future()
+            self._fences.add(fence)
+            timer = loop.call_later(self._patience, self._end_fence, fence)
+            fence.add_done_callback(lambda _: timer.cancel())
+            self.changed()
+        return self._fence
+
+    def _write_fence(self, wire: Wire) -> None:
+        fence, self._fence = self._fence, None
+        if fence is not None and not fence.done():
+            self.registry.ping(functools.partial(self._fence_passed, fence, time.monotonic()))
+            self.counters.commands_out += 1
+            wire.write(pack(b"PING"))
+
+    def _fence_passed(self, fence: asyncio.Future[None], written: float) -> None:
+        self._caught_up = written
+        self._end_fence(fence)
+
+    def _end_fence(self, fence: asyncio.Future[None]) -> None:
+        self._fences.discard(fence)
+        if not fence.done():
+            fence.set_result(None)
+
     def _flush(self) -> None:
         self._flush_soon = None
         self.tell_late_joiners()
@@ -107,6 +154,7 @@ class Subscriber:
         if commands:
             wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
+        self._write_fence(wire)
         due = self.registry.next_due()
         if due is not None and self._linger_timer is None and self._loop is not None:
             self._linger_timer = self._loop.call_at(due, self._linger_over)
@@ -129,6 +177,8 @@ class Subscriber:
             self.counters.bytes_out += wire.bytes_out
         self.up.clear()
         self.registry.disconnect()
+        for fence in tuple(self._fences):
+            self._end_fence(fence)
         if not self.alone:
             error = ServerLost(self.link.node, error)
         for subscription in tuple(self.subscriptions):
