@@ -6,7 +6,6 @@ import asyncio
 import functools
 import os
 import threading
-import time
 import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -95,7 +94,7 @@ class LayerBase(BaseChannelLayer):
         self._names = Names(config.prefix)
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
         self._ledger = Ledger()
-        self._published = Published()
+        self._published = Published(config.connect_timeout)
         self._published_at = self._published.at
         with _layers_lock:
             _layers.add(self)
@@ -291,7 +290,7 @@ class LayerBase(BaseChannelLayer):
             inbox = self._inbox_name(channel)
             asked: Message = {"do": do, "group": group, "channel": channel}
             name = self._group_name(group)
-            fresh = self._published.last(name) > time.monotonic() - self.config.connect_timeout
+            fresh = self._published.just_now(name)
             if fresh and hub.multiplexer.server_of(name) is not hub.multiplexer.server_of(inbox):
                 asked["sent"] = True  # what we sent comes over another link, perhaps later
             data = self.wrapping.wrap(inbox, asked, {"by": hub.process_id, "id": number})
@@ -314,7 +313,7 @@ class LayerBase(BaseChannelLayer):
 
     def _make_group_name(self, group: str) -> str:
         self.require_valid_group_name(group)
-        self._published.make_room(time.monotonic())
+        self._published.make_room()
         return self._names.group(group)
 
     def _make_inbox_name(self, channel: str) -> str:

@@ -181,8 +181,8 @@ class MpxChannelLayer(Asking, Tapping, Overview, Taking):
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
-            if name in self._published_at or self._published.forgotten:
-                await hub.groups.leave_after(self._published.last(name), name, mailbox)
+            if name in self._published_at:
+                await hub.groups.leave_after(self._published_at[name], name, mailbox)
             else:
                 hub.groups.leave(name, mailbox)
         elif self._visiting():

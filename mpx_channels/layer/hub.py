@@ -51,7 +51,6 @@ class Hub:
         self.multiplexer = multiplexer
         self.names = names
         self.wrapping = wrapping
-        self.published = published
         self.counters = Counters()
         # Names the hub, not the process: after a fork or on another loop there is another inbox.
         self.process_id = uuid.uuid4().hex[:PROCESS_ID_LENGTH]
@@ -70,7 +69,8 @@ class Hub:
             inflow.inbox, self.link_down, self._inbox_up
         )
         # Questions to all processes; and a name that says that this one lives, and where.
-        self.serving = Serving(self)
+        # `published` is not kept: with 30 attributes CPython looks each of them up more slowly.
+        self.serving = Serving(self, published)
         self.controls = names.controls(multiplexer)
         self._control = multiplexer.new_channel_subscription(inflow.control)
         self.groups = ChannelTopics("group", names.group_of, self, multiplexer, inflow.group)

@@ -14,6 +14,7 @@ from .processes import ProcessStats
 
 if TYPE_CHECKING:
     from .hub import Hub
+    from .published import Published
 
 __all__ = ["Serving"]
 
@@ -26,8 +27,9 @@ MOST_GROUPS = 1000
 class Serving:
     """One hub's answers. Each question says under ``do`` what it wants."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, published: Published) -> None:
         self._hub = hub
+        self._published_at = published.at
 
     async def serve(self, asked: Message) -> Any:
         """Do what is asked, and return the value to answer with; whatever it raises is answered."""
@@ -39,9 +41,10 @@ class Serving:
             case "group_discard":
                 mailbox = self._mailbox(asked["channel"])
                 name = self._group(asked["group"])
-                # Who asks has published, too, and over another link than this question's.
-                moment = time.monotonic() if asked.get("sent") else self._hub.published.last(name)
-                await self._hub.groups.leave_after(moment, name, mailbox)
+                if asked.get("sent"):
+                    # By who asks, and it comes over another link than this question.
+                    self._published_at[name] = time.monotonic()
+                await self._hub.groups.leave_after(self._published_at.get(name, 0.0), name, mailbox)
                 return None
             case "flush":
                 self._hub.clear()

@@ -73,11 +73,11 @@ class Topics:
 
     def leave(self, name: str, mailbox: Mailbox) -> None:
         """Make a channel no member; harmless if it is none."""
-        topic = self.topics.get(name)
-        if topic is None or topic.members.pop(mailbox.channel, None) is None:
+        try:
+            topic = self.topics[name]
+            del topic.members[mailbox.channel]
+        except KeyError:
             return
-        if self.leaving:
-            self.leaving.pop((topic, mailbox), None)
         if mailbox.memberships is not None:
             mailbox.memberships.remove(topic)
         if not topic.members:
@@ -95,18 +95,21 @@ class Topics:
         topic = self.topics.get(name)
         if topic is None or mailbox.channel not in topic.members:
             return
+        key = (topic, mailbox)
         fences = self.fences(published, name)
         if not fences:
+            self.leaving.pop(key, None)
             self.leave(name, mailbox)
             return
-        key = (topic, mailbox)
         # Shared by all who have the same channel leave at the same time: the first to be done does.
         token = self.leaving.setdefault(key, object())
         try:
             await asyncio.wait(fences)  # not one by one: they are others', too, so not to cancel
         finally:
             if self.leaving.get(key) is token:
-                self.leave(name, mailbox)
+                del self.leaving[key]
+                if topic.members.get(mailbox.channel) is mailbox:  # it has not ended meanwhile
+                    self.leave(name, mailbox)
 
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
