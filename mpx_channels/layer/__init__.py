@@ -22,6 +22,7 @@ from .mailbox import Event, Failure, Hooks, Mailbox
 from .processes import ClusterStats, ProcessStats
 from .stats import LayerStats
 from .tapping import Tap, TapEvent, Tapped
+from .threads import GreenletsUnsupported
 from .wrapping import MessageTooLarge, UndecryptableMessage, UnreadableMessage
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Event",
     "Failure",
     "ForeignChannel",
+    "GreenletsUnsupported",
     "Hooks",
     "InvalidConfig",
     "LayerPromise",

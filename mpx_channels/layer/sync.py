@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ from .codec import Message
 from .names import channel_names
 from .processes import ClusterStats
 from .taking import give_back
+from .threads import blocks_event_loop
 
 if TYPE_CHECKING:
     from .core import MpxChannelLayer
@@ -180,11 +180,7 @@ class SyncLayer:
     def _run(
         self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
     ) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
+        if blocks_event_loop():
             coroutine.close()
             raise SynchronousOnlyOperation(
                 "layer.sync blocks, and there is an event loop in this thread: await the layer's "
