@@ -11,11 +11,12 @@ from mpx_channels.multiplexer import (
 
 from .answers import REPLY_TO, PromiseRejected, RequestFailed, RequestTimeout
 from .asking import LayerPromise
-from .base import ForeignChannel, PlainChannel, layers
+from .base import ForeignChannel, PlainChannel
 from .broadcasts import BROADCAST
 from .codec import UnserializableMessage
 from .config import InvalidConfig
 from .core import MpxChannelLayer
+from .existing import layers
 from .ledger import LocalStats
 from .listening import Subscription
 from .mailbox import Event, Failure, Hooks, Mailbox

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import threading
-import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from channels.layers import BaseChannelLayer, channel_layers
+from channels.layers import BaseChannelLayer
 from django.conf import settings
 
 from mpx_channels import embedded
@@ -23,6 +21,7 @@ from mpx_channels.multiplexer.topology import Node
 from .background import background, passing_by
 from .codec import Message
 from .config import LayerConfig
+from .existing import LayerType, living_layers
 from .hosts import Host
 from .hub import Hub
 from .ledger import Ledger, LocalStats
@@ -33,7 +32,7 @@ from .polls import reach
 from .published import Published
 from .stats import LayerStats
 
-__all__ = ["ForeignChannel", "LayerBase", "PlainChannel", "layers"]
+__all__ = ["ForeignChannel", "LayerBase", "PlainChannel"]
 
 T = TypeVar("T")
 
@@ -52,7 +51,7 @@ class PlainChannel(MpxError, ValueError):
     """A plain channel cannot do this: it belongs to no process."""
 
 
-class LayerBase(BaseChannelLayer):
+class LayerBase(BaseChannelLayer, metaclass=LayerType):
     """Configuration, names and hubs."""
 
     def __init__(
@@ -96,8 +95,6 @@ class LayerBase(BaseChannelLayer):
         self._ledger = Ledger()
         self._published = Published(config.connect_timeout)
         self._published_at = self._published.at
-        with _layers_lock:
-            _layers.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
@@ -358,21 +355,7 @@ def _end(
     close_account()
 
 
-_layers: weakref.WeakSet[LayerBase] = weakref.WeakSet()
-_layers_lock = threading.Lock()
 _left_behind: list[object] = []
-
-
-def layers() -> list[tuple[str, LayerBase]]:
-    """Every layer of the process, under its alias in CHANNEL_LAYERS, else its prefix; thread-safe.
-
-    Those of CHANNEL_LAYERS are there from their first use. A layer is not kept for this: one that
-    nobody holds any more is not listed.
-    """
-    with _layers_lock:
-        living = list(_layers)
-    aliases = {id(layer): alias for alias, layer in list(channel_layers.backends.items())}
-    return [(aliases.get(id(layer), layer.prefix), layer) for layer in living]
 
 
 def _forget_hubs() -> None:
@@ -381,9 +364,7 @@ def _forget_hubs() -> None:
     They are kept from the garbage collector, which would tell the parent's selector, a file
     description that both share, to forget them.
     """
-    global _layers_lock
-    _layers_lock = threading.Lock()  # another thread of the parent may have held it
-    for layer in _layers:
+    for layer in living_layers():
         _left_behind.append((layer._hubs, layer._ledger))
         layer._hubs = {}
         layer._ledger = Ledger()
