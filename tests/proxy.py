@@ -47,9 +47,14 @@ class Direction:
         self.delay = 0.0
         # Bytes that are handed on at once, at most; 1: byte by byte.
         self.piece = 65536
+        # As `delay`, by what is in a piece: the next ones of its connection wait behind it.
+        self.delay_of: Callable[[bytes], float] | None = None
+        # What stops a connection until the next `thaw`, by what is in a piece.
+        self.freeze_at: Callable[[bytes], bool] | None = None
         # What each piece is changed into.
         self.rewrite: Callable[[bytes], bytes] | None = None
         self._open = asyncio.Event()
+        self._thawed = asyncio.Event()
         self._open.set()
 
     @property
@@ -62,7 +67,9 @@ class Direction:
 
     def thaw(self) -> None:
         """Let through what was held back, and what comes."""
+        self.freeze_at = None
         self._open.set()
+        self._thawed.set()
 
     async def pump(self, reader: asyncio.StreamReader, end: End) -> None:
         while data := await reader.read(65536):
@@ -70,6 +77,10 @@ class Direction:
                 piece = data[start : start + self.piece]
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if self.delay_of is not None:
+                    await asyncio.sleep(self.delay_of(piece))
+                if self.freeze_at is not None and self.freeze_at(piece):
+                    await self._thawed.wait()
                 await self._open.wait()
                 await end.open.wait()
                 if end.lost:

@@ -14,6 +14,7 @@ from .answers.requests import REPLY_TO
 from .channels.mailbox import Event, Failure, Hooks, Mailbox
 from .exceptions import (
     ForeignChannel,
+    GreenletsUnsupported,
     InvalidConfig,
     MessageTooLarge,
     PlainChannel,
@@ -45,6 +46,7 @@ __all__ = [
     "Failure",
     "FleetStats",
     "ForeignChannel",
+    "GreenletsUnsupported",
     "Hooks",
     "InvalidConfig",
     "LayerPromise",

@@ -10,6 +10,7 @@ from mpx_channels.multiplexer import MpxError
 __all__ = [
     "EncryptionUnavailable",
     "ForeignChannel",
+    "GreenletsUnsupported",
     "InvalidConfig",
     "InvalidSerializer",
     "MessageTooLarge",
@@ -55,6 +56,10 @@ class ForeignChannel(MpxError, ValueError, AssertionError):
 
 class PlainChannel(MpxError, ValueError):
     """A plain channel cannot do this: it belongs to no process."""
+
+
+class GreenletsUnsupported(MpxError, RuntimeError):
+    """eventlet has patched Python's threads, which synchronous code of the layer needs."""
 
 
 class UnserializableMessage(MpxError, TypeError):

@@ -66,9 +66,18 @@ class ExtendedLayer(SpecifiedLayer):
         await self._add(lambda hub: hub.wildcards, name, channel)
 
     async def group_pattern_discard(self, pattern: str, channel: str) -> None:
-        """End `group_pattern_add`; does nothing if there was none."""
+        """End `group_pattern_add`; does nothing if there was none.
+
+        What this process has sent before still arrives, as with `group_discard`.
+        """
         name = self._group_pattern(pattern)
-        await self._discard(lambda hub: hub.wildcards, name, channel)
+
+        async def discard(hub: Hub) -> None:
+            if (mailbox := hub.mailboxes.get(channel)) is not None:
+                await hub.wildcards.leave_after(self._published.latest(), name, mailbox)
+
+        self.require_valid_channel_name(channel)
+        await self._hubs.run(discard)
 
     def _group_pattern(self, pattern: str) -> str:
         require_group_pattern(pattern, self.MAX_NAME_LENGTH)

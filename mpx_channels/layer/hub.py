@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from mpx_channels.multiplexer import LinkLost, Multiplexer, NotConnected
 from mpx_channels.multiplexer.confirmations import Confirmations
@@ -22,6 +22,7 @@ from .channels.queues import Queues
 from .exceptions import ForeignChannel
 from .groups.groups import Groups
 from .groups.link_events import LinkEvents
+from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
 from .messages.codec import Message
@@ -54,6 +55,7 @@ class Hub:
         multiplexer: Multiplexer,
         names: Names,
         wrapping: Wrapping,
+        published: Published,
         *,
         expiry: float,
         connect_timeout: float,
@@ -111,8 +113,9 @@ class Hub:
         multiplexer.on_lost(self._lost)
         self.control.servants |= {
             "flush": self._flush,
-            "group_add": functools.partial(self._for_owner, self.groups.join),
-            "group_discard": functools.partial(self._for_owner, self._leave_group),
+            "group_add": self._join_group,
+            # `published` is not kept: with 30 attributes CPython looks each of them up more slowly.
+            "group_discard": functools.partial(self._leave_group, published),
         }
 
     # -- life ---------------------------------------------------------------------------------
@@ -180,12 +183,19 @@ class Hub:
     async def _flush(self, asked: Message) -> None:
         self.clear()
 
-    async def _for_owner(self, do: Callable[[str, Mailbox], Any], asked: Message) -> None:
-        """Something with a group and a channel of ours, which another process was asked to do."""
+    async def _join_group(self, asked: Message) -> None:
+        await self.groups.join(*self._member(asked))
+
+    async def _leave_group(self, published: Published, asked: Message) -> None:
+        name, mailbox = self._member(asked)
+        if asked.get("sent"):
+            # By who asks, and it comes over another link than this question.
+            published.at[name] = time.monotonic()
+        await self.groups.leave_after(published.at.get(name, 0.0), name, mailbox)
+
+    def _member(self, asked: Message) -> tuple[str, Mailbox]:
+        """The group and the channel of ours that another process asks something about."""
         mailbox = self.mailboxes.get(asked["channel"])
         if mailbox is None:
             raise ForeignChannel(f"nobody has the channel {asked['channel']!r} any more")
-        await do(self.names.group(asked["group"]), mailbox)
-
-    async def _leave_group(self, name: str, mailbox: Mailbox) -> None:
-        self.groups.leave(name, mailbox)
+        return self.names.group(asked["group"]), mailbox

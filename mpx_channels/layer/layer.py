@@ -6,8 +6,8 @@ import functools
 
 from channels.layers import channel_layers
 
+from .existing import living_layers
 from .extended import ExtendedLayer
-from .specification import living
 from .sync import SyncLayer
 
 __all__ = ["MpxChannelLayer", "layers"]
@@ -38,6 +38,6 @@ def layers() -> list[tuple[str, MpxChannelLayer]]:
     aliases = {id(layer): alias for alias, layer in list(channel_layers.backends.items())}
     return [
         (aliases.get(id(layer), layer.prefix), layer)
-        for layer in living()
+        for layer in living_layers()
         if isinstance(layer, MpxChannelLayer)
     ]

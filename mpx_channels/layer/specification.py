@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import threading
-import weakref
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from channels.exceptions import ChannelFull
@@ -21,7 +20,8 @@ from mpx_channels.multiplexer import Node
 from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
 from .exceptions import ForeignChannel, MessageTooLarge, PlainChannel
-from .fork import in_forked_child
+from .existing import LayerType
+from .groups.published import Published
 from .hub import Hub
 from .loops.hubs import Hubs
 from .loops.portal import portal
@@ -31,13 +31,13 @@ from .messages.envelope import ENCRYPTED
 from .names import PROCESS_ID_LENGTH, Names, channel_names
 from .stats import LayerStats
 
-__all__ = ["SpecifiedLayer", "living"]
+__all__ = ["SpecifiedLayer"]
 
 # Checked names are remembered, up to this many: the checks cost more than the rest of a join.
 NAMES_REMEMBERED = 8192
 
 
-class SpecifiedLayer(BaseChannelLayer):
+class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     """What every channel layer has.
 
     Each method checks what it is given, and has the hub that is right for the running event loop
@@ -76,9 +76,9 @@ class SpecifiedLayer(BaseChannelLayer):
         # What messages become on their way to Redis, and back: for all event loops.
         self.wrapping = checked.wrapping()
         self._names = Names(checked.prefix)
+        self._published = Published(checked.connect_timeout)
+        self._published_at = self._published.at
         self._hubs = Hubs(self._make_hub)
-        with _living_lock:
-            _living.add(self)
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
@@ -282,24 +282,37 @@ class SpecifiedLayer(BaseChannelLayer):
         await self._hubs.run(add)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; does nothing if it is not in it."""
+        """Remove a channel from a group; does nothing if it is not in it.
+
+        What was sent to the group before, by an awaited `group_send` of this process, still
+        arrives: if there was one in the last ``connect_timeout`` seconds, this waits for a round
+        trip to Redis. A cancelled call leaves at once.
+        """
         name = self._group_name(group)
         hub = self._hubs.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
-            hub.groups.leave(name, mailbox)
+            if name in self._published_at:
+                await hub.groups.leave_after(self._published_at[name], name, mailbox)
+            else:
+                hub.groups.leave(name, mailbox)
             return
         inbox = self._inbox_name(channel)
 
         async def discard(hub: Hub) -> None:
             if inbox == hub.inbox.name:
                 if (mailbox := hub.mailboxes.get(channel)) is not None:
-                    hub.groups.leave(name, mailbox)
+                    published = self._published_at.get(name, 0.0)
+                    await hub.groups.leave_after(published, name, mailbox)
             elif inbox:
                 await hub.inbox.ready()
+                server_of = hub.multiplexer.server_of
+                # What we sent just now may come over another link than the question, and later.
+                apart = server_of(name) is not server_of(inbox)
+                sent = apart and self._published.just_now(name)
                 # A process that is gone has taken its memberships along.
                 with contextlib.suppress(ForeignChannel):
-                    await hub.control.ask_owner("group_discard", group, channel, inbox)
+                    await hub.control.ask_owner("group_discard", group, channel, inbox, sent=sent)
 
         await self._hubs.run(discard)
 
@@ -316,9 +329,10 @@ class SpecifiedLayer(BaseChannelLayer):
         hub = self._hubs.get(get_running_loop())
         if hub is None:
             await self._hubs.run(lambda hub: hub.groups.send(name, data))
-            return
-        hub.counters.messages_out += 1
-        await hub.multiplexer.publish_soon(name, data)
+        else:
+            hub.counters.messages_out += 1
+            await hub.multiplexer.publish_soon(name, data)
+        self._published_at[name] = monotonic()
 
     async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> None:
         """Send messages, each to its group, in one write; returns once Redis has all of them.
@@ -328,7 +342,10 @@ class SpecifiedLayer(BaseChannelLayer):
         """
         named = [(self._group_name(group), message) for group, message in messages]
         frames = [(name, self.wrapping.wrap(name, message)) for name, message in named]
-        await self._hubs.run(lambda hub: hub.groups.send_many(frames))
+        try:
+            await self._hubs.run(lambda hub: hub.groups.send_many(frames))
+        finally:  # some may have been sent
+            self._published_at.update(dict.fromkeys((name for name, _ in frames), monotonic()))
 
     async def group_broadcast(
         self, group: str, content: Any, *, exclude: Collection[str] = ()
@@ -381,6 +398,7 @@ class SpecifiedLayer(BaseChannelLayer):
             self.config.multiplexer(_project_folder()),
             self._names,
             self.wrapping,
+            self._published,
             expiry=self.config.expiry,
             connect_timeout=self.config.connect_timeout,
             group_expiry=self.config.group_expiry,
@@ -390,6 +408,7 @@ class SpecifiedLayer(BaseChannelLayer):
 
     def _make_group_name(self, group: str) -> str:
         self.require_valid_group_name(group)
+        self._published.make_room()
         return self._names.group(group)
 
     def _make_inbox_name(self, channel: str) -> str:
@@ -425,24 +444,6 @@ class SpecifiedLayer(BaseChannelLayer):
             # Perhaps of a consumer that has ended: nobody may ever read it.
             hub.channels.give_up(mailbox)
         return mailbox
-
-
-_living: weakref.WeakSet[SpecifiedLayer] = weakref.WeakSet()
-_living_lock = threading.Lock()
-
-
-def living() -> list[SpecifiedLayer]:
-    """The layers of this process that somebody holds; thread-safe."""
-    with _living_lock:
-        return list(_living)
-
-
-def _new_lock() -> None:
-    global _living_lock
-    _living_lock = threading.Lock()  # another thread of the parent may have held it
-
-
-in_forked_child(_new_lock)
 
 
 def _project_folder() -> Path | None:

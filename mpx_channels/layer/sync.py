@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from django.db import transaction
 from .channels.mailbox import give_back
 from .extended import ExtendedLayer
 from .loops.portal import portal
+from .loops.threads import blocks_event_loop
 from .messages.broadcasts import broadcast
 from .messages.codec import Message
 from .names import channel_names
@@ -182,11 +182,7 @@ class SyncLayer:
     def _run(
         self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
     ) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
+        if blocks_event_loop():
             coroutine.close()
             raise SynchronousOnlyOperation(
                 "layer.sync blocks, and there is an event loop in this thread: await the layer's "

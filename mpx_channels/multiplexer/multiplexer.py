@@ -278,6 +278,22 @@ class Multiplexer:
         publisher = self._publisher or self._publishers.of(self._topology.node_of(key))
         return publisher.submit(pack_publish(key, data))
 
+    def fences(
+        self, published: float, name: str | bytes | None = None
+    ) -> list[asyncio.Future[None]]:
+        """Done, all of them, once what had been published to `name` by now was delivered here.
+
+        Without a name, to any, on every server. They are for what was awaited from `publish`, on
+        whatever event loop, at the moment `published` (`time.monotonic`). If that is longer ago
+        than ``connect_timeout``, after which they are done in any case, or before the last fence,
+        there are none. They never fail: if the link breaks, what was on its way is lost. Cost: a
+        PING, one for all who ask in a turn of the loop.
+        """
+        subscribers = self._subscribers
+        which = subscribers.all if name is None else (subscribers.of(encode_name(name)),)
+        fences = [subscriber.fence(published) for subscriber in which]
+        return [fence for fence in fences if fence is not None]
+
     def command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send any command that does not block, in order with what is published.
 

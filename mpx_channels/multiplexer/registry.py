@@ -49,6 +49,8 @@ class Registry:
         self._late: list[tuple[Entry, Listener]] = []
         # Commands that Redis has not fully answered, oldest first; a PING stands as None.
         self._unanswered: deque[Command | None] = deque()
+        # Whom to tell of the answer to each of those PINGs.
+        self._pings: deque[Callable[[], object] | None] = deque()
         # Names of a refused command, to be asked for one by one: one bad name spoils its batch.
         self._retry_alone: list[Entry] = []
         # Refused alone: for want of a permission, mostly.
@@ -140,9 +142,10 @@ class Registry:
                 commands.append(self._send(kind, subscribe, entries[start : start + CHUNK]))
         return commands
 
-    def ping(self) -> None:
-        """Note that a PING was written: its answer, too, comes in its turn."""
+    def ping(self, answered: Callable[[], object] | None = None) -> None:
+        """Note that a PING was written: its answer, too, comes in its turn, then `answered`."""
         self._unanswered.append(None)
+        self._pings.append(answered)
 
     @property
     def dirty(self) -> bool:
@@ -223,6 +226,12 @@ class Registry:
         """Take the answer to the oldest PING."""
         if self._unanswered and self._unanswered[0] is None:
             self._unanswered.popleft()
+            self._ping_answered()
+
+    def _ping_answered(self) -> None:
+        answered = self._pings.popleft() if self._pings else None
+        if answered is not None:
+            answered()
 
     def refuse(self, error: Exception, now: float, *, transient: bool = False) -> list[Entry]:
         """Take an error instead of confirmations; return the entries that Redis will not have.
@@ -233,6 +242,7 @@ class Registry:
         """
         command = self._unanswered.popleft() if self._unanswered else None
         if command is None:
+            self._ping_answered()  # an ACL may refuse PING, and still answers in its turn
             return []
         refused = []
         for entry in command.entries[command.answered :]:
@@ -273,6 +283,7 @@ class Registry:
     def disconnect(self) -> None:
         """Forget all that this connection knew; everything wanted is to be sent anew."""
         self._unanswered.clear()
+        self._pings.clear()
         self._late.clear()
         self._lingering.clear()
         self._retry_alone.clear()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -74,6 +76,11 @@ class Subscriber:
         # Called when all that was wanted before a connection came is confirmed, or refused.
         self.on_restored: list[Callable[[], object]] = []
         self._restoring: deque[Entry] = deque()
+        # The fence whose PING leaves with this turn, and all that nobody was told of yet.
+        self._fence: asyncio.Future[None] | None = None
+        self._fences: set[asyncio.Future[None]] = set()
+        # What was published before this moment (`time.monotonic`) has come.
+        self._caught_up = 0.0
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
@@ -89,7 +96,8 @@ class Subscriber:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # Handles of a loop that ended without a stop() would keep us waiting for ever.
-        self._flush_soon = self._timer = None
+        self._flush_soon = self._timer = self._fence = None
+        self._fences.clear()
         self.up = asyncio.Event()
         self.link.start()
 
@@ -133,6 +141,44 @@ class Subscriber:
         for entry, listener in self.registry.late_joiners():
             listener.activated(entry)
 
+    def fence(self, published: float) -> asyncio.Future[None] | None:
+        """Done once all that has been published on this server by now was delivered here.
+
+        Redis writes to a connection in the order in which things happen: what was published
+        comes before the answer to a later PING. One PING is for all who ask in a turn of the loop.
+        Done as well when the link breaks, and after ``connect_timeout`` seconds. None if there is
+        nothing to wait for: without a link, or if the moment of which it is asked (`published`, by
+        `time.monotonic`) is before another fence, or longer ago than a fence waits.
+        """
+        loop = self._loop
+        if self._wire is None or loop is None or published < self._caught_up:
+            return None
+        if published < time.monotonic() - self._patience:
+            return None
+        if self._fence is None or self._fence.done():
+            self._fence = fence = loop.create_future()
+            self._fences.add(fence)
+            timer = loop.call_later(self._patience, self._end_fence, fence)
+            fence.add_done_callback(lambda _: timer.cancel())
+            self.changed()
+        return self._fence
+
+    def _write_fence(self, wire: Wire) -> None:
+        fence, self._fence = self._fence, None
+        if fence is not None and not fence.done():
+            self.registry.ping(functools.partial(self._fence_passed, fence, time.monotonic()))
+            self.counters.commands_out += 1
+            wire.write(pack(b"PING"))
+
+    def _fence_passed(self, fence: asyncio.Future[None], written: float) -> None:
+        self._caught_up = written
+        self._end_fence(fence)
+
+    def _end_fence(self, fence: asyncio.Future[None]) -> None:
+        self._fences.discard(fence)
+        if not fence.done():
+            fence.set_result(None)
+
     def _flush(self) -> None:
         self._flush_soon = None
         self.tell_late_joiners()
@@ -155,6 +201,7 @@ class Subscriber:
                 self._waiting_since = now
             wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
+        self._write_fence(wire)
 
     def _call_at(self, due: float | None) -> None:
         """Have `_time_over` called then; a call that comes earlier than needed does no harm."""
@@ -215,6 +262,8 @@ class Subscriber:
         self.up.clear()
         self.registry.disconnect()
         self._restoring.clear()
+        for fence in tuple(self._fences):
+            self._end_fence(fence)
         if self.alone:
             loss = LinkLost(describe(error))
         else:

@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer, PlainChannel
+from mpx_channels.layer.groups.topics import Topics
 from mpx_channels.multiplexer import (
     CommandRefused,
     NotConnected,
@@ -267,7 +268,12 @@ async def joining(layer: MpxChannelLayer, add: str, channel: str, times: int) ->
     hub = layer._hubs.here
     await eventually(
         lambda: (
-            [each.waiting for topics in hub._all_topics() for each in topics.tentative.values()]
+            [
+                each.waiting
+                for topics in hub.parts
+                if isinstance(topics, Topics)
+                for each in topics.tentative.values()
+            ]
             == [times]
         )
     )

@@ -813,3 +813,23 @@ def test_every_short_history_of_one_name(linger: float, steps: str, length: int)
         except Exception:
             print(history)
             raise
+
+
+def test_whoever_asked_hears_of_its_own_pong() -> None:
+    registry = Registry()
+    told: list[str] = []
+    registry.ping()
+    registry.ping(lambda: told.append("second"))
+    registry.ping(lambda: told.append("third"))
+    registry.pong()
+    assert told == []
+    registry.pong()
+    assert told == ["second"]
+    # Where an ACL refuses it, that is the answer.
+    assert registry.refuse(Exception("NOPERM")) == []
+    assert told == ["second", "third"]
+    registry.ping(lambda: told.append("of a link that broke"))
+    registry.disconnect()
+    registry.ping(lambda: told.append("of the next"))
+    registry.pong()
+    assert told == ["second", "third", "of the next"]

@@ -48,8 +48,12 @@ class Topic:
                 mailbox.memberships = [self]
             else:
                 mailbox.memberships.append(self)
-        elif self.live and self.owner.tentative:
-            self.owner.tentative.pop((self.name, channel), None)
+            return
+        owner = self.owner
+        if self.live and owner.tentative:
+            owner.tentative.pop((self.name, channel), None)
+        if owner.leaving:
+            owner.leaving.pop((self, mailbox), None)  # it stays instead
 
     def leave(self, mailbox: Mailbox) -> None:
         """Make a channel no member."""
@@ -78,6 +82,8 @@ class Topics(Part):
         self.topics: dict[str, Topic] = {}
         # By the topic's name and the channel.
         self.tentative: dict[tuple[str, str], Tentative] = {}
+        # Members that leave once something has come, each with a token of this leave.
+        self.leaving: dict[tuple[Topic, Mailbox], object] = {}
         self._observer = observer
 
     def public(self, name: str) -> str:
@@ -90,7 +96,11 @@ class Topics(Part):
         It is not undone while another join of the same channel still waits.
         """
         topic = self.topics.get(name)
-        known = topic is not None and mailbox.channel in topic.members
+        known = (
+            topic is not None
+            and mailbox.channel in topic.members
+            and (topic, mailbox) not in self.leaving
+        )
         topic = self.enter(name, mailbox)
         if topic.live:
             if mailbox.hooks is not None and not known:
@@ -123,8 +133,10 @@ class Topics(Part):
 
     def leave(self, name: str, mailbox: Mailbox) -> bool:
         """Make a channel no member; False if it was none."""
-        topic = self.topics.get(name)
-        if topic is None or topic.members.pop(mailbox.channel, None) is None:
+        try:
+            topic = self.topics[name]
+            del topic.members[mailbox.channel]
+        except KeyError:
             return False
         if self.tentative:
             self.tentative.pop((name, mailbox.channel), None)
@@ -136,6 +148,31 @@ class Topics(Part):
         if mailbox.cut_off:
             self._observer.left(mailbox)
         return True
+
+    async def leave_after(self, published: float, name: str, mailbox: Mailbox) -> None:
+        """As `leave`, once the channel has what this process had published at that moment.
+
+        Joining meanwhile is not undone. Whoever is cancelled leaves at once: nobody would come back
+        to do it again, and to go on hearing of a group is worse than to miss one's own message.
+        """
+        topic = self.topics.get(name)
+        if topic is None or mailbox.channel not in topic.members:
+            return
+        key = (topic, mailbox)
+        fences = self._fences(published, name)
+        if not fences:
+            self.leaving.pop(key, None)
+            self.leave(name, mailbox)
+            return
+        # Shared by all who have the same channel leave at the same time: the first to be done does.
+        token = self.leaving.setdefault(key, object())
+        try:
+            await asyncio.wait(fences)  # not one by one: they are others', too, so not to cancel
+        finally:
+            if self.leaving.get(key) is token:
+                del self.leaving[key]
+                if topic.members.get(mailbox.channel) is mailbox:  # it has not ended meanwhile
+                    self.leave(name, mailbox)
 
     def memberships(self) -> int:
         """How many pairs of a name and a channel there are."""
@@ -155,6 +192,7 @@ class Topics(Part):
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
         self.tentative.clear()
+        self.leaving.clear()
         for name in list(self.topics):
             del self.topics[name]
             self._unsubscribe(name, at_once=True)
@@ -187,6 +225,10 @@ class Topics(Part):
             self._observer.went_live(topic, topic.members.values())
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
+        raise NotImplementedError
+
+    def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        """Done once what was published, and the name hears, was delivered."""
         raise NotImplementedError
 
     def _subscribe(self, name: str) -> bool:
@@ -222,6 +264,9 @@ class ChannelTopics(Topics):
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
         return loss.includes(name)
+
+    def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        return self.context.multiplexer.fences(published, name)
 
     def _subscribe(self, name: str) -> bool:
         self._subscription.add(name)
@@ -259,6 +304,9 @@ class PatternTopics(Topics):
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
         return True  # each is on every server
+
+    def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        return self.context.multiplexer.fences(published)  # what it matches may be anywhere
 
     def _subscribe(self, name: str) -> bool:
         def received(channel: str, data: bytes) -> None:

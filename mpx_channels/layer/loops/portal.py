@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -19,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from asgiref.sync import AsyncToSync
 
 from ..fork import in_forked_child, leave_behind
+from .threads import result_of, start_thread
 
 __all__ = ["Portal", "PortalCall", "in_async_to_sync", "portal"]
 
@@ -34,7 +36,7 @@ def in_async_to_sync() -> bool:
 
 
 class PortalCall(Generic[T]):
-    """A coroutine that runs on the portal loop, for a caller in another thread.
+    """A coroutine that runs on the background loop, for a caller in another thread.
 
     A caller who is interrupted may be gone when the result comes, or have it and not know. Then
     `undo` is called with the result, there; so what was taken for the caller goes back.
@@ -53,12 +55,30 @@ class PortalCall(Generic[T]):
         self._undo = undo
         self._future: Future[T] = Future()
         self._task: asyncio.Task[T] | None = None
-        loop.call_soon_threadsafe(self._start)
+
+    def start(self, waiting: set[PortalCall[Any]]) -> None:
+        """Begin; it is in `waiting` until it has ended. `RuntimeError` if the loop is closed."""
+        waiting.add(self)
+        self._future.add_done_callback(lambda _: waiting.discard(self))
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+        except RuntimeError:
+            waiting.discard(self)
+            raise
+
+    def fail_on(self, loop: asyncio.AbstractEventLoop | None, error: BaseException) -> None:
+        """The loop was closed: what it has not ended by then will never end."""
+        if loop is not self._loop or self._future.done():
+            return
+        if self._task is None:
+            self._coroutine.close()
+        if self._future.set_running_or_notify_cancel():
+            self._future.set_exception(error)
 
     def result(self) -> T:
         """Block until the coroutine has ended, and return or raise what it did."""
         try:
-            return self._future.result()
+            return result_of(self._future)
         except BaseException:
             self._give_up()
             raise
@@ -107,19 +127,29 @@ class Portal:
     """The thread and its loop; there is one per process, `portal`."""
 
     def __init__(self) -> None:
+        # Held for a few assignments, never for a wait.
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        # The loop that was begun last: all who need it wait for the same one.
+        self._begun: Future[asyncio.AbstractEventLoop] | None = None
+        self._join: Callable[[float], object] | None = None
+        self._waiting: set[PortalCall[Any]] = set()
 
     def submit(
         self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None
     ) -> PortalCall[T]:
-        """Run a coroutine on the loop, from any thread; `undo` takes back a result in vain."""
+        """Run a coroutine on the loop, from any thread; `undo` takes back a result in vain.
+
+        Raises what kept the loop from starting: `GreenletsUnsupported`, or a `RuntimeError` of
+        Python's, such as at the end of the process. The next call tries again.
+        """
         try:
-            return PortalCall(self.loop(), coroutine, undo)
-        except RuntimeError:  # the process is ending
+            call = PortalCall(self.loop(), coroutine, undo)
+            call.start(self._waiting)
+        except BaseException:
             coroutine.close()
             raise
+        return call
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop; starts it if need be."""
@@ -127,14 +157,13 @@ class Portal:
         if loop is not None:
             return loop
         with self._lock:
-            if self._loop is None:
-                started: Future[asyncio.AbstractEventLoop] = Future()
-                self._thread = threading.Thread(
-                    target=self._run, args=(started,), name="mpx-portal", daemon=True
-                )
-                self._thread.start()
-                self._loop = started.result()
-            return self._loop
+            begun = self._begun
+            ours = begun is None
+            if begun is None:
+                begun = self._begun = Future()
+        if ours:
+            self._begin(begun)
+        return result_of(begun)
 
     @property
     def running_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -148,23 +177,64 @@ class Portal:
     def stop(self) -> None:
         """End the loop with all that runs on it; the next `submit` starts another."""
         with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(LAST_WORDS)
+            loop, join = self._loop, self._join
+            self._loop = self._begun = self._join = None
+        if loop is not None and join is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended, with an error
+                loop.call_soon_threadsafe(loop.stop)
+            join(LAST_WORDS)
 
     def forget(self) -> None:
         """In a forked child: the thread stayed with the parent, and its sockets are not ours."""
-        leave_behind(self._loop, self._thread)
+        leave_behind(self._loop, self._join)
         self.__init__()  # type: ignore[misc]
 
-    def _run(self, started: Future[asyncio.AbstractEventLoop]) -> None:
-        with asyncio.Runner() as runner:
+    def _begin(self, begun: Future[asyncio.AbstractEventLoop]) -> None:
+        try:
+            join = start_thread(functools.partial(self._run, begun), "mpx-portal")
+        except BaseException as error:
+            self._failed(begun, error)
+            raise
+        with self._lock:
+            if self._begun is begun:
+                self._join = join
+
+    def _run(self, begun: Future[asyncio.AbstractEventLoop]) -> None:
+        loop: asyncio.AbstractEventLoop | None = None
+        runner = asyncio.Runner()
+        try:
             loop = runner.get_loop()
-            loop.call_soon(started.set_result, loop)
-            # Leaving the runner cancels the tasks: connections end as on any other loop's end.
+            loop.call_soon(self._runs, loop, begun)
             loop.run_forever()
+        except BaseException as error:
+            self._failed(begun, error)
+            raise
+        finally:
+            # Cancels the tasks: connections end as on any other loop's end.
+            runner.close()
+            for call in tuple(self._waiting):
+                call.fail_on(loop, RuntimeError("the background thread was stopped"))
+
+    def _runs(
+        self, loop: asyncio.AbstractEventLoop, begun: Future[asyncio.AbstractEventLoop]
+    ) -> None:
+        with self._lock:
+            wanted = self._begun is begun
+            if wanted:
+                self._loop = loop
+        if wanted:
+            begun.set_result(loop)
+        else:
+            loop.stop()
+            self._failed(begun, RuntimeError("the background thread was stopped while it started"))
+
+    def _failed(self, begun: Future[asyncio.AbstractEventLoop], error: BaseException) -> None:
+        """Tell all who wait; the next call tries again."""
+        with self._lock:
+            if self._begun is begun:
+                self._loop = self._begun = self._join = None
+        if not begun.done():
+            begun.set_exception(error)
 
 
 portal = Portal()

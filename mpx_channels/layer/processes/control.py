@@ -60,12 +60,18 @@ class Control(Part):
         body = self._encode(question)
         return (await self._requests.ask(inbox, body, timeout, enough=1)).answers
 
-    async def ask_owner(self, do: str, group: str, channel: str, inbox: str) -> None:
+    async def ask_owner(
+        self, do: str, group: str, channel: str, inbox: str, *, sent: bool = False
+    ) -> None:
         """Have the process that owns a channel do something with it; returns when it has.
 
+        ``sent``: we published to the group just now, and that may reach the owner later than this.
         Raises `ForeignChannel` when it cannot, or does not say in ``connect_timeout`` seconds.
         """
-        body = self._context.wrapping.encode({"do": do, "group": group, "channel": channel})
+        question: Message = {"do": do, "group": group, "channel": channel}
+        if sent:
+            question["sent"] = True
+        body = self._context.wrapping.encode(question)
         poll = await self._requests.ask(inbox, body, self._context.connect_timeout, enough=1)
         if not poll.asked:
             raise ForeignChannel(f"no process has the channel {channel!r} any more")

@@ -1,0 +1,80 @@
+"""The layers of a process; of an alias in CHANNEL_LAYERS only one, whoever asks for it first."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from types import FrameType
+from typing import Any
+
+from channels.layers import ChannelLayerManager
+
+from .fork import in_forked_child
+
+__all__ = ["LayerType", "living_layers"]
+
+# Who asked for it in Channels' registry, or None for a layer that somebody made by hand: the
+# registry, the alias, and the CONFIG in the settings.
+Origin = tuple[object, object, object]
+
+
+class LayerType(type):
+    """Makes layers: for Channels' registry one of each alias, as the registry has no lock.
+
+    Threads that ask it for an alias at the same time, such as the first requests of a process, all
+    make one, and each goes on with whichever was put into the registry last by then. Here they get
+    the same one. Whoever makes a layer by hand gets a new one.
+    """
+
+    def __call__(cls, *args: Any, **config: Any) -> Any:
+        origin = _origin(sys._getframe(1))
+        # Without the lock, as it imports things: the spare ones hold no connections.
+        made = super().__call__(*args, **config)
+        with _lock:
+            if origin is not None:
+                for other, its in _layers.items():
+                    if type(other) is cls and _same(its, origin):
+                        return other
+            _layers[made] = origin
+        return made
+
+
+def _origin(caller: FrameType) -> Origin | None:
+    """Whether Channels' registry makes a layer because somebody asked for its alias.
+
+    It hands over the values of CONFIG and nothing else, and they do not tell: two aliases may have
+    the same. But it is in the middle of `ChannelLayerManager.__getitem__`.
+    """
+    frame: FrameType | None = caller
+    asking = ChannelLayerManager.__getitem__.__code__
+    while frame is not None and frame.f_globals.get("__name__") == ChannelLayerManager.__module__:
+        if frame.f_code is asking:
+            manager, alias = (frame.f_locals[name] for name in asking.co_varnames[:2])
+            return manager, alias, manager.configs[alias].get("CONFIG")
+        frame = frame.f_back
+    return None
+
+
+def _same(one: Origin | None, other: Origin) -> bool:
+    """The same registry, alias and settings: settings that are equal may be another test's."""
+    return one is not None and (one[0] is other[0] and one[1] == other[1] and one[2] is other[2])
+
+
+_layers: weakref.WeakKeyDictionary[Any, Origin | None] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def living_layers() -> list[Any]:
+    """Every layer of the process; thread-safe."""
+    with _lock:
+        return list(_layers)
+
+
+def _forget_lock() -> None:
+    """In a forked child: another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+in_forked_child(_forget_lock)
