@@ -27,7 +27,7 @@ class LayerType(type):
     the same one. Whoever makes a layer by hand gets a new one.
     """
 
-    def __call__(cls, *args: Any, **config: Any) -> Any:
+    def __call__(cls: Any, *args: Any, **config: Any) -> Any:
         origin = _origin(sys._getframe(1))
         # Without the lock, as it imports things: the spare ones hold no connections.
         made = super().__call__(*args, **config)

@@ -11,7 +11,7 @@ import uvloop
 from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.layer import published as published_module
+from mpx_channels.layer.groups import published as published_module
 from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.proxy import Proxy
 
