@@ -189,12 +189,14 @@ class Link:
                 describe(error),
             )
         finally:
-            self.wire = None
-            self.connected_at = None
             self.last_error = error
             # A cancelled task gets here, too: when a loop is torn down under us, nothing is left.
             if not wire.dropped:
                 await wire.close()
+            # In one step: what it carried counts with it, or with the connections that ended.
+            self.wire = None
+            self.connected_at = None
+            if not wire.dropped:
                 self._handler.link_down(error)
 
     async def _watch(self, wire: Wire) -> Exception:

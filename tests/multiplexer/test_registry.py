@@ -826,7 +826,7 @@ def test_whoever_asked_hears_of_its_own_pong() -> None:
     registry.pong()
     assert told == ["second"]
     # Where an ACL refuses it, that is the answer.
-    assert registry.refuse(Exception("NOPERM")) == []
+    assert registry.refuse(Exception("NOPERM"), 0.0) == []
     assert told == ["second", "third"]
     registry.ping(lambda: told.append("of a link that broke"))
     registry.disconnect()
