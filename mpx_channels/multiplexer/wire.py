@@ -44,8 +44,9 @@ FRAMES_PER_TURN = 1000
 # The same where each frame takes some twenty times as long.
 STREAM_FRAMES_PER_TURN = 50
 
-# A read of so many bytes may have left some in the socket: event loops read up to 250 kB at once.
-LARGE_READ = 128 * 1024
+# A read of so many bytes may have found the socket's buffer full, and left the server with more to
+# send: the smallest of the usual ones takes twice as much.
+LARGE_READ = 32 * 1024
 
 _NOTHING_YET = object()
 
