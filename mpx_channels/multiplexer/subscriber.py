@@ -30,9 +30,10 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 # Seconds between attempts to subscribe to what an ACL forbids grow from one to the other: somebody
 # has to change it, and Redis logs each.
 FORBIDDEN_BACKOFF = (0.1, 5.0)
-# Before a server is called silent it is looked at once more after this time (seconds), so that what
-# arrived while the event loop was busy has been read.
-SECOND_LOOK = 0.01
+# Before a server is called silent it is looked at so often again, at this interval (seconds): what
+# came while the event loop was busy, or lies behind a flood, has to be read first.
+LOOKS = 3
+LOOK_EVERY = 0.01
 
 
 class Subscription(Listener, Protocol):
@@ -89,8 +90,9 @@ class Subscriber:
         # Seconds without an answer to what is unanswered, and since when there was none.
         self._patience = options.connect_timeout
         self._waiting_since = 0.0
-        # When we were waiting since, and what was read, when we last became impatient.
-        self._suspected = (-1.0, 0)
+        # At the last look at a server that may be silent: since when we waited, the bytes read by
+        # then, and how many looks in a row had found that we were not behind with reading.
+        self._suspicion = (-1.0, 0, 0)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -191,7 +193,7 @@ class Subscriber:
             self._call_at(self.registry.next_due())
         if self.registry.unanswered:
             due = self._waiting_since + self._patience
-            self._call_at(due if due > now else now + SECOND_LOOK)
+            self._call_at(due if due > now else now + LOOK_EVERY)
 
     def _write(self, wire: Wire, now: float) -> None:
         waiting = self.registry.unanswered
@@ -230,8 +232,10 @@ class Subscriber:
         since = self._waiting_since
         if not self.registry.unanswered or self.now() < since + self._patience:
             return False
-        suspected, self._suspected = self._suspected, (since, wire.bytes_in)
-        return suspected[0] == since and not wire.behind(suspected[1])
+        suspected_since, bytes_in, looks = self._suspicion
+        looks = looks + 1 if suspected_since == since and not wire.behind(bytes_in) else 0
+        self._suspicion = (since, wire.bytes_in, looks)
+        return looks == LOOKS
 
     # -- LinkHandler --------------------------------------------------------------------------
 

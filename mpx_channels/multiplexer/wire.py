@@ -49,8 +49,9 @@ STREAM_FRAMES_PER_TURN = 50
 # Seconds that `close` gives readers who are waited for.
 LAST_FRAMES = 0.5
 
-# A read of so many bytes may have left some in the socket: event loops read up to 250 kB at once.
-LARGE_READ = 128 * 1024
+# A read of so many bytes may have found the socket's buffer full, and left the server with more to
+# send: the smallest of the usual ones takes twice as much.
+LARGE_READ = 32 * 1024
 # SO_LINGER with no time to linger: the close of a socket discards what it has not sent.
 DISCARD = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 

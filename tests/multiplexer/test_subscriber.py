@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 from mpx_channels.multiplexer import Multiplexer, SubscriptionRefused
 
-from ..conftest import eventually
+from ..conftest import PATIENCE, eventually
 from ..proxy import Proxy
 from .conftest import NewMultiplexer
 from .raw_server import RawServer
@@ -278,3 +279,98 @@ def test_a_loop_that_ended_without_a_stop_does_not_block_the_next(
     assert not mpx.running
     asyncio.run(next_life())
     assert sub.channels == {"a too", "b too"}
+
+
+# -- silence ---------------------------------------------------------------------------------------
+
+
+async def test_a_link_of_which_one_direction_is_dead_is_ended(
+    new_multiplexer: NewMultiplexer, proxy: Proxy, client: redis.Redis
+) -> None:
+    """Messages go on arriving; nothing that we send gets through."""
+    mpx = new_multiplexer(proxy.url, connect_timeout=1.0, ping_interval=0.1)
+    await mpx.start()
+    recorder = Recorder()
+    sub = mpx.new_channel_subscription(*recorder.callbacks)
+    sub.add("a")
+    await sub.wait_for_activation("a")
+    proxy.to_server.freeze()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    sub.add("b")
+    async with asyncio.timeout(PATIENCE):
+        while not recorder.disconnects:
+            client.publish("a", b"x")
+            await asyncio.sleep(0.01)
+    took = loop.time() - started
+    (error,) = recorder.disconnects
+    assert str(error) == "a command went unanswered for 1.0 s"
+    # Once connect_timeout is promised, not twice.
+    assert 1 <= took < 2
+    assert len(recorder.messages) > 10
+    proxy.thaw()
+    await sub.wait_for_activation("b")
+
+
+async def test_a_ping_that_is_not_answered_ends_the_link(
+    new_multiplexer: NewMultiplexer, raw: RawServer
+) -> None:
+    mpx = new_multiplexer(raw.url, connect_timeout=0.2, ping_interval=0.3)
+    mpx._subscriber.start()
+    await eventually(lambda: raw.connected)
+    await eventually(lambda: mpx._subscriber.link.connections == 2)
+    assert raw.received.count(b"PING") == 1
+    await mpx.stop()
+
+
+async def test_many_commands_that_are_answered_one_after_the_other_may_take_longer(
+    new_multiplexer: NewMultiplexer, raw: RawServer
+) -> None:
+    mpx = new_multiplexer(raw.url, connect_timeout=0.5)
+    mpx._subscriber.start()
+    await eventually(lambda: raw.connected)
+    sub = mpx.new_channel_subscription()
+    names = [str(number) for number in range(12)]
+    sub.add(*names)
+    await eventually(lambda: b"SUBSCRIBE" in raw.received)
+    for name in names:
+        await asyncio.sleep(0.1)
+        raw.send(confirmation("subscribe", name))
+    async with asyncio.timeout(PATIENCE):
+        await sub.wait_for_activation(names[-1])
+    assert mpx._subscriber.link.connections == 1
+    # All is answered: nothing to wait for.
+    await asyncio.sleep(0.6)
+    assert mpx._subscriber.link.connections == 1
+    await mpx.stop()
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_an_answer_that_we_have_not_read_yet_is_an_answer(
+    new_multiplexer: NewMultiplexer, raw: RawServer, size: int
+) -> None:
+    """It lies behind many messages, in our buffers or in those of the socket."""
+    mpx = new_multiplexer(raw.url, connect_timeout=0.3)
+    mpx._subscriber.start()
+    await eventually(lambda: raw.connected)
+    handled = []
+
+    def slow(name: str, data: bytes) -> None:
+        handled.append(time.monotonic())
+        time.sleep(0.0005)
+
+    sub = mpx.new_channel_subscription(slow)
+    sub.add("a")
+    await eventually(lambda: b"SUBSCRIBE" in raw.received)
+    raw.send(confirmation("subscribe", "a"))
+    await sub.wait_for_activation("a")
+    raw.send(message("a", b"x" * size) * 2000)
+    sub.add("b")
+    await eventually(lambda: raw.received.count(b"SUBSCRIBE") == 2)
+    raw.send(confirmation("subscribe", "b"))
+    async with asyncio.timeout(PATIENCE):
+        await sub.wait_for_activation("b")
+    assert handled[-1] - handled[0] > 0.3
+    assert mpx._subscriber.link.connections == 1
+    await mpx.stop()
