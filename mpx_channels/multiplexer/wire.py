@@ -173,7 +173,7 @@ class Wire(asyncio.Protocol):
 
     # -- out ----------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Hand bytes to the socket. What it does not take at once asyncio keeps, and `paused` is
         true until it has taken that, too.
         """

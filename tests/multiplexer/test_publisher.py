@@ -157,6 +157,95 @@ async def test_what_was_not_written_waits_for_the_next_connection(
     assert await asyncio.gather(*futures) == list(range(1, 501))
 
 
+async def test_a_burst_that_meets_a_dead_socket_loses_what_the_kernel_took(
+    new_publisher: NewPublisher, client: redis.Redis, key: bytes
+) -> None:
+    publisher = await connected(new_publisher())
+    # In this very turn: nobody here has heard of it when the burst comes.
+    client.client_kill_filter(_id=await publisher.submit(pack(b"CLIENT", b"ID")))
+    futures = [publisher.submit(pack(b"INCR", key)) for _ in range(2000)]
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    lost = [result for result in results if isinstance(result, ConnectionLost)]
+    assert len(lost) <= WRITE_AT_ONCE
+    assert results[len(lost) :] == list(range(1, 2000 - len(lost) + 1))
+    assert client.get(key) == b"%d" % (2000 - len(lost))
+
+
+async def test_what_the_kernel_did_not_take_goes_to_the_next_connection(
+    new_publisher: NewPublisher, proxy: Proxy, client: redis.Redis
+) -> None:
+    publisher = await connected(new_publisher(proxy.url))
+    client.delete("test:list")
+    proxy.to_server.freeze()
+    size = 1_000_000
+    futures = [
+        publisher.submit(pack(b"RPUSH", b"test:list", b"%02d" % number + bytes(size)))
+        for number in range(WRITE_AT_ONCE - 1)
+    ]
+    await eventually(lambda: publisher.link.wire is not None and publisher.link.wire.paused)
+    proxy.cut()
+    proxy.thaw()
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    arrived = [n for n, result in enumerate(results) if not isinstance(result, ConnectionLost)]
+    # What the kernels and the proxy on the way took is a few megabytes.
+    assert len(arrived) > len(futures) / 3
+    assert arrived == list(range(arrived[0], len(futures)))
+    there = [int(data[:2]) for data in client.lrange("test:list", 0, -1)]
+    assert there[-len(arrived) :] == arrived
+    client.delete("test:list")
+
+
+async def test_of_a_write_that_was_taken_in_part_the_rest_goes_to_the_next_connection(
+    new_publisher: NewPublisher,
+) -> None:
+    async with RawServer() as server:
+        publisher = await connected(new_publisher(server.url))
+        wire = publisher.link.wire
+        assert wire is not None
+        await eventually(lambda: server.connected)
+        server.reading.clear()
+        futures = []
+        while not wire.paused:
+            # Less than `LARGEST_WRITE`, so that they are one write.
+            futures += [publisher.submit(echo("x" * 4000)) for _ in range(WRITE_AT_ONCE - 1)]
+            await asyncio.sleep(0)
+        size = len(echo("x" * 4000))
+        futures.append(publisher.submit(echo("behind")))
+        wire.abort(ConnectionLost("by the test"))
+        server.reading.set()
+        await eventually(lambda: publisher.link.wire is None)
+        lost = [future.done() for future in futures].index(False)
+        kept = futures[lost:]
+        assert lost == -(-(wire.bytes_out - wire.untaken) // size)
+        assert publisher.waiting == len(kept)
+        await publisher.stop()
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        assert {type(result) for result in results[:lost]} == {ConnectionLost}
+        assert not any(future.cancelled() for future in kept)
+
+
+async def test_what_is_taken_back_has_no_new_time(new_publisher: NewPublisher) -> None:
+    """A link that comes and breaks before it takes anything must not keep commands for ever."""
+    async with RawServer() as server:
+        publisher = await connected(new_publisher(server.url))
+        await eventually(lambda: server.connected)
+        wire = publisher.link.wire
+        assert wire is not None
+        server.reading.clear()
+        futures = []
+        while not wire.paused:
+            futures.append(publisher.submit(echo("x" * 200_000)))
+            await asyncio.sleep(0)
+        futures.append(publisher.submit(echo("x")))
+        due = publisher._backlog[0][2]
+        wire.abort(ConnectionLost("by the test"))
+        await eventually(lambda: publisher.link.wire is None)
+        assert publisher._backlog[0][2] == due
+        server.reading.set()
+        await publisher.stop()
+        await asyncio.gather(*futures, return_exceptions=True)
+
+
 async def test_what_was_submitted_in_the_turn_of_the_break_waits_too(
     new_publisher: NewPublisher, key: bytes
 ) -> None:
@@ -299,6 +388,22 @@ async def test_a_server_that_answers_nothing_is_taken_for_dead(
     assert await publisher.submit(echo(3)) == b"3"
 
 
+async def test_a_server_that_falls_silent_has_its_time_once(
+    new_publisher: NewPublisher, proxy: Proxy
+) -> None:
+    timeout = 1.0
+    publisher = await connected(new_publisher(proxy.url, connect_timeout=timeout))
+    loop = asyncio.get_running_loop()
+    # The watch begins with this one, which is answered.
+    assert await publisher.submit(echo(1)) == b"1"
+    proxy.to_client.freeze()
+    started = loop.time()
+    with pytest.raises(ConnectionLost, match="no reply"):
+        await publisher.submit(echo(2))
+    assert timeout * 0.99 <= loop.time() - started < timeout * 1.5
+    proxy.thaw()
+
+
 async def test_a_slow_server_is_not_taken_for_dead(
     new_publisher: NewPublisher, proxy: Proxy
 ) -> None:
@@ -320,6 +425,28 @@ async def test_the_watch_over_a_lost_connection_ends_with_it(
     proxy.cut()
     await eventually(lambda: publisher.link.connections == 2)
     assert publisher._watchdog is None
+
+
+async def test_what_each_connection_begins_with(
+    new_publisher: NewPublisher, proxy: Proxy, client: redis.Redis
+) -> None:
+    client.delete("test:list")
+    publisher = await connected(new_publisher(proxy.url))
+
+    def push(text: str) -> bytes:
+        return pack(b"RPUSH", b"test:list", text.encode())
+
+    await publisher.submit(push("a"))
+    publisher.begin_with(push("first"))
+    await publisher.submit(push("b"))
+    proxy.refuse()
+    proxy.cut()
+    await eventually(lambda: publisher.link.wire is None)
+    waiting = publisher.submit(push("c"))
+    await proxy.accept()
+    assert await waiting == 5
+    assert client.lrange("test:list", 0, -1) == [b"a", b"first", b"b", b"first", b"c"]
+    client.delete("test:list")
 
 
 async def test_an_answer_that_nobody_asked_for_is_counted(

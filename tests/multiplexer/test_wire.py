@@ -292,6 +292,26 @@ async def test_an_abort_is_at_once(wire: Wire, raw: RawServer) -> None:
     await eventually(lambda: not raw.connected)
 
 
+async def test_what_is_given_up_does_not_arrive_later(parser: str, handler: Handler) -> None:
+    async with RawServer() as raw:
+        for aborted in (False, True):
+            wire = await open_wire(raw.url, handler)
+            await eventually(lambda: raw.connected)
+            raw.received.clear()
+            raw.reading.clear()
+            wire.write(bytes(50_000_000))
+            await eventually(lambda wire=wire: wire.paused)
+            if aborted:
+                wire.abort(ConnectionLost("enough"))
+            await wire.close()
+            assert wire.untaken > 0
+            taken = wire.bytes_out - wire.untaken
+            raw.reading.set()
+            await eventually(lambda: not raw.connected)
+            # The kernel goes on sending what it has, unless it was told not to.
+            assert (len(raw.received) < taken) is aborted
+
+
 async def test_closing_twice_is_harmless(wire: Wire, raw: RawServer) -> None:
     await wire.close()
     await wire.close()

@@ -228,7 +228,7 @@ class QueueReader:
         """Forget what was popped and nobody took."""
         self._held.clear()
 
-    async def close(self, timeout: float) -> None:
+    async def close(self, timeout: float = 2 * PAUSE) -> None:
         """Read no more, give back what nobody took in so many seconds, and leave nobody waiting."""
         deadline = monotonic() + timeout
         self._closing = True
