@@ -18,6 +18,7 @@ import io
 import json
 import os
 import runpy
+import shlex
 import signal
 import socket
 import struct
@@ -203,7 +204,7 @@ def start_cold(
     """As `Warm.start`, but as everybody starts a program."""
     command = [sys.executable, *arguments]
     if redirected:
-        places = [f"{number}>{place or '&-'}" for number, place in redirected.items()]
+        places = [f"{n}>>{shlex.quote(p)}" if p else f"{n}>&-" for n, p in redirected.items()]
         command = ["sh", "-c", f'exec "$@" {" ".join(places)}', "sh", *command]
     if terminal is None:
         pipe = subprocess.PIPE
@@ -274,7 +275,7 @@ def become(
     for number, place in redirected:
         os.close(number)
         if place is not None:
-            assert os.open(place, os.O_WRONLY) == number
+            assert os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT) == number
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
