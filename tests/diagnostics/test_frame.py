@@ -289,7 +289,7 @@ def test_errors_in_python(configured: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["status"], start_cold),
+        (["status"], None),
         (["status", "--json"], None),
         (["doctor", "--json"], None),
         (["send", "room-1", '{"type": "hello"}'], None),
