@@ -4,16 +4,22 @@ python scripts/_corners.py [NOX-ARGUMENT...]
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DEFAULT = ["-t", "ci"]
 # Of a session that failed, so much of what it printed.
 LAST_LINES = 80
+# Corners at a time: one installs while another one's tests compute and a third's wait.
+AT_ONCE = 3
+# What each is told besides, lest there be more processes than the tests have patience for.
+ENVIRONMENT = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "2"}
 
 NOX = [sys.executable, "-m", "nox", "--no-error-on-missing-interpreters", "--non-interactive"]
 
@@ -25,7 +31,10 @@ def main(arguments: list[str]) -> int:
     if listed.returncode:
         print(listed.stderr, file=sys.stderr)
         return listed.returncode
-    failed = [entry["session"] for entry in json.loads(listed.stdout) if not run(entry["session"])]
+    sessions = [entry["session"] for entry in json.loads(listed.stdout)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        passed = list(pool.map(run, sessions))
+    failed = [session for session, well in zip(sessions, passed, strict=True) if not well]
     if failed:
         print(f"Corners that failed, see above: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -39,6 +48,7 @@ def run(session: str) -> bool:
         with log.open("w") as output:
             subprocess.run(
                 [*NOX, "-s", session, "--report", str(report)],
+                env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -48,15 +58,15 @@ def run(session: str) -> bool:
     took = time.monotonic() - started
     if result["result"] == "success":
         summaries = re.findall(r"^=+ (\d+ .*?) in [\d.]+s.* =+$", printed, re.MULTILINE)
-        print(f"Corner {session}: {summaries[-1] if summaries else 'passed'}, {took:.0f} s")
+        says = f"{summaries[-1] if summaries else 'passed'}, {took:.0f} s"
     elif result["result"] == "skipped":
         reasons = re.findall(r"^nox > Session .* skipped: (.*)$", printed, re.MULTILINE)
-        print(f"Corner {session}: skipped, {reasons[-1] if reasons else 'nox does not say why'}")
+        says = f"skipped, {reasons[-1] if reasons else 'nox does not say why'}"
     else:
-        print("\n".join(printed.splitlines()[-LAST_LINES:]))
-        print(f"Corner {session}: failed, {took:.0f} s")
+        last = "\n".join(printed.splitlines()[-LAST_LINES:])
+        print(f"{last}\nCorner {session}: failed, {took:.0f} s", flush=True)
         return False
-    sys.stdout.flush()
+    print(f"Corner {session}: {says}", flush=True)
     return True
 
 

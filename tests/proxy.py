@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import ssl
@@ -22,10 +23,13 @@ def free_port() -> int:
     """A TCP port that nobody has now.
 
     Below those that the system gives to clients: a client that tries in vain to connect to one of
-    them may be given that very port, and find itself connected to itself.
+    them may be given that very port, and find itself connected to itself. Each process of
+    pytest-xdist draws from its own, since a port that was drawn is still free for others.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
-        port = random.randrange(15_000, 30_000)
+        port = random.randrange(15_000 + worker, 30_000, workers)
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

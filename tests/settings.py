@@ -8,12 +8,14 @@ from example_project.settings import BASE_DIR
 
 ALLOWED_HOSTS = ["localhost"]
 
-# Not the demo's server, which may be running; nor the groups of another run of the suite.
+# Not the demo's server, which may be running, nor that of another process of pytest-xdist; nor the
+# groups of another run of the suite.
+folder = BASE_DIR / ".embedded" / f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'all')}"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "mpx_channels.layer.MpxChannelLayer",
         "CONFIG": {
-            "hosts": ["embedded://" + quote(str(BASE_DIR / ".embedded" / "tests"))],
+            "hosts": ["embedded://" + quote(str(folder))],
             "prefix": f"tests-{os.getpid()}",
         },
     },

@@ -19,6 +19,8 @@ import redis
 from mpx_channels import embedded
 from mpx_channels.multiplexer.exceptions import MpxError
 
+from .conftest import PATIENCE
+
 fcntl = pytest.importorskip("fcntl", reason="the embedded server needs Linux or macOS")
 
 missing = [
@@ -64,12 +66,12 @@ class User:
 
     def leave(self) -> None:
         """End by itself."""
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=PATIENCE)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to it and whatever else is in its terminal, and wait for its end."""
         os.killpg(self.process.pid, number)
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -117,9 +119,9 @@ def keeper_and_valkey(address: str) -> tuple[int, int]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 seconds"
+        assert time.monotonic() < deadline, f"it did not happen within {PATIENCE} seconds"
         time.sleep(0.01)
 
 

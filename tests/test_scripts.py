@@ -1,4 +1,4 @@
-"""scripts/demo, test and soak: what they say when they can't run, and when they install."""
+"""scripts/demo, lint, test and soak: what they say when they cannot run, and what they do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TOOLS = ["sh", "cat", "chmod", "cksum", "cp", "dirname", "grep", "id", "mkdir", "rm"]
 
-each_script = pytest.mark.parametrize("script", ["demo", "test", "soak"])
+each_script = pytest.mark.parametrize("script", ["demo", "lint", "test", "soak"])
 
 
 class Checkout:
@@ -70,14 +70,19 @@ BROKEN_SHIM = "echo 'command not found' >&2; exit 127"
 FAKE = f"""
 case "$*" in
 -c*) exec '{sys.executable}' "$@" ;;
-*_run.py*) exec '{sys.executable}' "$@" ;;
+*_run.py* | *_checks.py*) exec '{sys.executable}' "$@" ;;
 *'-m venv'*) mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
 *'-m pip --version'*) ;;
 *'-m pip'*) echo "$*" >>calls.txt; exit "${{PIP_STATUS:-0}}" ;;
 *) echo "$*" >>calls.txt ;;
 esac
 """
-CHECKS = ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest"]
+LINT = [
+    "-m mypy",
+    "-m ruff check",
+    "-m ruff format --check",
+    "-m sphinx -W -q docs docs/_build/html",
+]
 INSTALL = "-m pip install -qq --disable-pip-version-check -e .[dev]"
 
 
@@ -124,21 +129,33 @@ def test_a_newer_python_on_the_path_is_used_if_it_runs(checkout: Checkout) -> No
     assert "python3.12" in output
 
 
+def calls(checkout: Checkout) -> list[str]:
+    """What was called since the last time, sorted: some of it goes on at once."""
+    file = checkout.folder / "calls.txt"
+    called = sorted(file.read_text().splitlines())
+    file.unlink()
+    return called
+
+
 def test_the_second_run_installs_nothing(checkout: Checkout) -> None:
     checkout.add("python3", FAKE)
-    calls = checkout.folder / "calls.txt"
-
     assert checkout.run("test", "-k", "some")[0] == 0
-    assert calls.read_text().splitlines() == [INSTALL, *CHECKS[:-1], "-m pytest -k some"]
+    assert calls(checkout) == [INSTALL, "-m pytest -k some"]
 
-    calls.unlink()
-    assert checkout.run("test")[:2] == (0, "")
-    assert calls.read_text().splitlines() == CHECKS
+    assert checkout.run("test", "-k", "some")[:2] == (0, "")
+    assert calls(checkout) == ["-m pytest -k some"]
 
-    calls.unlink()
     (checkout.folder / "pyproject.toml").write_text("[project]\nname = 'other'\n")
-    assert checkout.run("test")[0] == 0
-    assert calls.read_text().splitlines() == [INSTALL, *CHECKS]
+    assert checkout.run("test", "-k", "some")[0] == 0
+    assert calls(checkout) == [INSTALL, "-m pytest -k some"]
+
+
+def test_lint_is_beside_the_whole_suite_and_alone(checkout: Checkout) -> None:
+    checkout.add("python3", FAKE)
+    assert checkout.run("lint")[0] == 0
+    assert calls(checkout) == sorted([INSTALL, *LINT])
+    assert checkout.run("test")[::2] == (0, [])
+    assert calls(checkout) == sorted([*LINT, "-m pytest -n auto"])
 
 
 def test_a_failed_install_is_tried_again(checkout: Checkout) -> None:
@@ -147,21 +164,27 @@ def test_a_failed_install_is_tried_again(checkout: Checkout) -> None:
     assert status != 0
     assert len(errors) == 1
     assert "installation failed" in errors[0]
+    assert calls(checkout) == [INSTALL]
 
-    calls = checkout.folder / "calls.txt"
-    calls.unlink()
-    assert checkout.run("test")[0] == 0
-    assert calls.read_text().splitlines() == [INSTALL, *CHECKS]
+    assert checkout.run("test", "-k", "some")[0] == 0
+    assert calls(checkout) == [INSTALL, "-m pytest -k some"]
 
 
-def test_a_failed_check_fails_the_whole(checkout: Checkout) -> None:
-    checkout.add(
-        "python3", FAKE.replace("*'-m pip --version'*)", "*mypy*) exit 1 ;;\n*'-m pip --v'*)")
-    )
-    status, _, errors = checkout.run("test")
+@pytest.mark.parametrize("script", ["lint", "test"])
+def test_a_failed_check_fails_the_whole(checkout: Checkout, script: str) -> None:
+    bad = "*mypy*) echo 'error: 1 is no str'; exit 1 ;;\n*'-m pip --v'*)"
+    checkout.add("python3", FAKE.replace("*'-m pip --version'*)", bad))
+    status, output, errors = checkout.run(script)
     assert status == 1
-    assert "mypy" in errors[-1]
-    assert (checkout.folder / "calls.txt").read_text().splitlines()[-1] == "-m pytest"
+    assert "error: 1 is no str" in output
+    assert errors[-1].endswith("found something, see above: mypy")
+    assert ("-m pytest -n auto" in calls(checkout)) is (script == "test")
+
+
+def test_failed_tests_fail_the_whole(checkout: Checkout) -> None:
+    checkout.add("python3", FAKE.replace("*'-m pip --v", "*pytest*) exit 5 ;;\n*'-m pip --v"))
+    assert checkout.run("test")[0] == 5
+    assert checkout.run("test", "-k", "some")[0] == 5
 
 
 @pytest.mark.parametrize(

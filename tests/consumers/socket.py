@@ -12,7 +12,7 @@ __all__ = ["Event", "Socket"]
 Event = dict[str, Any]
 
 # Seconds: long enough for a loaded machine; a test that passes never waits so long.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Socket:

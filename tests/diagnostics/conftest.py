@@ -1,4 +1,8 @@
-"""`manage.py mpx` as a user runs it: a process of its own, in a pipe or on a terminal."""
+"""`manage.py mpx` as a user runs it: a process of its own, in a pipe or on a terminal.
+
+Most of them start warm (see `tests.warm`). Of each kind, one test at least asks for `cold_project`:
+whether it says what it should, refuses, is interrupted, terminated, or has nobody to write to.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +14,40 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyte
 import pytest
 
+from tests.warm import Process, Warm, start_cold
+
 ROOT = Path(__file__).resolve().parents[2]
+MANAGE = str(ROOT / "manage.py")
 # Long enough for a loaded machine; a test that passes never waits so long.
 PATIENCE = 30.0
 
 Config = dict[str, Any]
+# What starts Python: `tests.warm` has both.
+Start = Callable[..., Any]
 
 
 class Project:
     """A project with a channel layer, and what one does with it in a shell."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start: Start) -> None:
         self.layers: dict[str, Any] = {
             "default": {"BACKEND": "mpx_channels.layer.MpxChannelLayer", "CONFIG": config}
         }
         # Folders that Python looks into before all others.
         self.python_path: list[str] = []
-        self._running: list[subprocess.Popen[str]] = []
+        self._start_python = start
+        self._running: list[Process] = []
         self._terminals: list[Terminal] = []
 
     @property
@@ -61,20 +71,11 @@ class Project:
             "TERM": "xterm-256color",
         }
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(ROOT / "manage.py"), "mpx", *arguments]
-
-    def run(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, input: Any = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run `manage.py mpx ARGUMENTS` in pipes, to its end."""
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return ended(self.start(*arguments, **options), input)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """Run it with ``--json``, and return what it printed."""
@@ -82,33 +83,41 @@ class Project:
         assert done.returncode == code, (done.stdout, done.stderr)
         return json.loads(done.stdout)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **options: Any) -> Process:
         """Start it in pipes; it is ended with the test."""
-        return self._start(self.command(*arguments))
+        return self.python(MANAGE, "mpx", *arguments, **options)
 
-    def terminal(self, *arguments: str, columns: int = 160, rows: int = 40) -> Terminal:
+    def terminal(self, *arguments: str, **options: Any) -> Terminal:
         """Start it on a terminal; it is ended with the test."""
-        terminal = Terminal(self.command(*arguments), self.environment, columns, rows)
-        self._terminals.append(terminal)
-        return terminal
+        return self.python_on_terminal(MANAGE, "mpx", *arguments, **options)
 
     def worker(self, **told: Any) -> Worker:
         """Start a worker process (see `tests.diagnostics.worker`), and wait until it is ready."""
-        command = [sys.executable, "-m", "tests.diagnostics.worker", json.dumps(told)]
-        return Worker(self._start(command))
+        return Worker(self.python("-m", "tests.diagnostics.worker", json.dumps(told)))
 
-    def _start(self, command: list[str]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command,
-            env=self.environment,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def python(
+        self, *arguments: str, variables: dict[str, str] | None = None, **options: Any
+    ) -> Process:
+        """Start ``python ARGUMENTS`` in pipes, with `variables` in its environment besides."""
+        environment = self.environment | (variables or {})
+        process: Process = self._start_python(list(arguments), env=environment, **options)
         self._running.append(process)
         return process
+
+    def python_on_terminal(
+        self,
+        *arguments: str,
+        columns: int = 160,
+        rows: int = 40,
+        variables: dict[str, str] | None = None,
+    ) -> Terminal:
+        """Start ``python ARGUMENTS`` on a terminal."""
+        size = {"COLUMNS": str(columns), "LINES": str(rows)}
+        environment = self.environment | size | (variables or {})
+        start = partial(self._start_python, list(arguments), env=environment)
+        terminal = Terminal(start, columns, rows)
+        self._terminals.append(terminal)
+        return terminal
 
     def close(self) -> None:
         for process in self._running:
@@ -120,10 +129,17 @@ class Project:
             terminal.close()
 
 
+def ended(process: Process, input: Any = None) -> subprocess.CompletedProcess[str]:
+    """What a program has said, when it has come to its end."""
+    output, errors = process.communicate(input, timeout=PATIENCE)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess([], process.returncode, output, errors)
+
+
 class Worker:
     """A worker process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         while "channels" not in (ready := self.read()):
             pass  # what came meanwhile
@@ -149,21 +165,19 @@ class Worker:
 class Terminal:
     """A program in a pseudo-terminal, and what its screen shows."""
 
-    def __init__(
-        self, command: list[str], environment: dict[str, str], columns: int, rows: int
-    ) -> None:
+    def __init__(self, start: Callable[..., Process], columns: int, rows: int) -> None:
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self.output = b""
-        self.pid, self._fd = pty.fork()
-        size = struct.pack("HHHH", rows, columns, 0, 0)
-        if not self.pid:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, size)
-            os.chdir(ROOT)
-            os.execvpe(
-                command[0], command, environment | {"COLUMNS": str(columns), "LINES": str(rows)}
-            )
-        self._code: int | None = None
+        self._fd, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        # What the terminal's settings are before a program changes them.
+        self.first_attributes = self.attributes
+        try:
+            self._process = start(terminal=theirs)
+        finally:
+            os.close(theirs)
+        self.pid = self._process.pid
 
     @property
     def text(self) -> str:
@@ -212,15 +226,12 @@ class Terminal:
         while self.read(0.1):
             if time.monotonic() > deadline:
                 pytest.fail(f"the program did not end:\n{self.text}")
-        if self._code is None:
-            _, status = os.waitpid(self.pid, 0)
-            self._code = os.waitstatus_to_exitcode(status)
-        return self._code
+        return self._process.wait(PATIENCE)
 
     def close(self) -> None:
         """End it, if it has not ended."""
-        if self._code is None:
-            os.kill(self.pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            self._process.kill()
             self.wait()
         os.close(self._fd)
 
@@ -235,12 +246,12 @@ def prefix() -> str:
 
 
 @pytest.fixture
-def make_project(redis_url: str, prefix: str) -> Iterator[MakeProject]:
+def make_project(redis_url: str, prefix: str, warm: Warm) -> Iterator[MakeProject]:
     """Makes projects whose layer has this CONFIG, by default on the session's server."""
     projects: list[Project] = []
 
-    def make(**config: Any) -> Project:
-        project = Project({"hosts": [redis_url], "prefix": prefix, **config})
+    def make(start: Start = warm.start, **config: Any) -> Project:
+        project = Project({"hosts": [redis_url], "prefix": prefix, **config}, start)
         projects.append(project)
         return project
 
@@ -253,3 +264,9 @@ def make_project(redis_url: str, prefix: str) -> Iterator[MakeProject]:
 def project(make_project: MakeProject) -> Project:
     """A project on the session's server."""
     return make_project()
+
+
+@pytest.fixture
+def cold_project(make_project: MakeProject) -> Project:
+    """The same, with programs that start as users start them."""
+    return make_project(start_cold)

@@ -6,8 +6,6 @@ import asyncio
 import json
 import re
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,7 +21,7 @@ from mpx_channels.diagnostics.bench.measures import FIGURES, Turn, percentile
 from mpx_channels.diagnostics.subcommand import Refusal
 from tests.conftest import RestartableServer, eventually, missing
 
-from .conftest import PATIENCE, ROOT, MakeProject, Project
+from .conftest import PATIENCE, MakeProject, Project, ended
 from .schemas import check
 
 SHORT = ("--seconds", "0.2", "--clients", "6", "--groups", "2")
@@ -130,15 +128,8 @@ def test_the_package_to_compare_with_is_missing(project: Project) -> None:
         "from django.core.management import execute_from_command_line\n"
         "execute_from_command_line(sys.argv)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "mpx", "bench", *SHORT, "--against", "channels_redis"],
-        env=project.environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    asking = ("mpx", "bench", *SHORT, "--against", "channels_redis")
+    done = ended(project.python("-c", code, *asking))
     assert (done.returncode, done.stdout) == (1, "")
     assert "needs the package channels_redis" in done.stderr
     assert done.stderr.rstrip().endswith("pip install channels_redis")
@@ -290,8 +281,8 @@ async def test_interrupted(
     await nothing_left(client, prefix)
 
 
-def test_interrupted_on_a_terminal(project: Project) -> None:
-    terminal = project.terminal("bench", *LONG)
+def test_interrupted_on_a_terminal(cold_project: Project) -> None:
+    terminal = cold_project.terminal("bench", *LONG)
     terminal.wait_for(lambda text: b"round 1 of 60" in terminal.output)
     terminal.press("\x03")
     assert terminal.wait() == 130

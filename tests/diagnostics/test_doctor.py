@@ -34,8 +34,8 @@ def test_all_checks_in_json(project: Project) -> None:
     assert all(row["why"] for row in told["checks"])
 
 
-def test_in_a_pipe(project: Project, redis_url: str, prefix: str) -> None:
-    done = project.run("doctor")
+def test_in_a_pipe(cold_project: Project, redis_url: str, prefix: str) -> None:
+    done = cold_project.run("doctor")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert re.match(rf"ok +Settings +{redis_url}; prefix '{prefix}', ", lines[0])
@@ -184,10 +184,10 @@ def test_what_is_out_of_range() -> None:
     assert "too new" in out_of_range("9.0.0b1", (5, 2), (9,))
 
 
-def test_without_hiredis(project: Project, tmp_path: Path) -> None:
+def test_without_hiredis(cold_project: Project, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['hiredis'] = None\n")
-    project.python_path.append(str(tmp_path))
-    told = project.json("doctor")
+    cold_project.python_path.append(str(tmp_path))
+    told = cold_project.json("doctor")
     found = [row["found"] for row in told["checks"] if row["level"] == "warning"]
     assert found == ["hiredis is not installed, or cannot be imported"]
 

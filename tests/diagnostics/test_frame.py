@@ -7,11 +7,7 @@ import io
 import json
 import logging
 import os
-import pty
-import shlex
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -20,23 +16,11 @@ from django.core.management import CommandError, call_command
 
 from tests.conftest import RestartableServer
 from tests.proxy import free_port
+from tests.warm import Warm, start_cold
 
-from .conftest import PATIENCE, ROOT, MakeProject, Project
+from .conftest import MakeProject, Project, ended
 
 ASK = '{"type": "ask"}'
-
-
-def python(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python as the project's programs run."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=project.environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def refusal(project: Project, *arguments: str, code: int) -> str:
@@ -73,19 +57,19 @@ def test_django_s_options_may_stand_anywhere(project: Project) -> None:
     for arguments in (["status", settings, "-v", "2"], [settings, "-v", "2", "status"]):
         done = project.run(*arguments)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    done = python(project, "-m", "django", "mpx", "status", "--json")
+    done = ended(project.python("-m", "django", "mpx", "status", "--json"))
     assert json.loads(done.stdout)["processes"] == []
 
 
-def test_it_is_listed_and_costs_other_commands_nothing(project: Project) -> None:
-    done = python(project, "manage.py", "help")
+def test_it_is_listed_and_costs_other_commands_nothing(cold_project: Project) -> None:
+    done = ended(cold_project.python("manage.py", "help"))
     assert "\n[mpx_channels]\n    mpx\n" in done.stdout
     program = (
         "import sys; from django.core.management import execute_from_command_line as execute; "
         "execute(['manage.py', 'check', '-v0']); "
         "print([name for name in sys.modules if name.startswith(('rich', 'mpx_channels.diag'))])"
     )
-    assert python(project, "-c", program).stdout.endswith("\n[]\n")
+    assert ended(cold_project.python("-c", program)).stdout.endswith("\n[]\n")
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -200,47 +184,24 @@ def test_a_table_in_a_pipe_is_not_cut_by_colours(project: Project) -> None:
     assert [len(each.stdout.splitlines()) for each in (plain, coloured)] == [7, 7]
 
 
-def on_a_terminal(project: Project, environment: dict[str, str], *arguments: str) -> bytes:
+def on_a_terminal(project: Project, variables: dict[str, str], *arguments: str) -> bytes:
     """Run it to its end on a terminal, in another environment; return what it wrote."""
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        project.command(*arguments),
-        env=project.environment | environment,
-        cwd=ROOT,
-        stdin=follower,
-        stdout=follower,
-        stderr=subprocess.STDOUT,
-    )
-    os.close(follower)
-    output = b""
-    while True:
-        try:
-            data = os.read(leader, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        output += data
-    os.close(leader)
-    assert process.wait(PATIENCE) == 0, output
-    return output
+    terminal = project.terminal(*arguments, variables=variables)
+    assert terminal.wait() == 0, terminal.output
+    return terminal.output
 
 
-def test_other_encodings_than_utf_8(project: Project) -> None:
+def test_other_encodings_than_utf_8(project: Project, cold_project: Project) -> None:
     worker = project.worker(groups={"room": 1})
-    environment = project.environment | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    variables = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for arguments in (["send", "room", '{"type": "é"}'], ["resolve", "name", '"é"']):
-        done = subprocess.run(
-            project.command(*arguments), env=environment, cwd=ROOT, capture_output=True, check=False
-        )
-        assert b"Traceback" not in done.stderr
+        done = cold_project.run(*arguments, variables=variables)
+        assert "Traceback" not in done.stderr
     assert worker.read() == {"received": {"type": "é"}}
-    done = subprocess.run(
-        project.command("request", worker.channels[0], '{"type": "é"}', "--timeout", "0.01"),
-        env=environment, cwd=ROOT, capture_output=True, check=False,
-    )  # fmt: skip
+    asking = ("request", worker.channels[0], '{"type": "é"}', "--timeout", "0.01")
+    done = cold_project.run(*asking, variables=variables)
     assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # -- ends -----------------------------------------------------------------------------------------
@@ -251,7 +212,7 @@ def test_signals_at_any_time_end_it_quietly(
     make_project: MakeProject, signal_: signal.Signals
 ) -> None:
     # Nothing answers there, so that it is busy connecting.
-    project = make_project(hosts=[f"redis://127.0.0.1:{free_port()}"])
+    project = make_project(start_cold, hosts=[f"redis://127.0.0.1:{free_port()}"])
     program = (
         "import django, os, signal, sys, threading; django.setup(); "
         "from django.core.management import load_command_class; "
@@ -259,7 +220,7 @@ def test_signals_at_any_time_end_it_quietly(
         "threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), int(sys.argv[2]))).start(); "
         "command.run_from_argv(['manage.py', 'mpx', 'status'])"
     )
-    done = python(project, "-c", program, "0.5", str(int(signal_)))
+    done = ended(project.python("-c", program, "0.5", str(int(signal_))))
     assert (done.stdout, done.stderr) == ("", "")
     assert done.returncode == (130 if signal_ is signal.SIGINT else 143)
 
@@ -325,43 +286,33 @@ def test_errors_in_python(configured: Project) -> None:
     assert ended.value.code == 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "start"),
     [
-        ["status"],
-        ["status", "--json"],
-        ["doctor", "--json"],
-        ["send", "room-1", '{"type": "hello"}'],
-        ["send", "room-1", '{"type": "hello"}', "--json"],
-        ["listen", "--channel", "jobs"],
-        ["listen", "--channel", "jobs", "--json"],
-        ["bench", "--seconds", "0.1", "--clients", "1", "--groups", "1"],
+        (["status"], None),
+        (["status", "--json"], None),
+        (["doctor", "--json"], None),
+        (["send", "room-1", '{"type": "hello"}'], None),
+        (["send", "room-1", '{"type": "hello"}', "--json"], start_cold),
+        (["listen", "--channel", "jobs"], None),
+        (["listen", "--channel", "jobs", "--json"], None),
+        (["bench", "--seconds", "0.1", "--clients", "1", "--groups", "1"], None),
     ],
 )
-def test_closed_and_full_outputs(project: Project, arguments: list[str]) -> None:
+def test_closed_and_full_outputs(
+    make_project: MakeProject, warm: Warm, arguments: list[str], start: Any
+) -> None:
+    project = make_project(start or warm.start)
     assert project.run("send", "--channel", "jobs", '{"type": "job"}').returncode == 0
-
-    def run(redirection: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            f"{shlex.join(project.command(*arguments))} {redirection}",
-            shell=True,
-            env=project.environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    usual = run("")
-    closed = run(">&-")
+    usual = project.run(*arguments)
+    closed = project.run(*arguments, redirected={1: None})
     assert (closed.returncode, closed.stderr) == (0, usual.stderr)
-    closed = run("2>&-")
+    closed = project.run(*arguments, redirected={2: None})
     assert closed.returncode == 0
     # What is said on stderr does not come to stdout instead.
     assert len(closed.stdout.splitlines()) == len(usual.stdout.splitlines())
     if os.path.exists("/dev/full"):
-        full = run(">/dev/full")
+        full = project.run(*arguments, redirected={1: "/dev/full"})
         assert full.returncode == 1
         assert "No space left on device" in full.stderr.splitlines()[-1]
         assert "Traceback" not in full.stderr

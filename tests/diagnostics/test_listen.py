@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +14,12 @@ import redis
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import RestartableServer
+from tests.warm import Process
 
 from .conftest import PATIENCE, MakeProject, Project
 from .schemas import check
 
-Listener = subprocess.Popen[str]
+Listener = Process
 
 
 @pytest.fixture
@@ -206,9 +206,9 @@ def test_a_reader_who_does_not_read_costs_messages_and_nothing_else(
 
 @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_it_ends_also_while_nobody_reads(
-    project: Project, layer: MpxChannelLayer, signal_: int, code: int
+    cold_project: Project, layer: MpxChannelLayer, signal_: int, code: int
 ) -> None:
-    listener = listen(project, "--group", "flood")
+    listener = listen(cold_project, "--group", "flood")
     for _ in range(5):
         layer.sync.group_send_many([("flood", {"type": "n", "filler": "x" * 100_000})] * 10)
     listener.send_signal(signal_)
@@ -218,8 +218,8 @@ def test_it_ends_also_while_nobody_reads(
     assert listener.stderr.read() == ""
 
 
-def test_head_ends_it(project: Project, layer: MpxChannelLayer) -> None:
-    listener = listen(project)
+def test_head_ends_it(cold_project: Project, layer: MpxChannelLayer) -> None:
+    listener = listen(cold_project)
     layer.sync.group_send("room", {"type": "n"})
     assert line(listener)
     assert listener.stdout is not None
@@ -230,8 +230,8 @@ def test_head_ends_it(project: Project, layer: MpxChannelLayer) -> None:
     assert listener.stderr.read() == ""
 
 
-def test_on_a_terminal(project: Project, layer: MpxChannelLayer) -> None:
-    terminal = project.terminal("listen", columns=100)
+def test_on_a_terminal(cold_project: Project, layer: MpxChannelLayer) -> None:
+    terminal = cold_project.terminal("listen", columns=100)
     terminal.wait_for("Listening to all groups, channels of processes and promises")
     layer.sync.group_send("room-1", {"type": "chat", "text": "hello"})
     terminal.wait_for('group room-1  chat  {"text": "hello"}')

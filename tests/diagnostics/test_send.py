@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import base64
 import subprocess
-from typing import Any
 
 import pytest
 
-from .conftest import PATIENCE, MakeProject, Project
+from .conftest import MakeProject, Project
 from .schemas import check
 
 ASK = '{"type": "ask"}'
-
-
-def with_input(project: Project, text: str | bytes, *arguments: str) -> Any:
-    """Run it with this on stdin."""
-    return subprocess.run(
-        project.command(*arguments),
-        env=project.environment,
-        input=text.encode() if isinstance(text, str) else text,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
@@ -77,22 +64,22 @@ def test_send_to_a_plain_channel(make_project: MakeProject) -> None:
 def test_the_message_may_come_from_stdin(project: Project) -> None:
     worker = project.worker(groups={"room": 1}, promise="answer")
     text = "x" * 200_000
-    done = with_input(project, f'{{"type": "long", "text": "{text}é"}}\n', "send", "room", "-")
+    done = project.run("send", "room", "-", input=f'{{"type": "long", "text": "{text}é"}}\n')
     assert done.returncode == 0, done.stderr
     assert worker.read()["received"]["text"] == f"{text}é"
-    done = with_input(project, '{"a": 1}', "resolve", "answer", "-")
+    done = project.run("resolve", "answer", "-", input='{"a": 1}')
     assert done.returncode == 0, done.stderr
     assert worker.read() == {"promised": {"a": 1}}
-    done = with_input(project, "", "send", "room", "-")
+    done = project.run("send", "room", "-", input="")
     assert done.returncode == 2
-    assert b"is not JSON" in done.stderr
-    done = with_input(project, b"\xff", "send", "room", "-")
+    assert "is not JSON" in done.stderr
+    done = project.run("send", "room", "-", input=b"\xff", text=False)
     assert done.returncode == 2
     assert b"is not JSON" in done.stderr
 
 
-def test_ctrl_c_while_stdin_is_read(project: Project) -> None:
-    terminal = project.terminal("send", "room", "-")
+def test_ctrl_c_while_stdin_is_read(cold_project: Project) -> None:
+    terminal = cold_project.terminal("send", "room", "-")
     terminal.wait_for("Ctrl-D")
     terminal.press('{"type":\r')
     terminal.press("\x03")

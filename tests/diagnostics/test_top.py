@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,11 +25,10 @@ OTHER_SCREEN, FIRST_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 def top(project: Project, *arguments: str, **size: int) -> Iterator[Terminal]:
     """It runs on a terminal; at the end of the block it has put the terminal back."""
     terminal = project.terminal("top", *arguments, **size)
-    before = terminal.attributes
     terminal.wait_for("q leave")
-    assert terminal.attributes != before
+    assert terminal.attributes != terminal.first_attributes
     yield terminal
-    assert terminal.attributes == before
+    assert terminal.attributes == terminal.first_attributes
     assert terminal.output.count(OTHER_SCREEN) == terminal.output.count(FIRST_SCREEN) >= 1
     assert terminal.output.rindex(FIRST_SCREEN) > terminal.output.rindex(b"q leave")
     assert terminal.output.rindex(SHOWN) > terminal.output.rindex(HIDDEN)
@@ -90,8 +88,8 @@ def test_ctrl_c_leaves(project: Project, how: str) -> None:
         assert terminal.wait() == 0
 
 
-def test_sigterm_leaves_the_terminal_as_it_was(project: Project) -> None:
-    with top(project) as terminal:
+def test_sigterm_leaves_the_terminal_as_it_was(cold_project: Project) -> None:
+    with top(cold_project) as terminal:
         os.kill(terminal.pid, signal.SIGTERM)
         assert terminal.wait() == 128 + signal.SIGTERM
 
@@ -135,8 +133,8 @@ def test_it_takes_the_size_that_the_terminal_has(project: Project) -> None:
         assert terminal.wait() == 0
 
 
-def test_suspended_and_back(project: Project) -> None:
-    with top(project) as terminal:
+def test_suspended_and_back(cold_project: Project) -> None:
+    with top(cold_project) as terminal:
         in_use = terminal.attributes
         terminal.press("\x1a")
         terminal.wait_for(lambda _: FIRST_SCREEN in terminal.output)
@@ -187,15 +185,14 @@ def test_the_server_dies_and_comes_back(
         assert terminal.wait() == 0
 
 
-def test_the_terminal_goes_away(project: Project) -> None:
-    terminal = project.terminal("top")
+def test_the_terminal_goes_away(cold_project: Project) -> None:
+    terminal = cold_project.terminal("top")
     terminal.wait_for("q leave")
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.wait() == 128 + signal.SIGHUP
 
 
 BROKEN = """
-import sys
 from django.core.management import execute_from_command_line
 from mpx_channels.diagnostics.board import Board
 
@@ -208,13 +205,11 @@ execute_from_command_line(["manage.py", "mpx", "top"])
 
 
 def test_a_mistake_of_ours_leaves_the_terminal_as_it_was(project: Project) -> None:
-    command = [sys.executable, "-c", BROKEN]
-    with contextlib.closing(Terminal(command, project.environment, 120, 40)) as terminal:
-        before = terminal.attributes
-        assert terminal.wait() == 1
-        assert terminal.attributes == before
-        assert terminal.output.count(OTHER_SCREEN) == terminal.output.count(FIRST_SCREEN) == 1
-        assert terminal.output.rindex(b"a mistake of ours") > terminal.output.rindex(FIRST_SCREEN)
+    terminal = project.python_on_terminal("-c", BROKEN)
+    assert terminal.wait() == 1
+    assert terminal.attributes == terminal.first_attributes
+    assert terminal.output.count(OTHER_SCREEN) == terminal.output.count(FIRST_SCREEN) == 1
+    assert terminal.output.rindex(b"a mistake of ours") > terminal.output.rindex(FIRST_SCREEN)
 
 
 def test_a_limit_ends_it(project: Project) -> None:
@@ -289,8 +284,8 @@ def test_wrong_usage(project: Project, arguments: list[str], words: str) -> None
     assert words in sentence
 
 
-def test_unknown_column(project: Project) -> None:
-    done = project.run("top", "--sort", "price")
+def test_unknown_column(cold_project: Project) -> None:
+    done = cold_project.run("top", "--sort", "price")
     assert (done.returncode, done.stdout) == (2, "")
     assert "invalid choice: 'price'" in done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -71,6 +72,7 @@ def _download(place: Path, what: list[str]) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(aside, filter="data")
         (tests,) = aside.glob("*/tests")
-        tests.rename(place)
+        with contextlib.suppress(FileExistsError):  # another process of pytest-xdist was first
+            tests.rename(place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

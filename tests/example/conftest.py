@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from channels.testing import WebsocketCommunicator
 
 from tests.conftest import free_port, missing
@@ -105,7 +106,7 @@ class Site:
         return self._log.read_text(errors="replace")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's path."""
     if async_playwright is None:
@@ -131,9 +132,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     subprocess.run(wait, cwd=ROOT, env=site.environment, check=True)
 
 
-@pytest.fixture
-async def browser(chromium: str) -> AsyncIterator[Browser]:
-    """A Chromium without windows."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def running_browser(chromium: str) -> AsyncIterator[Browser]:
+    """A Chromium without windows; it takes longer to start than most that is done with it."""
     expect.set_options(timeout=PATIENCE)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -152,3 +153,11 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
         )
         yield browser
         await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser(running_browser: Browser) -> AsyncIterator[Browser]:
+    """The Chromium, where nobody has been before; each page has cookies of its own."""
+    yield running_browser
+    for context in running_browser.contexts:
+        await context.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 try:
     from playwright.async_api import Browser, Page, expect
@@ -12,7 +15,17 @@ except ImportError:
 if TYPE_CHECKING:
     from .conftest import Site
 
+# A test in the browser, in the loop that has it: Playwright's objects belong to one.
+IN_BROWSER = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
 PATIENCE = 60_000  # milliseconds, Playwright's unit; the machine may be busy
+
+
+def in_browser(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test as one."""
+    for mark in IN_BROWSER:
+        test = mark(test)
+    return test
 
 
 async def enter(browser: Browser, site: Site, name: str, room: str) -> Page:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-
 from .conftest import Site
-from .pages import enter, say
+from .pages import IN_BROWSER, enter, say
 
 try:
     from playwright.async_api import Browser, expect
 except ImportError:
     Browser = expect = None
 
-pytestmark = pytest.mark.browser
+pytestmark = IN_BROWSER
 
 
 async def test_two_people_talk(browser: Browser, site: Site) -> None:

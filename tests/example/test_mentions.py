@@ -10,7 +10,7 @@ from django.test import Client
 from example_project.chat.mentions import mention_of
 
 from .conftest import Join, Open, Site
-from .pages import enter, say
+from .pages import enter, in_browser, say
 from .sockets import heard
 
 try:
@@ -90,7 +90,7 @@ def test_the_page_says_whose_mentions_these_are() -> None:
 # -- the page ---------------------------------------------------------------------------------
 
 
-@pytest.mark.browser
+@in_browser
 async def test_the_page_shows_mentions_and_nothing_else(browser: Browser, site: Site) -> None:
     ann = await browser.new_page()
     await ann.goto(site.url)
@@ -121,7 +121,7 @@ async def test_the_page_shows_mentions_and_nothing_else(browser: Browser, site: 
     await expect(ben.locator("article.message").last).to_contain_text("Here I am")
 
 
-@pytest.mark.browser
+@in_browser
 async def test_the_page_without_a_name_shows_everything(browser: Browser, site: Site) -> None:
     watcher = await browser.new_page()
     await watcher.goto(f"{site.url}/mentions/?name=Ann")

@@ -22,6 +22,7 @@ from example_project.chat.promises import LONGEST
 from tests.conftest import eventually, free_port, missing
 
 from .conftest import Site
+from .pages import in_browser
 from .sockets import use_layer
 
 try:
@@ -183,7 +184,7 @@ async def test_over_http(site: Site) -> None:
     assert "must be JSON" in (await fetch(resolve_url, "{"))["error"]
 
 
-@pytest.mark.browser
+@in_browser
 async def test_the_lobbys_commands_do_what_it_says(browser: Browser, site: Site) -> None:
     page = await browser.new_page()
     await page.goto(site.url)

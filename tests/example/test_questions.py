@@ -13,7 +13,7 @@ from example_project.chat.questions import LONGEST, MAX_OPEN, SHORTEST, TIMEOUT
 from example_project.chat.rules import MAX_TEXT
 
 from .conftest import Join, Site
-from .pages import enter, say
+from .pages import enter, in_browser, say
 from .sockets import assert_lives, heard, in_room, socket, use_layer
 
 try:
@@ -197,7 +197,7 @@ async def reply(page: Page, name: str, text: str) -> None:
     await page.get_by_role("button", name="Answer").click()
 
 
-@pytest.mark.browser
+@in_browser
 async def test_the_page_of_who_asks_shows_the_first_answer(browser: Browser, site: Site) -> None:
     ann, ben, cyd = [
         await enter_to_ask(browser, site, name, "ask") for name in ("Ann", "Ben", "Cyd")
@@ -227,7 +227,7 @@ async def test_the_page_of_who_asks_shows_the_first_answer(browser: Browser, sit
     assert await ann.locator(".question b b, .question i").count() == 0
 
 
-@pytest.mark.browser
+@in_browser
 async def test_the_page_shows_that_the_time_is_up(browser: Browser, site: Site) -> None:
     ben = await enter(browser, site, "Ben", "hurry")
     ann = await enter_to_ask(browser, site, "Ann", "hurry", SHORTEST)
@@ -237,7 +237,7 @@ async def test_the_page_shows_that_the_time_is_up(browser: Browser, site: Site) 
     await expect(ben.get_by_label("Answer to Ann")).to_have_count(0)
 
 
-@pytest.mark.browser
+@in_browser
 async def test_a_refused_question_is_not_lost(browser: Browser, site: Site) -> None:
     ann = await enter_to_ask(browser, site, "Ann", "many")
     for number in range(MAX_OPEN):
@@ -249,7 +249,7 @@ async def test_a_refused_question_is_not_lost(browser: Browser, site: Site) -> N
     await expect(draft).to_have_value("One more")
 
 
-@pytest.mark.browser
+@in_browser
 async def test_a_question_ends_with_the_connection(browser: Browser, site: Site) -> None:
     ann = await enter_to_ask(browser, site, "Ann", "break")
     ben = await enter(browser, site, "Ben", "break")

@@ -111,7 +111,7 @@ async def test_an_expired_one_behind_another_is_not_delivered(make_layer: MakeLa
 async def test_what_nobody_reads_leaves_redis_by_itself(
     make_layer: MakeLayer, client: Any, prefix: str
 ) -> None:
-    layer = make_layer(expiry=0.05)
+    layer = make_layer(expiry=1)
     await layer.send("jobs", {"type": "x"})
     assert client.exists(f"{prefix}:q:jobs")
     await eventually(lambda: not client.exists(f"{prefix}:q:jobs"))

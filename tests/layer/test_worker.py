@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.warm import Process, Warm
 
 from .conftest import MakeLayer
 
@@ -70,19 +70,22 @@ def main():
 class Workers:
     """`runworker` processes of one project."""
 
-    def __init__(self, folder: Path, url: str, prefix: str) -> None:
+    def __init__(self, warm: Warm, folder: Path, url: str, prefix: str) -> None:
         self.log = folder / "log"
         self.log.touch()
         (folder / "worker_project.py").write_text(PROJECT)
-        self._command = [sys.executable, "-c", "import worker_project as w; w.main()"]
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        self._environment = {
-            **os.environ, "URL": url, "PREFIX": prefix, "LOG": str(self.log), "PYTHONPATH": path
-        }  # fmt: skip
-        self.processes: list[asyncio.subprocess.Process] = []
+        self._folder = folder
+        self._environment = {**os.environ, "URL": url, "PREFIX": prefix, "LOG": str(self.log)}
+        self._warm = warm
+        self.processes: list[Process] = []
 
-    async def start(self) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(*self._command, env=self._environment)
+    def start(self) -> Process:
+        process = self._warm.start(
+            ["-c", "import worker_project as w; w.main()"],
+            env=self._environment,
+            cwd=self._folder,
+            redirected=dict.fromkeys((1, 2), str(self._folder / "output")),
+        )
         self.processes.append(process)
         return process
 
@@ -93,16 +96,17 @@ class Workers:
             if line.startswith(word)
         ]
 
-    async def stop(self, process: asyncio.subprocess.Process, signum: int) -> None:
-        if process.returncode is None:
-            process.send_signal(signum)
-        await process.wait()
+    async def stop(self, process: Process, signum: int) -> None:
+        process.send_signal(signum)
+        await asyncio.to_thread(process.communicate)
         self.processes.remove(process)
 
 
 @pytest.fixture
-async def workers(tmp_path: Path, redis_url: str, prefix: str) -> AsyncIterator[Workers]:
-    running = Workers(tmp_path, redis_url, prefix)
+async def workers(
+    warm: Warm, tmp_path: Path, redis_url: str, prefix: str
+) -> AsyncIterator[Workers]:
+    running = Workers(warm, tmp_path, redis_url, prefix)
     yield running
     for process in list(running.processes):
         await running.stop(process, signal.SIGKILL)
@@ -110,7 +114,7 @@ async def workers(tmp_path: Path, redis_url: str, prefix: str) -> AsyncIterator[
 
 async def test_killed_and_restarted_under_load(make_layer: MakeLayer, workers: Workers) -> None:
     layer = make_layer(capacity=100_000)
-    first, _ = await workers.start(), await workers.start()
+    first, _ = workers.start(), workers.start()
     sent = 0
 
     async def send(count: int) -> None:
@@ -129,7 +133,7 @@ async def test_killed_and_restarted_under_load(make_layer: MakeLayer, workers: W
         await eventually(lambda seen=seen: len(workers.lines("end")) > seen + 20)
         await workers.stop(victim, signal.SIGKILL)
         kills += 1
-        victim = await workers.start()
+        victim = workers.start()
         await sending
     await send(1)
     # The last one is taken last by somebody; give up only when nothing moves any more.
@@ -150,7 +154,7 @@ async def test_told_to_end_it_loses_nothing(
     for number in range(2000):
         await layer.send(channel, {"type": "work", "n": number})
     for _ in range(4):
-        process = await workers.start()
+        process = workers.start()
         seen = len(workers.lines("end"))
         await eventually(lambda seen=seen: len(workers.lines("end")) > seen + 5)
         await workers.stop(process, signum)
@@ -165,31 +169,30 @@ async def test_told_to_end_it_loses_nothing(
 
 
 async def test_told_twice_it_ends_at_once(layer: MpxChannelLayer, workers: Workers) -> None:
-    process = await workers.start()
+    process = workers.start()
     await layer.send("fast", {"type": "hang"})
     await eventually(lambda: workers.log.read_text() == "hangs\n")
 
     def told_again() -> bool:
         # Two signals may become one before the process looks.
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        return process.returncode is not None
+        process.send_signal(signal.SIGTERM)
+        return process.poll() is not None
 
     await eventually(told_again)
     await workers.stop(process, signal.SIGTERM)
 
 
 async def test_what_redis_refuses_ends_it_with_an_error(
-    tmp_path: Path, restartable_server: RestartableServer, prefix: str
+    warm: Warm, tmp_path: Path, restartable_server: RestartableServer, prefix: str
 ) -> None:
     url = restartable_server.start_with_user("allkeys", "allchannels", "+@all", "-blpop")
-    workers = Workers(tmp_path, url, prefix)
-    process = await workers.start()
-    assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
+    process = Workers(warm, tmp_path, url, prefix).start()
+    await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+    assert process.returncode == 1
 
 
 async def test_a_failing_consumer_is_made_anew(layer: MpxChannelLayer, workers: Workers) -> None:
-    await workers.start()
+    workers.start()
     await layer.send("fast", {"type": "work", "n": 1})
     await layer.send("fast", {"type": "fail"})
     await layer.send("fast", {"no": "type"})

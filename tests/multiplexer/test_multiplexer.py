@@ -492,6 +492,7 @@ async def test_tls(new_multiplexer: NewMultiplexer, server: ValkeyServer) -> Non
             await eventually(lambda: len(heard) == 2000)
         await eventually(lambda: proxy.open == 0)
         async with new_multiplexer(proxy.url) as distrustful:
+            await eventually(lambda: distrustful._subscriber.link.last_error)
             with pytest.raises(NotConnected, match="certificate"):
                 await distrustful.wait_connected(0.5)
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -785,14 +785,22 @@ class RegistryMachine(RuleBasedStateMachine):
             self.world.settle()
 
 
+@pytest.mark.alike
 @pytest.mark.usefixtures("small_chunks")
 def test_whatever_happens_redis_has_what_is_wanted() -> None:
     run_state_machine_as_test(
         RegistryMachine,
-        settings=settings(max_examples=200, stateful_step_count=50, deadline=None, database=None),
+        settings=settings(
+            max_examples=200,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            database=None,
+        ),
     )
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("linger", "steps", "length"),
     [(0.0, "toggle flush answer", 10), (0.4, "toggle flush answer wait", 8)],
