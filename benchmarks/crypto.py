@@ -36,7 +36,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     if not settings.configured:
         settings.configure()
-    from mpx_channels.layer.messages.wrapping import Wrapping
+    from mpx_channels.messages.wrapping import Wrapping
 
     plain, ours = Wrapping(), Wrapping(keys=["a passphrase"])
     key = base64.urlsafe_b64encode(hashlib.sha256(b"a passphrase").digest())

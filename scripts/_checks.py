@@ -14,6 +14,7 @@ CHECKS = [
     ["ruff", "check"],
     ["ruff", "format", "--check"],
     ["mypy"],
+    ["importlinter.cli", "lint-imports", "--no-cache"],
     ["sphinx", "-W", "-q", "docs", "docs/_build/html"],
 ]
 

@@ -104,7 +104,7 @@ class RestartableServer:
 @pytest.fixture(autouse=True)
 def background_ends_with_the_test() -> Iterator[None]:
     """Connections of synchronous callers are not left to try on for servers that are gone."""
-    from mpx_channels.layer.loops.portal import portal
+    from mpx_channels.loops.portal import portal
 
     yield
     portal.stop()

@@ -1,5 +1,13 @@
 """The channel layer: Channels' specification on top of the multiplexer."""
 
+from mpx_channels.loops.exceptions import GreenletsUnsupported
+from mpx_channels.messages.broadcasts import BROADCAST
+from mpx_channels.messages.exceptions import (
+    MessageTooLarge,
+    UndecryptableMessage,
+    UnreadableMessage,
+    UnserializableMessage,
+)
 from mpx_channels.multiplexer import (
     CommandRefused,
     ConnectionLost,
@@ -14,19 +22,13 @@ from .answers.requests import REPLY_TO
 from .channels.mailbox import Event, Failure, Hooks, Mailbox
 from .exceptions import (
     ForeignChannel,
-    GreenletsUnsupported,
     InvalidConfig,
-    MessageTooLarge,
     PlainChannel,
     PromiseRejected,
     RequestFailed,
     RequestTimeout,
-    UndecryptableMessage,
-    UnreadableMessage,
-    UnserializableMessage,
 )
 from .layer import MpxChannelLayer, layers
-from .messages.broadcasts import BROADCAST
 from .processes.ledger import LocalStats
 from .processes.stats import FleetStats, ProcessStats
 from .stats import LayerStats

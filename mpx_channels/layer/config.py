@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mpx_channels import embedded
+from mpx_channels.messages.exceptions import SerializerDoesNotExist
+from mpx_channels.messages.serializers import make_format, registry
+from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
 
 from .channels.mailbox import Hooks
-from .exceptions import InvalidConfig, SerializerDoesNotExist
-from .messages.serializers import make_format, registry
-from .messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
+from .exceptions import InvalidConfig
 
 __all__ = ["LayerConfig"]
 
@@ -58,7 +59,7 @@ class LayerConfig:
     - ``serializer_format`` ("msgpack"): "json" is for other programs that read along, and for
       people: it is slower, and refuses bytes, NaN and keys that are not str. Other formats:
       `mpx_channels.layer.serializers`. All processes of a prefix need the same; messages in
-      another are dropped and counted. `mpx_channels.layer.messages.codec` has a table of what
+      another are dropped and counted. `mpx_channels.messages.codec` has a table of what
       becomes of values of all types.
     - ``symmetric_encryption_keys`` (None, no encryption): a list of passphrases (str or bytes).
       Everything that travels is encrypted with the first, and opened with any, so keys change
@@ -68,7 +69,7 @@ class LayerConfig:
       must not differ by more than these 30. A process with keys drops (and counts) what is not
       encrypted, and one without drops what is. The names of groups and channels stay readable in
       Redis. Costs a few microseconds a message; needs ``pip install
-      'mpx-channels[encryption]'``. See `mpx_channels.layer.messages.crypto`.
+      'mpx-channels[encryption]'``. See `mpx_channels.messages.crypto`.
     - ``on_disconnect``, ``on_reconnect``: types of events for every channel of the process when
       the link to Redis breaks, and when it stands again with all subscriptions live; None for
       no events. A consumer needs a handler for them.

@@ -10,7 +10,7 @@ from typing import Any
 
 from channels.layers import ChannelLayerManager
 
-from .fork import in_forked_child
+from mpx_channels.loops.fork import in_forked_child
 
 __all__ = ["LayerType", "living_layers"]
 

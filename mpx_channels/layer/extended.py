@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+from mpx_channels.messages.codec import Message
+
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
 from .exceptions import PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
-from .messages.codec import Message
 from .names import require_group_pattern, require_redis_name
 from .processes.ledger import LocalStats
 from .processes.stats import FleetStats

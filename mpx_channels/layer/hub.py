@@ -9,6 +9,8 @@ import time
 import uuid
 from collections.abc import Callable
 
+from mpx_channels.messages.codec import Message
+from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import LinkLost, Multiplexer, NotConnected
 from mpx_channels.multiplexer.confirmations import Confirmations
 from mpx_channels.multiplexer.logs import LimitedLog
@@ -25,8 +27,6 @@ from .groups.link_events import LinkEvents
 from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
-from .messages.codec import Message
-from .messages.wrapping import Wrapping
 from .names import PROCESS_ID_LENGTH, Names
 from .part import Context, Part
 from .processes.control import Control

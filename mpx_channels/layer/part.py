@@ -7,12 +7,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mpx_channels.messages.exceptions import UndecryptableMessage
+from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import LinkLost, Multiplexer
 from mpx_channels.multiplexer.confirmations import Confirmations
 from mpx_channels.multiplexer.logs import LimitedLog
 
-from .exceptions import UndecryptableMessage
-from .messages.wrapping import Wrapping
 from .names import Names
 from .stats import LayerCounters
 

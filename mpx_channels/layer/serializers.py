@@ -13,8 +13,8 @@ unchanged, and what is registered there is found from here. Register before the 
 used, in an ``AppConfig.ready`` for instance.
 """
 
-from .exceptions import InvalidSerializer, SerializerDoesNotExist
-from .messages.serializers import (
+from mpx_channels.messages.exceptions import InvalidSerializer, SerializerDoesNotExist
+from mpx_channels.messages.serializers import (
     BaseMessageSerializer,
     Format,
     JSONSerializer,

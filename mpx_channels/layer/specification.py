@@ -15,19 +15,20 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 from django.conf import settings
 
+from mpx_channels.loops.portal import portal
+from mpx_channels.messages.broadcasts import broadcast
+from mpx_channels.messages.codec import Message
+from mpx_channels.messages.envelope import ENCRYPTED
+from mpx_channels.messages.exceptions import MessageTooLarge
 from mpx_channels.multiplexer import Node
 
 from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
-from .exceptions import ForeignChannel, MessageTooLarge, PlainChannel
+from .exceptions import ForeignChannel, PlainChannel
 from .existing import LayerType
 from .groups.published import Published
 from .hub import Hub
-from .loops.hubs import Hubs
-from .loops.portal import portal
-from .messages.broadcasts import broadcast
-from .messages.codec import Message
-from .messages.envelope import ENCRYPTED
+from .hubs import Hubs
 from .names import PROCESS_ID_LENGTH, Names, channel_names
 from .stats import LayerStats
 

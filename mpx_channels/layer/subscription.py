@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 
+from mpx_channels.messages.codec import Message
+
 from .channels.mailbox import Failure, Mailbox
-from .messages.codec import Message
 
 __all__ = ["Subscription"]
 

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
+from mpx_channels.loops.portal import portal
+from mpx_channels.loops.threads import blocks_event_loop
+from mpx_channels.messages.broadcasts import broadcast
+from mpx_channels.messages.codec import Message
+
 from .channels.mailbox import give_back
 from .extended import ExtendedLayer
-from .loops.portal import portal
-from .loops.threads import blocks_event_loop
-from .messages.broadcasts import broadcast
-from .messages.codec import Message
 from .names import channel_names
 from .processes.stats import FleetStats
 

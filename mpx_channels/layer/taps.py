@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
+from mpx_channels.messages.codec import Message
+from mpx_channels.messages.exceptions import UnreadableMessage
+from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import (
     ChannelSubscription,
     NotConnected,
@@ -21,10 +24,7 @@ from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.flow import PATIENCE
 
 from .channels.queues import STAMP
-from .exceptions import UnreadableMessage
 from .hub import Hub
-from .messages.codec import Message
-from .messages.wrapping import Wrapping
 from .names import Names
 
 __all__ = ["Tap", "TapEvent", "Tapped", "Targets", "waiting"]

@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ from mpx_channels.diagnostics.bench.contest import Result
 from mpx_channels.diagnostics.bench.measures import FIGURES, Turn, percentile
 from mpx_channels.diagnostics.subcommand import Refusal
 from tests.conftest import RestartableServer, eventually, missing
+from tests.warm import ROOT
 
 from .conftest import PATIENCE, MakeProject, Project, ended
 from .schemas import check

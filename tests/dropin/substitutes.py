@@ -20,7 +20,7 @@ from channels.exceptions import ChannelFull
 
 from mpx_channels.generic import http, websocket
 from mpx_channels.layer import MpxChannelLayer, serializers
-from mpx_channels.layer.loops.portal import portal
+from mpx_channels.loops.portal import portal
 
 told = json.loads(os.environ["MPX_DROPIN"])
 THEIR_SERVER = "redis://localhost:6379"

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpx_channels.layer import MpxChannelLayer, UnserializableMessage
-from mpx_channels.layer.messages import codec
+from mpx_channels.messages import codec
 
 from .conftest import MakeLayer
 

@@ -17,8 +17,8 @@ from mpx_channels.layer import (
     UndecryptableMessage,
     UnreadableMessage,
 )
-from mpx_channels.layer.messages.crypto import CLOCK_ALLOWANCE, NONCE_LENGTH, Cipher
-from mpx_channels.layer.messages.wrapping import Wrapping
+from mpx_channels.messages.crypto import CLOCK_ALLOWANCE, NONCE_LENGTH, Cipher
+from mpx_channels.messages.wrapping import Wrapping
 from tests.conftest import eventually
 
 from .conftest import MakeLayer
@@ -425,7 +425,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError(name)
         return real(name, *args)
 
-    monkeypatch.delitem(__import__("sys").modules, "mpx_channels.layer.messages.crypto")
+    monkeypatch.delitem(__import__("sys").modules, "mpx_channels.messages.crypto")
     monkeypatch.setattr(builtins, "__import__", without)
     MpxChannelLayer()
     with pytest.raises(InvalidConfig, match=r"pip install 'mpx-channels\[encryption\]'"):

@@ -17,9 +17,9 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 
 from mpx_channels.layer import LayerStats, MpxChannelLayer, layers
-from mpx_channels.layer.loops.portal import portal
 from mpx_channels.layer.processes import ledger as ledger_module
 from mpx_channels.layer.processes.ledger import NOTHING, LocalStats, add, counts_of
+from mpx_channels.loops.portal import portal
 from tests.conftest import eventually
 
 from .conftest import MakeLayer

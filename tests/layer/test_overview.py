@@ -25,7 +25,7 @@ from mpx_channels.layer import (
     MpxChannelLayer,
     NotConnected,
 )
-from mpx_channels.layer.messages.wrapping import Wrapping
+from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MessageTooLarge, MpxChannelLayer
-from mpx_channels.layer.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE
+from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE
 
 from .conftest import MakeLayer
 

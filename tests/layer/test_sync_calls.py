@@ -21,7 +21,7 @@ from mpx_channels.generic.websocket import AsyncJsonWebsocketConsumer as OurCons
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer
 from mpx_channels.layer.channels import mailboxes as mailboxes_module
 from mpx_channels.layer.hub import Hub
-from mpx_channels.layer.loops.portal import portal
+from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE
 
 from .test_sync import in_thread, run

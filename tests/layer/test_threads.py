@@ -13,7 +13,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.layer.loops.portal import portal
+from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE, missing
 
 from .test_sync import run

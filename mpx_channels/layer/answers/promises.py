@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, SubscriptionClosed
 from mpx_channels.multiplexer.deadlines import Deadlines
 
-from ..exceptions import PromiseRejected, UnreadableMessage
+from ..exceptions import PromiseRejected
 from ..part import Context, Part
 from .requests import Answer, Requests
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, commands
 
 from ..channels.inbox import Inbox
 from ..channels.queues import Queues
 from ..exceptions import RequestFailed
-from ..messages.codec import Message
 from ..names import PROCESS_ID_LENGTH
 from ..part import Context, Part
 

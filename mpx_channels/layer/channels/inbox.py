@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mpx_channels.messages.codec import Message
+from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import commands
 
-from ..exceptions import UnreadableMessage
-from ..messages.codec import Message
 from ..part import Context, Part
 from .mailbox import Delivery
 from .mailboxes import Mailboxes

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
+from mpx_channels.messages.codec import Message, is_flat
 from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
-from ..messages.codec import Message, is_flat
 from ..stats import LayerCounters
 
 __all__ = [

@@ -24,6 +24,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from mpx_channels.messages.codec import Message
+from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import (
     CommandRefused,
     MpxError,
@@ -35,8 +37,6 @@ from mpx_channels.multiplexer.logs import LimitedLog
 from mpx_channels.multiplexer.scripts import FrequentScript, Script
 from mpx_channels.multiplexer.wire import forget_task
 
-from ..exceptions import UnreadableMessage
-from ..messages.codec import Message
 from ..part import Context, Part
 from ..stats import LayerCounters
 from .mailbox import Taken

@@ -6,11 +6,11 @@ import asyncio
 import heapq
 from collections.abc import Mapping, Sequence
 
+from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import BacklogFull, commands
 
 from ..channels.mailbox import Delivery
 from ..channels.mailboxes import Mailboxes
-from ..exceptions import UnreadableMessage
 from ..part import Context
 from .topics import ChannelTopics, Observer
 from .wildcards import Wildcards

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 
 from ..channels.mailbox import Delivery, Item, Mailbox
 from ..channels.mailboxes import Mailboxes
-from ..exceptions import UnreadableMessage
 from ..part import Context
 from .topics import Observer, PatternTopics, Topic
 

@@ -7,13 +7,14 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mpx_channels.messages.codec import Message
+from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 from mpx_channels.multiplexer.wire import forget_task
 
 from ..answers.requests import Answer, Poll, Requests
 from ..channels.inbox import Inbox
-from ..exceptions import ForeignChannel, UnreadableMessage
-from ..messages.codec import Message
+from ..exceptions import ForeignChannel
 from ..part import Context, Part
 from .stats import host_name
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
+from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import (
     CommandRefused,
     MpxError,
@@ -20,7 +21,6 @@ from mpx_channels.multiplexer.exceptions import describe
 
 from ..answers.requests import Answer
 from ..groups.groups import Groups
-from ..messages.codec import Message
 from ..part import Context, Part
 from ..stats import LayerStats
 from .control import Control

@@ -13,7 +13,8 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any, Self
 
-from ..fork import in_forked_child
+from mpx_channels.loops.fork import in_forked_child
+
 from ..stats import LayerStats
 
 __all__ = ["FleetStats", "ProcessStats", "counts", "escaped", "host_name", "printable"]

@@ -37,8 +37,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from ..exceptions import UndecryptableMessage
 from .envelope import ENCRYPTED, MARK_LENGTH, Header, begin, split
+from .exceptions import UndecryptableMessage
 
 __all__ = ["CLOCK_ALLOWANCE", "Cipher"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..exceptions import EncryptionUnavailable, MessageTooLarge, UnreadableMessage
 from .codec import Message
 from .envelope import BARE, seal, unseal
+from .exceptions import EncryptionUnavailable, MessageTooLarge, UnreadableMessage
 from .serializers import make_format
 
 if TYPE_CHECKING:

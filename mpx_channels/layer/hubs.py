@@ -9,11 +9,12 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..fork import in_forked_child, leave_behind
-from ..hub import Hub
-from ..processes.ledger import Ledger
-from .closing import when_closed
-from .portal import in_async_to_sync, portal
+from mpx_channels.loops.closing import when_closed
+from mpx_channels.loops.fork import in_forked_child, leave_behind
+from mpx_channels.loops.portal import in_async_to_sync, portal
+
+from .hub import Hub
+from .processes.ledger import Ledger
 
 __all__ = ["Hubs"]
 

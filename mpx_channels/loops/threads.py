@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
-from ..exceptions import GreenletsUnsupported
+from .exceptions import GreenletsUnsupported
 
 __all__ = ["blocks_event_loop", "result_of", "start_thread"]
 

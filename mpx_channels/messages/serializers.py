@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..exceptions import InvalidSerializer, SerializerDoesNotExist
 from . import codec
 from .codec import Message
+from .exceptions import InvalidSerializer, SerializerDoesNotExist
 
 if TYPE_CHECKING:
     from .crypto import Cipher

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from asgiref.sync import AsyncToSync
 
-from ..fork import in_forked_child, leave_behind
+from .fork import in_forked_child, leave_behind
 from .threads import result_of, start_thread
 
 __all__ = ["Portal", "PortalCall", "in_async_to_sync", "portal"]

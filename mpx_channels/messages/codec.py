@@ -44,7 +44,7 @@ from typing import Any
 import msgspec
 from django.utils.functional import Promise as LazyString
 
-from ..exceptions import UnserializableMessage
+from .exceptions import UnserializableMessage
 
 __all__ = [
     "Message",

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from ..exceptions import UndecryptableMessage, UnreadableMessage
+from .exceptions import UndecryptableMessage, UnreadableMessage
 
 __all__ = [
     "BARE",
