@@ -9,20 +9,21 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-PYTHON = str(Path(".venv", "bin", "python"))
+BIN = Path(".venv", "bin")
+PYTHON = str(BIN / "python")
 CHECKS = [
     ["ruff", "check"],
     ["ruff", "format", "--check"],
     ["mypy"],
-    ["importlinter.cli", "lint-imports", "--no-cache"],
-    ["sphinx", "-W", "-q", "docs", "docs/_build/html"],
+    ["lint-imports", "--no-cache"],
+    ["sphinx-build", "-W", "-q", "docs", "docs/_build/html"],
 ]
 
 
 def check(command: list[str]) -> tuple[str, bool, str]:
     """The check's name, whether all is well, and what it said."""
     done = subprocess.run(
-        [PYTHON, "-m", *command],
+        [str(BIN / command[0]), *command[1:]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
