@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+
 from mpx_channels import embedded
 from mpx_channels.messages.exceptions import SerializerDoesNotExist
 from mpx_channels.messages.serializers import make_format, registry
@@ -166,13 +168,10 @@ class LayerConfig:
             if embedded.is_embedded(host.url):
                 embedded.check(host.url)
 
-    def multiplexer(self, base_dir: Path | None = None) -> Multiplexer:
-        """A multiplexer for the hosts, not started; an embedded server is running then.
-
-        ``base_dir`` is the project's folder.
-        """
+    def multiplexer(self) -> Multiplexer:
+        """A multiplexer for the hosts, not started; an embedded server is running then."""
         hosts = [
-            replace(host, url=embedded.start(host.url, base_dir=base_dir))
+            replace(host, url=embedded.start(host.url, base_dir=_project_folder()))
             if embedded.is_embedded(host.url)
             else host
             for host in self.parsed_hosts
@@ -290,6 +289,12 @@ class LayerConfig:
                 Wrapping(keys=keys, expiry=self.expiry)
             except (ImportError, TypeError, ValueError) as error:
                 yield f"{what}: {error}"
+
+
+def _project_folder() -> Path | None:
+    """Django's convention for a project's folder, or None where there is none."""
+    base = getattr(settings, "BASE_DIR", None) if settings.configured else None
+    return Path(base) if base is not None else None
 
 
 def _is_number(value: object) -> bool:

@@ -86,9 +86,9 @@ class ExtendedLayer(SpecifiedLayer):
 
     async def _add(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:
         async def add(hub: Hub) -> None:
-            await topics(hub).join(name, await self._own_mailbox(hub, channel))
+            await topics(hub).join(name, await hub.own_mailbox(channel, inbox, capacity))
 
-        self._require_inbox(channel)
+        inbox, capacity = self._require_inbox(channel), self.get_capacity(channel)
         await self._hubs.run(add)
 
     async def _discard(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import logging
 import time
 import uuid
@@ -66,6 +66,7 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.multiplexer = multiplexer
         self.names = names
+        self.published = published
         self.process_id = uuid.uuid4().hex[:PROCESS_ID_LENGTH]
         self.counters = LayerCounters()
         # Whoever holds the hub lets go of it then.
@@ -114,8 +115,7 @@ class Hub:
         self.control.servants |= {
             "flush": self._flush,
             "group_add": self._join_group,
-            # `published` is not kept: with 30 attributes CPython looks each of them up more slowly.
-            "group_discard": functools.partial(self._leave_group, published),
+            "group_discard": self._leave_group,
         }
 
     # -- life ---------------------------------------------------------------------------------
@@ -178,6 +178,54 @@ class Hub:
         held = [part.counts() for part in self.parts]
         return LayerStats.of(held, self.counters, self.multiplexer.stats())
 
+    # -- channels of ours, and of other processes ---------------------------------------------
+
+    async def own_mailbox(self, channel: str, inbox: str, capacity: int) -> Mailbox:
+        """The mailbox of a channel of ours; a new one if it has none any more.
+
+        Raises `ForeignChannel` unless the channel's inbox is ours.
+        """
+        mailbox = self.mailboxes.get(channel)
+        if mailbox is not None:
+            return mailbox
+        if inbox != self.inbox.name:
+            raise ForeignChannel(
+                f"channel {channel!r} belongs to another process or event loop than this one: "
+                "use the name that new_channel() returned here (a consumer's self.channel_name)"
+            )
+        await self.inbox.ready()
+        mailbox = self.mailboxes.get(channel)
+        if mailbox is None:
+            mailbox = self.channels.open(channel, capacity)
+            # Perhaps of a consumer that has ended: nobody may ever read it.
+            self.channels.give_up(mailbox)
+        return mailbox
+
+    async def add_to_group(self, group: str, channel: str, inbox: str, capacity: int) -> None:
+        """Have a channel join a group, or its process do so."""
+        if inbox == self.inbox.name:
+            mailbox = await self.own_mailbox(channel, inbox, capacity)
+            await self.groups.join(self.names.group(group), mailbox)
+        else:
+            await self.inbox.ready()
+            await self.control.ask_owner("group_add", group, channel, inbox)
+
+    async def discard_from_group(self, group: str, channel: str, inbox: str) -> None:
+        """Have a channel leave a group, or its process do so; a plain channel is in none."""
+        name = self.names.group(group)
+        if inbox == self.inbox.name:
+            if (mailbox := self.mailboxes.get(channel)) is not None:
+                await self.groups.leave_after(self.published.at.get(name, 0.0), name, mailbox)
+        elif inbox:
+            await self.inbox.ready()
+            server_of = self.multiplexer.server_of
+            # What we sent just now may come over another link than the question, and later.
+            apart = server_of(name) is not server_of(inbox)
+            sent = apart and self.published.just_now(name)
+            # A process that is gone has taken its memberships along.
+            with contextlib.suppress(ForeignChannel):
+                await self.control.ask_owner("group_discard", group, channel, inbox, sent=sent)
+
     # -- what other processes ask for ---------------------------------------------------------
 
     async def _flush(self, asked: Message) -> None:
@@ -186,12 +234,13 @@ class Hub:
     async def _join_group(self, asked: Message) -> None:
         await self.groups.join(*self._member(asked))
 
-    async def _leave_group(self, published: Published, asked: Message) -> None:
+    async def _leave_group(self, asked: Message) -> None:
         name, mailbox = self._member(asked)
+        at = self.published.at
         if asked.get("sent"):
             # By who asks, and it comes over another link than this question.
-            published.at[name] = time.monotonic()
-        await self.groups.leave_after(published.at.get(name, 0.0), name, mailbox)
+            at[name] = time.monotonic()
+        await self.groups.leave_after(at.get(name, 0.0), name, mailbox)
 
     def _member(self, asked: Message) -> tuple[str, Mailbox]:
         """The group and the channel of ours that another process asks something about."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
-from django.conf import settings
 
 from mpx_channels.loops.portal import portal
 from mpx_channels.messages.broadcasts import broadcast
@@ -24,7 +21,7 @@ from mpx_channels.multiplexer import Node
 
 from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
-from .exceptions import ForeignChannel, PlainChannel
+from .exceptions import PlainChannel
 from .existing import LayerType
 from .groups.published import Published
 from .hub import Hub
@@ -63,11 +60,10 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         serializer_format: str = "msgpack",
         **more: Any,
     ) -> None:
-        more |= {"hosts": hosts, "prefix": prefix, "expiry": expiry, "group_expiry": group_expiry}
-        more |= {"capacity": capacity, "channel_capacity": channel_capacity}
-        more |= {"symmetric_encryption_keys": symmetric_encryption_keys}
-        more |= {"random_prefix_length": random_prefix_length}
-        more |= {"serializer_format": serializer_format}
+        more.update(hosts=hosts, prefix=prefix, expiry=expiry, group_expiry=group_expiry)
+        more.update(capacity=capacity, channel_capacity=channel_capacity)
+        more.update(symmetric_encryption_keys=symmetric_encryption_keys)
+        more.update(random_prefix_length=random_prefix_length, serializer_format=serializer_format)
         self.config = checked = LayerConfig.parse(more)
         super().__init__(expiry=checked.expiry, capacity=checked.capacity)
         self.channel_capacity = self.compile_capacities(checked.channel_capacity or {})
@@ -127,7 +123,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
 
         Connects to none.
         """
-        return list(self.config.multiplexer(_project_folder()).nodes)
+        return list(self.config.multiplexer().nodes)
 
     def stats(self) -> LayerStats | None:
         """What the layer holds and has counted on the running event loop; None before its use."""
@@ -206,7 +202,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         hub = await self._hubs.open()
         if not inbox:
             return (await hub.queues.take(channel))[0]
-        await self._own_mailbox(hub, channel)
+        await hub.own_mailbox(channel, inbox, self.get_capacity(channel))
         return await self.receive(channel)
 
     async def take(self, channel: str, timeout: float | None = None) -> Taken:
@@ -221,7 +217,8 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
                 hub = await self._hubs.open()
                 if not inbox:
                     return await hub.queues.take(channel)
-                return await hub.channels.take(await self._own_mailbox(hub, channel))
+                mailbox = await hub.own_mailbox(channel, inbox, self.get_capacity(channel))
+                return await hub.channels.take(mailbox)
         except TimeoutError:
             raise TimeoutError(f"nothing came to {channel!r} in {timeout} s") from None
 
@@ -271,16 +268,8 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             else:
                 await hub.groups.join(name, mailbox)
             return
-        inbox = self._require_inbox(channel)
-
-        async def add(hub: Hub) -> None:
-            if inbox != hub.inbox.name:
-                await hub.inbox.ready()
-                await hub.control.ask_owner("group_add", group, channel, inbox)
-            else:
-                await hub.groups.join(name, await self._own_mailbox(hub, channel))
-
-        await self._hubs.run(add)
+        inbox, capacity = self._require_inbox(channel), self.get_capacity(channel)
+        await self._hubs.run(lambda hub: hub.add_to_group(group, channel, inbox, capacity))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; does nothing if it is not in it.
@@ -299,23 +288,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
                 hub.groups.leave(name, mailbox)
             return
         inbox = self._inbox_name(channel)
-
-        async def discard(hub: Hub) -> None:
-            if inbox == hub.inbox.name:
-                if (mailbox := hub.mailboxes.get(channel)) is not None:
-                    published = self._published_at.get(name, 0.0)
-                    await hub.groups.leave_after(published, name, mailbox)
-            elif inbox:
-                await hub.inbox.ready()
-                server_of = hub.multiplexer.server_of
-                # What we sent just now may come over another link than the question, and later.
-                apart = server_of(name) is not server_of(inbox)
-                sent = apart and self._published.just_now(name)
-                # A process that is gone has taken its memberships along.
-                with contextlib.suppress(ForeignChannel):
-                    await hub.control.ask_owner("group_discard", group, channel, inbox, sent=sent)
-
-        await self._hubs.run(discard)
+        await self._hubs.run(lambda hub: hub.discard_from_group(group, channel, inbox))
 
     async def group_send(
         self, group: str, message: Message, *, exclude: Collection[str] = ()
@@ -396,7 +369,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
 
     def _make_hub(self, shared: bool) -> Hub:
         return Hub(
-            self.config.multiplexer(_project_folder()),
+            self.config.multiplexer(),
             self._names,
             self.wrapping,
             self._published,
@@ -427,27 +400,3 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
                 "new_channel() can subscribe to groups and other names"
             )
         return inbox
-
-    async def _own_mailbox(self, hub: Hub, channel: str) -> Mailbox:
-        """The mailbox of a channel of ours; a new one if it has none any more."""
-        mailbox = hub.mailboxes.get(channel)
-        if mailbox is not None:
-            return mailbox
-        if self._require_inbox(channel) != hub.inbox.name:
-            raise ForeignChannel(
-                f"channel {channel!r} belongs to another process or event loop than this one: "
-                "use the name that new_channel() returned here (a consumer's self.channel_name)"
-            )
-        await hub.inbox.ready()
-        mailbox = hub.mailboxes.get(channel)
-        if mailbox is None:
-            mailbox = hub.channels.open(channel, self.get_capacity(channel))
-            # Perhaps of a consumer that has ended: nobody may ever read it.
-            hub.channels.give_up(mailbox)
-        return mailbox
-
-
-def _project_folder() -> Path | None:
-    """Django's convention for a project's folder, or None where there is none."""
-    base = getattr(settings, "BASE_DIR", None) if settings.configured else None
-    return Path(base) if base is not None else None

@@ -23,7 +23,7 @@ from mpx_channels.multiplexer import (
 from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.flow import PATIENCE
 
-from .channels.queues import STAMP
+from .channels.queue_reader import STAMP
 from .hub import Hub
 from .names import Names
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from .exceptions import ConnectionLost
 from .multiplexer import Multiplexer
 from .subscriptions import encode_name
 from .topology import Node
@@ -14,6 +16,7 @@ __all__ = [
     "list_items",
     "list_length",
     "ping",
+    "pop_first",
     "publish_counted",
     "scan",
     "server_time",
@@ -90,6 +93,45 @@ async def list_items(multiplexer: Multiplexer, name: str) -> AsyncIterator[bytes
         if len(found) < ITEMS_AT_ONCE:
             return
         start = end
+
+
+@dataclass(frozen=True, slots=True)
+class Popped:
+    """The ``item`` that was at the head of the list ``name``, and the server's clock right after.
+
+    ``milliseconds``: since 1970; 0 where the server would not tell.
+    """
+
+    name: str
+    item: bytes
+    milliseconds: int
+
+
+async def pop_first(
+    multiplexer: Multiplexer, node: Node, names: Sequence[str], timeout: float
+) -> Popped | None:
+    """The head of the first of these lists that has one, or None after `timeout` seconds.
+
+    Over the connection that blocks. In a cluster one command would have no place for all names.
+    """
+    blocking = multiplexer.blocking_command
+    keys = [encode_name(name) for name in names]
+    answers: tuple[Any, Any] = await asyncio.gather(
+        blocking(b"BLPOP", *keys, b"%g" % timeout, node=node),
+        blocking(b"TIME", node=node),
+        return_exceptions=True,
+    )
+    match answers:
+        case BaseException() as error, _:
+            raise error
+        case [bytes(name), bytes(item)], time:
+            now = 0
+            if isinstance(time, list) and len(time) == 2:
+                now = int(time[0]) * 1000 + int(time[1]) // 1000
+            return Popped(name.decode("utf-8", "surrogateescape"), item, now)
+        case None, _:
+            return None
+    raise ConnectionLost(f"{node} answered {answers[0]!r:.100} to BLPOP")
 
 
 async def server_time(multiplexer: Multiplexer, node: Node) -> float:

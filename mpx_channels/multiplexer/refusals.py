@@ -21,13 +21,16 @@ _TRANSIENT_CLASSES = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
 )
-_TRANSIENT_WORDS = {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN"}
+# The last is what a demotion says to a command that blocks.
+_TRANSIENT_WORDS = frozenset(
+    ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
+)
 
 # Beyond this many attempts in a row the wait is at its longest anyway; 2**n must stay a float.
 _MOST_ATTEMPTS = 64
 
 
-def is_transient(error: Exception) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether Redis refuses only for as long as it is in some state, such as ``-BUSY``."""
     return isinstance(error, _TRANSIENT_CLASSES) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
 
