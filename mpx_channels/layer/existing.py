@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 import weakref
@@ -38,6 +39,12 @@ class LayerType(type):
                         return other
             _layers[made] = origin
         return made
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the class, which `__call__` would hide from editors and `inspect`."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _origin(caller: FrameType) -> Origin | None:

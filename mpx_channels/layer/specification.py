@@ -38,8 +38,8 @@ NAMES_REMEMBERED = 8192
 class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     """What every channel layer has.
 
-    Each method checks what it is given, and has the hub that is right for the running event loop
-    do the rest. The ways that most calls go are written out, without a step between.
+    Each method checks what it is given, and has the right hub do the rest. The ways that most calls
+    go are written out, without a step between.
     """
 
     extensions = ["groups", "flush"]
@@ -100,7 +100,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         await self._hubs.close_all()
 
     async def close_pools(self) -> None:
-        """What channels_redis calls it: close the connections of the running event loop alone.
+        """As in channels_redis, close those of the running event loop alone.
 
         A loop of `async_to_sync` has none, and what synchronous code uses goes on.
         """
@@ -119,10 +119,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return tuple(map(str, hub.multiplexer.nodes)) if hub is not None else ()
 
     def nodes(self) -> list[Node]:
-        """The servers that the layer is to use, as redis-py reaches them; starts an embedded one.
-
-        Connects to none.
-        """
+        """The servers that the layer is to use; starts an embedded one, and connects to none."""
         return list(self.config.multiplexer().nodes)
 
     def stats(self) -> LayerStats | None:
