@@ -56,8 +56,8 @@ class LayerConfig:
       each other, whatever their database numbers (Redis' Pub/Sub knows no databases).
     - ``expiry`` (seconds, 60): a message that waited longer for its reader is dropped.
     - ``capacity`` (100): messages that wait for one channel's reader; over it the newest is
-      dropped, once the reader had its turn. ``channel_capacity``: a dict of channel name globs or compiled regexes to
-      capacities, the first match counts.
+      dropped, once the reader had its turn. ``channel_capacity``: a dict of channel name globs
+      or compiled regexes to capacities, the first match counts.
     - ``max_message_size`` (bytes, 4 MiB): over it `MessageTooLarge` is raised at the sender;
       measured as encoded, before encryption. Redis keeps what a subscriber has not read yet, and
       disconnects it when that comes to 32 MiB, or stays at 8 MiB for a minute

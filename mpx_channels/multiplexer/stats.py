@@ -85,8 +85,9 @@ class MultiplexerStats:
     - ``callback_errors``: callbacks that raised; each was logged.
     - ``drops``: what was dropped, by cause. ``no_listener``: a message for a name that nobody
       listens to any more; ``no_promise``: a message without a promise; ``queue_full``: a
-      subscription's queue was full, and its reader slow; ``backlog_full`` and ``backlog_timeout``: a command that
-      found too many before it, or no connection in time (its sender got the error);
+      subscription's queue was full, and its reader slow; ``backlog_full`` and
+      ``backlog_timeout``: a command that found too many before it, or no connection in time (its
+      sender got the error);
       ``unreadable``: a reply that was none of Redis' known ones.
     - ``nodes``: the nodes one by one, in the order of their URLs.
     """
