@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from mpx_channels.messages.codec import Message
@@ -264,10 +265,8 @@ class Tap:
     @property
     def half_empty(self) -> bool:
         """Whether it takes messages for a while."""
-        return (
-            len(self._unread) * 2 <= self._max_messages
-            and self._unread_bytes * 2 <= self._max_bytes
-        )
+        few = len(self._unread) * 2 <= self._max_messages
+        return few and self._unread_bytes * 2 <= self._max_bytes
 
     def _open(self, at: float, pattern: str, name: str, data: bytes) -> Tapped | None:
         """What it is; None for what is not for us."""
@@ -297,11 +296,8 @@ class Tap:
     # -- subscriptions ------------------------------------------------------------------------
 
     def _subscribe(self, hub: Hub, pattern: str) -> PatternSubscription:
-        def on_message(name: str, data: bytes) -> None:
-            self._put(pattern, name, data)
-
         return hub.multiplexer.new_pattern_subscription(
-            pattern, on_message, self._disconnected, self._activated
+            pattern, partial(self._put, pattern), self._disconnected, self._activated
         )
 
     async def _confirm(self, hub: Hub, pattern: str) -> None:
@@ -315,12 +311,8 @@ class Tap:
             if name is None:
                 raise
             subscription.close()
-
-            def on_message(name: str, data: bytes) -> None:
-                self._put(pattern, name, data)
-
             exact: ChannelSubscription = hub.multiplexer.new_channel_subscription(
-                on_message, self._disconnected, self._activated
+                partial(self._put, pattern), self._disconnected, self._activated
             )
             self._subscriptions[pattern] = exact
             exact.add(name)
@@ -343,11 +335,8 @@ class Tap:
                 self._unread.append((time.time(), pattern, name, data))
                 self._unread_bytes += len(data)
                 self._more.set()
-                # By bytes it is full when the next does not fit, of which nobody knows the size.
-                if len(self._unread) >= self._max_messages or (
-                    self._unread_bytes * 2 > self._max_bytes
-                ):
-                    assert self._hub is not None
+                # Whether the next will fit is not known before it comes.
+                if not self.half_empty and self._hub is not None:
                     self._hub.multiplexer.flow.filled(self)
                 return
             self._dropping = dropping = TapEvent("dropped", time.time())

@@ -17,9 +17,9 @@ LOOK_EVERY = 0.001
 # Looks that a reader may take nothing for, and how many each message that it takes gives back, on
 # average until nothing is left. Channels' dispatch takes four to eight messages between two looks,
 # and a handler that asks Redis something in each message five. One that sleeps for a millisecond
-# takes one, and so is slow after a quarter of a second.
-PATIENCE = 50.0
-PATIENCE_PER_MESSAGE = 0.8
+# takes one, and so is slow after a third of a second.
+PATIENCE = 100.0
+PATIENCE_PER_MESSAGE = 0.7
 # Seconds of looking, altogether, and how many of them come back in a second without. Everything
 # else on the connection waits, too, such as the answers to who joins a group, who gives up after
 # `connect_timeout`, five seconds. After a handler that blocked, or while the process was stopped,
