@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -13,9 +15,11 @@ import redis
 from mpx_channels.diagnostics.doctor import neighbours
 from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.layer import MpxChannelLayer
+from tests.conftest import PATIENCE, RestartableServer
 
 from .conftest import MakeProject, Project
 from .examine import examine, of, one, worst
+from .schemas import check
 
 KEYS = ["a passphrase that is long enough"]
 
@@ -83,6 +87,36 @@ def test_a_process_that_hangs(project: Project) -> None:
     done = project.run("doctor", "--strict")
     assert done.returncode == 1
     assert "did not answer" in done.stdout
+
+
+def test_a_process_that_redis_refuses(
+    make_project: MakeProject, restartable_server: RestartableServer
+) -> None:
+    """The doctor names it, and so does status: how many names, and why."""
+    url = restartable_server.start_with_user("allchannels", "+@all", "~*")
+    project = make_project(hosts=[url], prefix="asgi")
+    worker = project.worker(groups={"room-1": 1, "room-2": 1})
+    with restartable_server.client() as admin:
+        others = ["&asgi:p:*", "&asgi:c:*", "&asgi:r:*", "&asgi:g:mpx*"]
+        admin.execute_command("ACL", "SETUSER", "app", "resetchannels", *others)
+    wait_until(lambda: refused(project) == [2])
+    (row,) = [row for row in project.json("doctor", code=1)["checks"] if row["id"] == "processes"]
+    assert row["level"] == "problem"
+    assert f"pid {worker.pid} (2); No permissions" in row["found"]
+    status = project.run("status")
+    assert re.search(rf"^\S+ {worker.pid} +2 +No permissions", status.stdout, re.MULTILINE)
+
+
+def refused(project: Project) -> list[int]:
+    told = project.json("status")
+    check("status", told)
+    return [process["names_refused"] for process in told["processes"]]
+
+
+def wait_until(predicate: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not predicate():
+        assert time.monotonic() < deadline
 
 
 # -- neighbours ------------------------------------------------------------------------------------
