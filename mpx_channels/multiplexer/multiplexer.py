@@ -39,14 +39,15 @@ class Multiplexer:
       a packet per interval.
     - ``min_backoff``, ``max_backoff`` (seconds, 0.008 and 0.512, as in go-mpx): exponential
       backoff with full jitter between attempts to connect.
-    - ``connect_timeout`` (seconds, 5): for connecting with its handshake, and for the server's
-      first reply to a command.
+    - ``connect_timeout`` (seconds, 5): for connecting with its handshake; and the longest that
+      a server may answer nothing while commands wait for it.
     - ``unsubscribe_delay`` (seconds, 1): how long a name stays subscribed after its last
       listener went, so that a page that reloads costs Redis nothing.
     - ``max_queue`` (1000): messages that wait for one subscription's async callbacks, or for its
       iteration; over it the newest is dropped and counted.
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
-      connection, and for how long, before their senders get `NotConnected`.
+      connection, and for how long, before their senders get `NotConnected`. After a reconnect they
+      go out when the subscriptions are confirmed again, within this time.
     - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
       URL: ``username``, ``password``, ``credential_provider``, ``db``, ``ssl_ca_certs``,
       ``client_name``, ``protocol``, ...
