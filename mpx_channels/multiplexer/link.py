@@ -36,7 +36,8 @@ class LinkOptions:
     - ``min_backoff``, ``max_backoff``: the waits between attempts grow from one to the other and
       are drawn at random from zero up ("full jitter": https://aws.amazon.com/blogs/architecture/
       exponential-backoff-and-jitter/), so that a thousand processes do not return in step.
-    - ``connect_timeout``: for connecting and the handshake together.
+    - ``connect_timeout``: for connecting and the handshake together, and for a publisher's server
+      to answer anything.
     """
 
     ping_interval: float = 30.0

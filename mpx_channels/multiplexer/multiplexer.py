@@ -47,7 +47,8 @@ class Multiplexer:
     - ``max_queue`` (1000): messages that wait for one subscription's async callbacks, or for its
       iteration; over it, if the reader is slow, the newest is dropped and counted.
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
-      connection, and for how long, before their senders get `NotConnected`.
+      connection, and for how long, before their senders get `NotConnected`. After a reconnect they
+      go out when the subscriptions are confirmed again, within this time.
     - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
       URL: ``username``, ``password``, ``credential_provider``, ``db``, ``ssl_ca_certs``,
       ``client_name``, ``protocol``, ...

@@ -74,7 +74,7 @@ class Publisher:
         self._batch_due: float | None = None
         # The last write, as long as the kernel has not taken all of it, and when it was due.
         self._stuck: list[bytes] = []
-        self._stuck_due: float | None = None
+        self._stuck_due = 0.0
         # Written, in order; None stands for a command whose answer nobody waits for.
         self._unanswered: deque[asyncio.Future[Frame] | None] = deque()
         self._answered = 0
@@ -174,7 +174,7 @@ class Publisher:
         else:
             wire.write(data)
             if wire.paused:
-                self._stuck, self._stuck_due = batch.copy(), self._batch_due
+                self._keep_stuck(batch.copy())
         batch.clear()
         if self._watchdog is None:
             self._watch_on(0)
@@ -186,11 +186,16 @@ class Publisher:
             if size >= LARGEST_WRITE or number == len(batch):
                 wire.write(data[:size])
                 if wire.paused:
-                    self._stuck, self._stuck_due = batch[first:number], self._batch_due
+                    self._keep_stuck(batch[first:number])
                     self._counters.commands_out -= len(batch) - number
                     self._take_back(batch[number:], self._batch_due)
                     return
                 data, first, size = data[size:], number, 0
+
+    def _keep_stuck(self, commands: list[bytes]) -> None:
+        assert self._loop is not None
+        self._stuck = commands
+        self._stuck_due = self._batch_due or self._loop.time() + self._backlog_timeout
 
     def _take_back(self, commands: list[bytes], due: float | None) -> None:
         """These are the last that were to be written, and wait for another chance."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
+from mpx_channels.multiplexer import MpxError, MultiplexerStopped, NotConnected
 from tests.conftest import eventually
 from tests.proxy import Proxy
 
@@ -81,6 +81,25 @@ async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) ->
     for reader in readers:
         with pytest.raises(MultiplexerStopped, match="the layer was closed"):
             await asyncio.wait_for(reader, 10)
+
+
+async def test_it_takes_a_second_at_most(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """Whatever waits for a server that has fallen silent: it is one second for all."""
+    layer = make_layer(hosts=[proxy.url])
+    await layer.connect()
+    readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in range(2)]
+    hub = layer._hubs[asyncio.get_running_loop()]
+    queue = hub.queues._reader_of(layer._names.queue("jobs-0"))
+    await eventually(lambda: len(queue._asked) == 2)
+    proxy.freeze()
+    calls: list[Any] = [layer.group_send("name", {"type": "x"}), layer.send("jobs", {"type": "x"})]
+    waiting = [*readers, *map(asyncio.ensure_future, calls)]
+    started = asyncio.get_running_loop().time()
+    await layer.close()
+    assert asyncio.get_running_loop().time() - started < 1
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, MpxError) for result in results)
+    proxy.thaw()
 
 
 async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChannelLayer) -> None:

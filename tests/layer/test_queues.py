@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+import redis
 from channels.exceptions import ChannelFull
 
 from mpx_channels.layer import MpxChannelLayer
@@ -26,6 +27,25 @@ def reading(layer: MpxChannelLayer) -> bool:
     """Whether a blocking pop is under way."""
     hub = layer._hubs.here
     return hub is not None and any(reader._asked for reader in hub.queues._readers.values())
+
+
+def refusals(admin: redis.Redis, code: str) -> int:
+    """How often the server has answered with this error."""
+    return int(admin.info("errorstats").get(f"errorstat_{code}", {}).get("count", 0))
+
+
+def is_busy(admin: redis.Redis) -> bool:
+    try:
+        admin.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+def forever(client: redis.Redis) -> None:
+    """Run a script until it is killed."""
+    with contextlib.suppress(redis.ResponseError):
+        client.eval("while true do end", 0)
 
 
 async def test_kept_until_somebody_reads_in_order(
@@ -72,6 +92,85 @@ async def test_full_is_said_to_the_sender(make_layer: MakeLayer) -> None:
         assert await numbers(layer, channel, 1) == [0]
         await layer.send(channel, {"type": "x", "n": capacity})
         assert await numbers(layer, channel, capacity) == list(range(1, capacity + 1))
+
+
+async def test_a_server_that_forgets_the_script_reorders_nothing(
+    make_layer: MakeLayer, client: redis.Redis, proxy: Proxy, prefix: str
+) -> None:
+    layer = make_layer(hosts=[proxy.url], capacity=100_000)
+    # So that answers come when others have left already.
+    proxy.to_client.delay = 0.001
+    sends: list[asyncio.Task[None]] = []
+    for number in range(1000):
+        if number % 100 == 50:
+            client.script_flush()
+        sends.append(asyncio.create_task(layer.send("jobs", {"type": "x", "n": number})))
+        await asyncio.sleep(0)
+    await asyncio.gather(*sends)
+    assert await numbers(layer, "jobs", 1000) == list(range(1000))
+
+
+async def test_a_call_that_is_cancelled_while_the_script_is_loaded_again(
+    layer: MpxChannelLayer, client: redis.Redis
+) -> None:
+    await layer.send("jobs", {"type": "x", "n": 0})
+    hub = layer._hubs[asyncio.get_running_loop()]
+    (put,) = hub.queues._puts.values()
+    for turns in range(20):
+        client.script_flush()
+        sends = [
+            asyncio.create_task(layer.send("jobs", {"type": "x", "n": 3 * turns + n}))
+            for n in range(3)
+        ]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sends[1].cancel()
+        await asyncio.wait(sends)
+        assert sends[0].exception() is sends[2].exception() is None
+    assert put._under_way == 0
+    await layer.send("jobs", {"type": "x", "n": 100})
+    got: list[int] = []
+    while 100 not in got:
+        got += await numbers(layer, "jobs", 1)
+    assert got == sorted(got)
+
+
+async def test_after_a_restart_the_script_is_there_before_its_calls(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    """Where it is not, those that were told so come after those that were not."""
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url])
+    await layer.send("jobs", {"type": "x", "n": -1})
+    publisher = layer._hubs[asyncio.get_running_loop()].multiplexer._publishers.all[0]
+    restartable_server.kill()
+    await eventually(lambda: publisher.link.wire is None)
+    sends = [asyncio.create_task(layer.send("jobs", {"type": "x", "n": n})) for n in range(50)]
+    await eventually(lambda: publisher.waiting == 50)
+    restartable_server.start()
+    await asyncio.gather(*sends)
+    with restartable_server.client() as admin:
+        assert refusals(admin, "NOSCRIPT") == 0
+    assert await numbers(layer, "jobs", 50) == list(range(50))
+    await layer.close()
+
+
+async def test_where_loading_alone_is_refused(
+    make_layer: MakeLayer, restartable_server: RestartableServer, prefix: str
+) -> None:
+    """The permissions of the documentation do: SCRIPT LOAD is not among them."""
+    url = restartable_server.start_with_user(
+        f"~{prefix}:*", f"&{prefix}:*", "-@all", "+evalsha", "+eval", "+blpop", "+time", "+lindex",
+        "+lpop", "+llen", "+rpush", "+pttl", "+pexpire", "+subscribe", "+unsubscribe", "+publish",
+        "+ping",
+    )  # fmt: skip
+    layer = make_layer(hosts=[url])
+    for number in range(3):
+        await layer.send("jobs", {"type": "x", "n": number})
+    assert await numbers(layer, "jobs", 3) == [0, 1, 2]
+    with restartable_server.client() as admin:
+        assert refusals(admin, "NOSCRIPT") == 0
+    await layer.close()
 
 
 async def test_capacity_is_decided_atomically(make_layer: MakeLayer) -> None:
@@ -276,6 +375,48 @@ async def test_want_of_a_permission_is_said(
     await layer.send("jobs", {"type": "x"})
     with pytest.raises(CommandRefused, match="blpop"):
         await layer.receive("jobs")
+    await layer.close()
+
+
+async def test_a_reader_outlives_a_demotion(
+    make_layer: MakeLayer, restartable_server: RestartableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url])
+    await layer.send("jobs", {"type": "x", "n": 1})
+    assert await numbers(layer, "jobs", 1) == [1]
+    reader = asyncio.create_task(layer.receive("jobs"))
+    await eventually(lambda: reading(layer))
+    with restartable_server.client() as admin:
+        # UNBLOCKED for the pop that is under way, READONLY for those that follow.
+        admin.replicaof("127.0.0.1", "1")
+        await eventually(lambda: "UNBLOCKED" in caplog.text)
+        await eventually(lambda: refusals(admin, "READONLY"))
+        assert not reader.done()
+        admin.replicaof("NO", "ONE")
+    await layer.send("jobs", {"type": "x", "n": 2})
+    assert (await reader)["n"] == 2
+    await layer.close()
+
+
+async def test_a_reader_outlives_a_long_script(
+    make_layer: MakeLayer, restartable_server: RestartableServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url])
+    await layer.send("jobs", {"type": "x", "n": 1})
+    assert await numbers(layer, "jobs", 1) == [1]
+    with restartable_server.client() as admin, restartable_server.client() as other:
+        admin.config_set("busy-reply-threshold", 10)
+        script = asyncio.create_task(asyncio.to_thread(forever, other))
+        await eventually(lambda: is_busy(admin))
+        reader = asyncio.create_task(layer.receive("jobs"))
+        await eventually(lambda: "BUSY" in caplog.text)
+        assert not reader.done()
+        admin.script_kill()
+        await script
+    await layer.send("jobs", {"type": "x", "n": 2})
+    assert (await reader)["n"] == 2
     await layer.close()
 
 

@@ -54,6 +54,12 @@ class FastWorker(MpxConsumerMixin, AsyncConsumer):
         os.write(LOG, b"hangs\\n")
         await asyncio.Event().wait()
 
+    async def wait(self, event):
+        os.write(LOG, b"waits\\n")
+        while not os.path.exists(event["path"]):
+            await asyncio.sleep(0.01)
+        os.write(LOG, b"end %d\\n" % event["n"])
+
     async def ask(self, event):
         await self.reply(event, event["n"] + 1)
 
@@ -189,6 +195,28 @@ async def test_what_redis_refuses_ends_it_with_an_error(
     process = Workers(warm, tmp_path, url, prefix).start()
     await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert process.returncode == 1
+
+
+async def test_what_redis_refuses_for_one_channel_ends_all(
+    make_layer: MakeLayer, tmp_path: Path, restartable_server: RestartableServer, prefix: str
+) -> None:
+    url = restartable_server.start_with_user("allkeys", "allchannels", "+@all")
+    layer = make_layer(hosts=[url])
+    workers = Workers(tmp_path, url, prefix)
+    process = await workers.start()
+    go = tmp_path / "go"
+    await layer.send("fast", {"type": "wait", "path": str(go), "n": 1})
+    await eventually(lambda: workers.log.read_text() == "waits\n")
+    with restartable_server.client() as admin:
+        keys = (f"~{prefix}:q:fast", f"~{prefix}:w:*")
+        admin.execute_command("ACL", "SETUSER", "app", "resetkeys", *keys)
+        await eventually(lambda: "errorstat_NOPERM" in admin.info("errorstats"))
+    # What is in hand is finished, and then it ends.
+    assert process.returncode is None
+    go.touch()
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
+    assert workers.lines("end") == [1]
+    await layer.close()
 
 
 async def test_a_failing_consumer_is_made_anew(layer: MpxChannelLayer, workers: Workers) -> None:
