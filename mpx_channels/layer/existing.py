@@ -7,7 +7,7 @@ import sys
 import threading
 import weakref
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from channels.layers import ChannelLayerManager
 
@@ -16,8 +16,10 @@ from mpx_channels.loops.fork import in_forked_child
 __all__ = ["LayerType", "living_layers"]
 
 # Who asked for it in Channels' registry, or None for a layer that somebody made by hand: the
-# registry, the alias, and the CONFIG in the settings.
+# registry, the alias, and its entry in the settings.
 Origin = tuple[object, object, object]
+
+T = TypeVar("T")
 
 
 class LayerType(type):
@@ -28,15 +30,15 @@ class LayerType(type):
     the same one. Whoever makes a layer by hand gets a new one.
     """
 
-    def __call__(cls: Any, *args: Any, **config: Any) -> Any:
+    def __call__(cls: type[T], *args: Any, **config: Any) -> T:
         origin = _origin(sys._getframe(1))
         # Without the lock, as it imports things: the spare ones hold no connections.
-        made = super().__call__(*args, **config)
+        made: T = type.__call__(cls, *args, **config)
         with _lock:
             if origin is not None:
                 for other, its in _layers.items():
-                    if type(other) is cls and _same(its, origin):
-                        return other
+                    if _same(its, origin):
+                        return cast("T", other)
             _layers[made] = origin
         return made
 
@@ -58,14 +60,15 @@ def _origin(caller: FrameType) -> Origin | None:
     while frame is not None and frame.f_globals.get("__name__") == ChannelLayerManager.__module__:
         if frame.f_code is asking:
             manager, alias = (frame.f_locals[name] for name in asking.co_varnames[:2])
-            return manager, alias, manager.configs[alias].get("CONFIG")
+            # Weakly: it holds the layer.
+            return weakref.ref(manager), alias, manager.configs[alias]
         frame = frame.f_back
     return None
 
 
 def _same(one: Origin | None, other: Origin) -> bool:
     """The same registry, alias and settings: settings that are equal may be another test's."""
-    return one is not None and (one[0] is other[0] and one[1] == other[1] and one[2] is other[2])
+    return one is not None and (one[0] == other[0] and one[1] == other[1] and one[2] is other[2])
 
 
 _layers: weakref.WeakKeyDictionary[Any, Origin | None] = weakref.WeakKeyDictionary()
