@@ -80,7 +80,8 @@ class Subscriber:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
         # For whatever comes next: what the registry has due, or the end of our patience.
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0.0
         # Seconds without an answer to what is unanswered, and since when there was none.
         self._patience = options.connect_timeout
         self._waiting_since = 0.0
@@ -151,12 +152,14 @@ class Subscriber:
 
     def _call_at(self, due: float | None) -> None:
         """Have `_time_over` called then; a call that comes earlier than needed does no harm."""
-        timer = self._timer
-        if due is None or self._loop is None or (timer is not None and timer.when() <= due):
+        if due is None or self._loop is None:
             return
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
         self._timer = self._loop.call_at(due, self._time_over)
+        self._timer_due = due
 
     def _time_over(self) -> None:
         self._timer = None
@@ -284,8 +287,13 @@ class Subscriber:
         if transient:
             # Whoever waits goes on waiting.
             if refused:
-                text = "%s put off subscribing to %d names, asking again: %s"
-                self.log.warning("refused", text, self.link.node, len(refused), error)
+                self.log.warning(
+                    "refused",
+                    "%s put off subscribing to %d names, asking again: %s",
+                    self.link.node,
+                    len(refused),
+                    error,
+                )
             return
         for entry in refused:
             self.log.error(
@@ -299,8 +307,9 @@ class Subscriber:
                 listener.refused(entry)
 
     def _allowed(self, entry: Entry) -> None:
-        text = "%s subscribed to %r, which it had refused"
-        self.log.info("refused", text, self.link.node, entry.text)
+        self.log.info(
+            "refused", "%s subscribed to %r, which it had refused", self.link.node, entry.text
+        )
         self.registry.allowed(entry)
         self.changed()
 
