@@ -86,7 +86,8 @@ class Subscriber:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
         # For whatever comes next: what the registry has due, or the end of our patience.
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0.0
         # Seconds without an answer to what is unanswered, and since when there was none.
         self._patience = options.connect_timeout
         self._waiting_since = 0.0
@@ -207,12 +208,14 @@ class Subscriber:
 
     def _call_at(self, due: float | None) -> None:
         """Have `_time_over` called then; a call that comes earlier than needed does no harm."""
-        timer = self._timer
-        if due is None or self._loop is None or (timer is not None and timer.when() <= due):
+        if due is None or self._loop is None:
             return
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
         self._timer = self._loop.call_at(due, self._time_over)
+        self._timer_due = due
 
     def _time_over(self) -> None:
         self._timer = None
