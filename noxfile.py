@@ -61,7 +61,8 @@ def run_tests(
     session.install("--no-compile", "-e", ".[tests]" if paths else ".[dev]", *requirements)
     if without is not None:
         session.run("python", "-m", "pip", "uninstall", "-q", "-y", without)
-    command = ["python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", *ELSEWHERE]
+    at_once = ["-n", "auto", "--dist", "worksteal"]
+    command = ["python", "-m", "pytest", *at_once, "-p", "no:cacheprovider", *ELSEWHERE]
     # A corner does without what scripts/test must have, such as a browser: there it skips.
     session.run(*command, *(session.posargs or paths or ["tests"]), env={"CI": "", **environment})
 

@@ -25,7 +25,6 @@ import struct
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -211,9 +210,11 @@ def start_cold(
         return subprocess.Popen(
             command, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, text=text
         )
+    # Not by Popen's preexec_fn: a fork of a process with threads, such as pytest-xdist's.
+    take = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-I", "-S", "-c", take, *command]
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
-    take = partial(os.login_tty, 0)
-    return subprocess.Popen(command, env=env, cwd=cwd, preexec_fn=take, **streams)
+    return subprocess.Popen(command, env=env, cwd=cwd, **streams)
 
 
 # -- in the process that is forked from ------------------------------------------------------------
