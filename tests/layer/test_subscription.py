@@ -13,8 +13,8 @@ from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
 
 from .conftest import MakeLayer
-from .test_listening import unread
-from .test_wildcards import of
+from .groups.test_raw import unread
+from .groups.test_wildcards import of
 
 
 async def test_subscribe(

@@ -11,9 +11,8 @@ import redis
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 COUNTS = [150, 300, 1000, 10_000]
 

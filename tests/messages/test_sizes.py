@@ -9,8 +9,7 @@ import pytest
 
 from mpx_channels.layer import MessageTooLarge, MpxChannelLayer
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE
-
-from .conftest import MakeLayer
+from tests.layer.conftest import MakeLayer
 
 Send = Callable[[MpxChannelLayer, dict[str, Any]], Awaitable[object]]
 

@@ -19,8 +19,7 @@ from mpx_channels.layer import (
 from mpx_channels.layer import UnserializableMessage as Unserializable
 from mpx_channels.layer import serializers as ours
 from tests.conftest import eventually, missing
-
-from .conftest import MakeLayer
+from tests.layer.conftest import MakeLayer
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.layer.groups import published as published_module
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
+from tests.layer.test_sync import in_thread
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
-from .test_sync import in_thread
 
 MESSAGE = {"type": "x"}
 

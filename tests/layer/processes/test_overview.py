@@ -28,9 +28,8 @@ from mpx_channels.layer import (
 from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 PROCESS = """
 import asyncio, json, os, sys

@@ -13,9 +13,8 @@ from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer, PromiseRejected, UnserializableMessage
 from mpx_channels.multiplexer import NotConnected, PromiseDisconnected
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 
 def waited_for(layer: MpxChannelLayer) -> int:

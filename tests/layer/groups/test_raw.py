@@ -9,9 +9,8 @@ import pytest
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer
 from mpx_channels.multiplexer import NotConnected, SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 MARK = {"type": "mark"}
 

@@ -13,9 +13,8 @@ from channels.exceptions import ChannelFull
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import CommandRefused
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 
 async def numbers(layer: MpxChannelLayer, channel: str, count: int) -> list[int]:

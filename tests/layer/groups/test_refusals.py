@@ -10,9 +10,9 @@ import redis
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import NotConnected, SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 
-from .conftest import MakeLayer
-from .test_hooks import heard, opened
+from .test_link_events import heard, opened
 
 # All that a layer with the prefix "asgi" listens to, but for its groups.
 OTHERS = ("&asgi:p:*", "&asgi:c:*", "&asgi:r:*")

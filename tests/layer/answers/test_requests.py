@@ -19,9 +19,8 @@ from mpx_channels.layer import (
 )
 from mpx_channels.multiplexer import NotConnected, PromiseDisconnected
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 
 async def asked(

@@ -9,10 +9,10 @@ import pytest
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
-from .conftest import MakeLayer
-from .test_listening import MARK, unread
+from .test_raw import MARK, unread
 
 
 def of(group: str, number: Any = 1, *, tagged: bool = True) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
 )
 from tests.conftest import RestartableServer, eventually
+from tests.layer.channels.test_channels import receives_nothing
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
-from .test_channels import receives_nothing
 
 
 async def members(layer: MpxChannelLayer, group: str, count: int) -> list[str]:

@@ -14,9 +14,8 @@ from django.utils.translation import gettext_lazy
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer, UnserializableMessage
 from mpx_channels.multiplexer import NotConnected
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 
 async def receives_nothing(layer: MpxChannelLayer, channel: str) -> bool:

@@ -21,9 +21,8 @@ from mpx_channels.layer.processes import ledger as ledger_module
 from mpx_channels.layer.processes.ledger import NOTHING, LocalStats, add, counts_of
 from mpx_channels.loops.portal import portal
 from tests.conftest import eventually
-
-from .conftest import MakeLayer
-from .test_sync import run
+from tests.layer.conftest import MakeLayer
+from tests.layer.test_sync import run
 
 
 class LoopThread:

@@ -14,9 +14,12 @@ import pytest
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.layer import conftest as layers
 from tests.warm import Process, Warm
 
-from .conftest import MakeLayer
+# Those of tests/layer.
+MakeLayer = layers.MakeLayer
+prefix, make_layer, layer = layers.prefix, layers.make_layer, layers.layer
 
 PROJECT = """
 import asyncio, os, time

@@ -20,8 +20,7 @@ from mpx_channels.layer import (
 from mpx_channels.messages.crypto import CLOCK_ALLOWANCE, NONCE_LENGTH, Cipher
 from mpx_channels.messages.wrapping import Wrapping
 from tests.conftest import eventually
-
-from .conftest import MakeLayer
+from tests.layer.conftest import MakeLayer
 
 OLD, NEW = "an old passphrase", b"a new passphrase"
 

@@ -12,9 +12,9 @@ import pytest
 from mpx_channels.layer import MpxChannelLayer, UnserializableMessage
 from mpx_channels.multiplexer import BacklogFull, CommandRefused, ConnectionLost
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 
-from .conftest import MakeLayer
-from .test_listening import unread
+from .test_raw import unread
 
 
 async def members(layer: MpxChannelLayer, group: str, count: int) -> list[str]:

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 from mpx_channels.layer import MpxChannelLayer, UnserializableMessage
 from mpx_channels.messages import codec
-
-from .conftest import MakeLayer
+from tests.layer.conftest import MakeLayer
 
 Formats = pytest.mark.parametrize(
     ("encode", "decode"),

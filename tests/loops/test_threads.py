@@ -15,9 +15,8 @@ from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE, missing
-
-from .test_sync import run
-from .test_sync_calls import make_sync_layer, sync_layer  # noqa: F401
+from tests.layer.test_sync import run
+from tests.layer.test_sync_calls import make_sync_layer, sync_layer  # noqa: F401
 
 MESSAGE = {"type": "x"}
 

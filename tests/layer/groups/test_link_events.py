@@ -10,9 +10,8 @@ import pytest
 from mpx_channels.layer import Hooks, InvalidConfig, Mailbox, MpxChannelLayer
 from mpx_channels.multiplexer import SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
+from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
-
-from .conftest import MakeLayer
 
 ALL = Hooks(("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",))
 
