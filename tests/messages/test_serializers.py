@@ -19,14 +19,17 @@ from mpx_channels.layer import (
 from mpx_channels.layer import UnserializableMessage as Unserializable
 from mpx_channels.layer import serializers as ours
 from tests.conftest import eventually, missing
+from tests.inside import serializers_of
 from tests.layer.conftest import MakeLayer
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> ours.SerializersRegistry:
+def registry() -> Iterator[ours.SerializersRegistry]:
     """Ours, as it was when the test is over."""
-    monkeypatch.setattr(ours.registry, "_classes", dict(ours.registry._classes))
-    return ours.registry
+    before = dict(serializers_of(ours.registry))
+    yield ours.registry
+    serializers_of(ours.registry).clear()
+    serializers_of(ours.registry).update(before)
 
 
 @pytest.fixture
@@ -36,9 +39,9 @@ def theirs() -> Iterator[Any]:
         from channels_redis import serializers
     except ImportError:
         missing("channels_redis is not installed")
-    before = dict(serializers.registry._registry)
+    before = dict(serializers.registry._registry)  # noqa: SLF001 - of channels_redis
     yield serializers
-    serializers.registry._registry = before
+    serializers.registry._registry = before  # noqa: SLF001
 
 
 async def goes_and_comes(layer: MpxChannelLayer, message: dict[str, Any]) -> dict[str, Any]:

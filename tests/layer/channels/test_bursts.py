@@ -11,6 +11,7 @@ import redis
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.inside import full_buffers, hub_of, names_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -19,7 +20,7 @@ COUNTS = [150, 300, 1000, 10_000]
 
 def publish(client: redis.Redis, layer: MpxChannelLayer, group: str, count: int) -> None:
     """Send to a group all at once, without a turn of the loop: it is there in one piece."""
-    name = layer._names.group(group)
+    name = names_of(layer).group(group)
     pipeline = client.pipeline(transaction=False)
     for number in range(count):
         pipeline.publish(name, layer.wrapping.wrap(name, {"type": "x", "n": number}))
@@ -142,14 +143,14 @@ async def test_nobody_waits_long_for_who_does_not_read(
     await asyncio.sleep(0)
     publish(client, layer, "room", 1000)
     await eventually(lambda: len(got) == 1000)
-    hub = layer._hubs.here
+    hub = hub_of(layer)
     mailbox = hub.mailboxes[never]
     assert (len(mailbox), full(layer)) == (100, 900)
     # Now that it is known for slow, not for a turn.
     publish(client, layer, "room", 1000)
     held = 0
     while len(got) < 2000:
-        held += mailbox in hub.multiplexer.flow._full
+        held += mailbox in full_buffers(hub.multiplexer.flow)
         await asyncio.sleep(0)
     assert held == 0
     # Once it has worked off what it had, it is as good as any other.
@@ -180,10 +181,10 @@ async def test_over_several_connections(
     """Two that are two servers to us fill one mailbox in the same turn."""
     layer = make_layer(hosts=[redis_url, proxy.url])
     async with layer.subscribe() as events:
-        hub = layer._hubs.here
+        hub = hub_of(layer)
         names: dict[Any, str] = {}
         for number in range(100):
-            node = hub.multiplexer.node_of(layer._names.group(f"room-{number}"))
+            node = hub.multiplexer.node_of(names_of(layer).group(f"room-{number}"))
             names.setdefault(node, f"room-{number}")
         assert len(names) == 2
         for group in names.values():

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer, UnserializableMessage
 from mpx_channels.multiplexer import NotConnected
 from tests.conftest import RestartableServer, eventually
+from tests.inside import hub_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -279,7 +280,7 @@ async def test_without_a_server_the_error_names_it(restartable_server: Restartab
         with pytest.raises(NotConnected, match=url):
             await layer.group_send("room", {"type": "x"})
         restartable_server.start()
-        hub = layer._hubs.here
+        hub = hub_of(layer)
         await hub.multiplexer.wait_connected(10)
         channel = await layer.new_channel()
         await layer.group_add("room", channel)

@@ -13,6 +13,7 @@ from channels.exceptions import ChannelFull
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import CommandRefused
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.inside import asked_for, held_by, queue_readers
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -23,8 +24,7 @@ async def numbers(layer: MpxChannelLayer, channel: str, count: int) -> list[int]
 
 def reading(layer: MpxChannelLayer) -> bool:
     """Whether a blocking pop is under way."""
-    hub = layer._hubs.here
-    return hub is not None and any(reader._asked for reader in hub.queues._readers.values())
+    return any(asked_for(reader) for reader in queue_readers(layer))
 
 
 async def test_kept_until_somebody_reads_in_order(
@@ -235,8 +235,7 @@ async def test_flush_forgets_what_was_popped_for_a_cancelled_reader(
     reader.cancel()
     await asyncio.wait([reader])
     await other_layer.send("jobs", {"type": "x"})
-    hub = await layer._hubs.open()
-    await eventually(lambda: any(reader._held for reader in hub.queues._readers.values()))
+    await eventually(lambda: any(held_by(reader) for reader in queue_readers(layer)))
     await other_layer.flush()
     await layer.close()  # which gives back what is held
     assert client.keys(f"{prefix}:q:*") == []

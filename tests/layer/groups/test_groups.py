@@ -18,6 +18,7 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
 )
 from tests.conftest import RestartableServer, eventually
+from tests.inside import hub_of
 from tests.layer.channels.test_channels import receives_nothing
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
@@ -264,7 +265,7 @@ JOINS = ["group_add", "channel_add", "pattern_add", "group_pattern_add"]
 async def joining(layer: MpxChannelLayer, add: str, channel: str, times: int) -> list[Any]:
     """Tasks that join one name, all at once, and wait for Redis."""
     tasks = [asyncio.create_task(getattr(layer, add)("room", channel)) for _ in range(times)]
-    hub = layer._hubs.here
+    hub = hub_of(layer)
     await eventually(
         lambda: (
             [
@@ -283,7 +284,7 @@ async def publish(layer: MpxChannelLayer, add: str) -> None:
     if add.startswith("group"):
         await layer.group_send("room", {"type": "x"})
     else:
-        hub = layer._hubs.here
+        hub = hub_of(layer)
         await hub.multiplexer.publish("room", b"x")
 
 
@@ -345,7 +346,7 @@ async def test_a_join_that_is_cancelled_when_it_is_confirmed(
     channel = await layer.new_channel()
     proxy.to_server.freeze()
     (first,) = await joining(layer, "group_add", channel, 1)
-    hub = layer._hubs.here
+    hub = hub_of(layer)
     joined = []
 
     def on_activation(name: str) -> None:

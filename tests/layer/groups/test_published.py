@@ -13,6 +13,7 @@ from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.layer.groups import published as published_module
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.inside import hub_of, mailbox_of, multiplexer_of, names_of, published_at
 from tests.layer.conftest import MakeLayer
 from tests.layer.test_sync import in_thread
 from tests.proxy import Proxy
@@ -29,7 +30,7 @@ def slow(proxy: Proxy) -> Proxy:
 
 def unread(layer: MpxChannelLayer, channel: str) -> int:
     """What is there now: who has left gets no more."""
-    return len(layer._hubs.here.mailboxes[channel])
+    return len(mailbox_of(layer, channel))
 
 
 def pings(proxy: Proxy) -> int:
@@ -120,15 +121,16 @@ async def test_several_hosts_and_another_process(
         proxy.to_client.delay_of = lambda data: 0.005 if b"message" in data else 0.0
 
         def is_first(layer: MpxChannelLayer, name: str) -> bool:
-            multiplexer = layer._hubs.here.multiplexer
+            multiplexer = multiplexer_of(layer)
             return multiplexer.node_of(name) is multiplexer.node
 
         while True:
             layer = make_layer(hosts=[redis_url, proxy.url])
             await layer.new_channel()
-            if is_first(layer, layer._hubs.here.inbox.name):
+            if is_first(layer, hub_of(layer).inbox.name):
                 break
-        groups = [f"g-{n}" for n in range(99) if not is_first(layer, layer._group_name(f"g-{n}"))]
+        name_of = names_of(layer).group
+        groups = [f"g-{n}" for n in range(99) if not is_first(layer, name_of(f"g-{n}"))]
         other = make_layer(hosts=[redis_url, proxy.url])
         for group in groups[:20]:
             channel = await member(layer, group)
@@ -149,7 +151,7 @@ async def test_wildcard_groups(
             await layer.group_send(f"room-{number}", MESSAGE)
             await layer.group_pattern_discard("room-*", channel)
             assert unread(layer, channel) == 1, number
-        assert layer._hubs.here.mailboxes[channel].wildcards == 0
+        assert mailbox_of(layer, channel).wildcards == 0
 
 
 async def test_in_order_and_no_more(layer: MpxChannelLayer) -> None:
@@ -209,8 +211,8 @@ async def test_what_was_published_long_ago_needs_none(make_layer: MakeLayer, pro
     channel = await member(layer)
     await layer.group_send("room", MESSAGE)
     assert await layer.receive(channel)
-    name = layer._group_name("room")
-    layer._published_at[name] -= layer.config.connect_timeout
+    name = names_of(layer).group("room")
+    published_at(layer)[name] -= layer.config.connect_timeout
     await layer.group_discard("room", channel)
     assert pings(proxy) == 0
 
@@ -223,12 +225,12 @@ async def test_more_groups_than_are_remembered(
     channel = await member(layer)
     for number in range(4):
         await layer.group_send(f"old-{number}", MESSAGE)
-    for name in layer._published_at:
-        layer._published_at[name] -= 2 * layer.config.connect_timeout
+    for name in published_at(layer):
+        published_at(layer)[name] -= 2 * layer.config.connect_timeout
     await layer.group_send("room", MESSAGE)
     for number in range(10):
         await layer.group_send(f"new-{number}", MESSAGE)
-    assert len(layer._published_at) == 11
+    assert len(published_at(layer)) == 11
     await layer.group_discard("room", channel)
     assert unread(layer, channel) == 1
 
@@ -249,7 +251,7 @@ async def leaving_is_held_up(
 
 
 def members_of(layer: MpxChannelLayer) -> set[str]:
-    hub = layer._hubs.here
+    hub = hub_of(layer)
     assert hub.groups.leaving == {}
     return {channel for topic in hub.groups.topics.values() for channel in topic.members}
 
@@ -299,7 +301,7 @@ async def test_who_is_cancelled_leaves_at_once(make_layer: MakeLayer, proxy: Pro
 
 async def test_a_channel_that_ends_meanwhile(make_layer: MakeLayer, proxy: Proxy) -> None:
     layer, channel, leaving = await leaving_is_held_up(make_layer, proxy)
-    layer.close_channel(layer._hubs.here.mailboxes[channel])
+    layer.close_channel(mailbox_of(layer, channel))
     # A successor of the same name has not left.
     stays = await member(layer)
     await layer.group_add("room", channel)
@@ -341,7 +343,7 @@ async def test_without_a_link_nobody_waits(make_layer: MakeLayer, proxy: Proxy) 
     await layer.group_send("room", MESSAGE)
     proxy.refuse()
     proxy.cut()
-    await eventually(lambda: not layer._hubs.here.inbox.live)
+    await eventually(lambda: not hub_of(layer).inbox.live)
     leaving = layer.group_discard("room", channel)
     with pytest.raises(StopIteration):
         leaving.send(None)

@@ -10,6 +10,7 @@ import redis
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import NotConnected, SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
+from tests.inside import ask_again_in, forbidden_in, hub_of, registry_of
 from tests.layer.conftest import MakeLayer
 
 from .test_link_events import heard, opened
@@ -65,9 +66,9 @@ async def test_new_members_join_at_once_when_they_may(
     allow(restartable_server, *OTHERS)
     await eventually(lambda: restricted.stats().multiplexer.names_refused)
     # By itself it would be asked for in an hour.
-    hub = restricted._hubs[asyncio.get_running_loop()]
-    forbidden = hub.multiplexer._subscriber.registry._forbidden
-    forbidden._backoff = lambda attempts: 3600.0
+    hub = hub_of(restricted)
+    forbidden = forbidden_in(registry_of(hub.multiplexer))
+    ask_again_in(forbidden, 3600)
     with pytest.raises(SubscriptionRefused):
         await restricted.group_add("room", other)
     allow(restartable_server, *OTHERS, "&asgi:g:*")
@@ -114,7 +115,7 @@ async def test_cluster_stats_have_it(
 async def test_a_join_that_a_busy_server_puts_off_says_so_in_the_end(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
-    restartable_server._config["config"] = {"busy-reply-threshold": "10"}
+    restartable_server.config["config"] = {"busy-reply-threshold": "10"}
     restartable_server.start()
     layer = make_layer(hosts=[restartable_server.url], connect_timeout=1.0)
     channel = await layer.new_channel()

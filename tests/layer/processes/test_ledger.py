@@ -21,6 +21,7 @@ from mpx_channels.layer.processes import ledger as ledger_module
 from mpx_channels.layer.processes.ledger import NOTHING, LocalStats, add, counts_of
 from mpx_channels.loops.portal import portal
 from tests.conftest import eventually
+from tests.inside import accounts_of, hub_of, hubs_of
 from tests.layer.conftest import MakeLayer
 from tests.layer.test_sync import run
 
@@ -151,7 +152,7 @@ async def test_a_layer_that_is_used_while_it_closes(layer: MpxChannelLayer) -> N
     await chat(layer)
     closing = asyncio.create_task(layer.close())
     await asyncio.sleep(0)
-    assert layer._hubs.here is None
+    assert hubs_of(layer).here is None
     joining = asyncio.create_task(layer.new_channel())
     await asyncio.sleep(0)
     assert len(layer.local_stats().loops) == 2
@@ -167,12 +168,12 @@ async def test_many_short_loops(layer: MpxChannelLayer) -> None:
     for number in range(1, 6):
         await asyncio.to_thread(asyncio.run, chat(layer, 2))
         assert layer.local_stats().total.deliveries == 2 * number
-    assert len(layer._hubs.ledger._accounts) <= 3
+    assert len(accounts_of(hubs_of(layer).ledger)) <= 3
 
 
 async def test_an_ended_hub_is_not_kept(layer: MpxChannelLayer) -> None:
     await chat(layer)
-    hub = weakref.ref(layer._hubs.here)
+    hub = weakref.ref(hub_of(layer))
     await layer.close()
     gc.collect()
     assert hub() is None
