@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -17,7 +16,7 @@ from mpx_channels.loops.fork import in_forked_child
 
 from ..stats import LayerStats
 
-__all__ = ["FleetStats", "ProcessStats", "counts", "escaped", "host_name", "printable"]
+__all__ = ["FleetStats", "ProcessStats", "counts", "host_name", "printable"]
 
 # Drops of the engine that nobody misses: those who had asked for the message had left.
 NOT_MISSED = {"no_listener", "no_promise"}
@@ -38,19 +37,9 @@ def host_name() -> str:
     return printable(socket.gethostname())
 
 
-def printable(text: str, keep: str = "") -> str:
-    """A text from elsewhere, without what moves a terminal's cursor, or no encoding has.
-
-    That is escaped as in JSON, but for the characters to keep.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char in keep else escaped(char) for char in text)
-
-
-def escaped(char: str) -> str:
-    """A character as JSON has it in ASCII."""
-    return json.dumps(char)[1:-1]
+def printable(text: str) -> str:
+    """A name from another process, with ``?`` for control characters and broken Unicode."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def counts(value: object) -> dict[str, int]:
