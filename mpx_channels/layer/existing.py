@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 import weakref
@@ -38,6 +39,12 @@ class LayerType(type):
                         return other
             _layers[made] = origin
         return made
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What a layer is made with, for whoever asks Python: `__call__` above takes anything."""
+        parameters = list(inspect.signature(cls.__init__).parameters.values())  # type: ignore[misc]
+        return inspect.Signature(parameters[1:])
 
 
 def _origin(caller: FrameType) -> Origin | None:

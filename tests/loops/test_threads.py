@@ -16,7 +16,6 @@ from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE, missing
 from tests.layer.test_sync import run
-from tests.layer.test_sync_calls import make_sync_layer, sync_layer  # noqa: F401
 
 MESSAGE = {"type": "x"}
 
@@ -168,7 +167,7 @@ def loop_that_does_not_run(monkeypatch: pytest.MonkeyPatch, gate: threading.Even
 @pytest.mark.parametrize("broken", [no_thread, no_loop, loop_that_does_not_run])
 @pytest.mark.parametrize("called", ["sync", "async_to_sync"])
 def test_what_does_not_start_fails_all_who_wait(
-    sync_layer: MpxChannelLayer,  # noqa: F811
+    sync_layer: MpxChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
     broken: Callable[[pytest.MonkeyPatch, threading.Event], None],
     called: str,
@@ -197,7 +196,7 @@ def test_what_does_not_start_fails_all_who_wait(
 
 
 def test_stopped_while_it_starts(
-    sync_layer: MpxChannelLayer,  # noqa: F811
+    sync_layer: MpxChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make = asyncio.new_event_loop
