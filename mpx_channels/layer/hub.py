@@ -27,11 +27,11 @@ from .groups.link_events import LinkEvents
 from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
+from .layer_stats import LayerCounters, LayerStats
 from .names import PROCESS_ID_LENGTH, Names
 from .part import Context, Part
 from .processes.control import Control
 from .processes.overview import Overview
-from .stats import LayerCounters, LayerStats
 
 __all__ = ["Hub"]
 
@@ -111,7 +111,7 @@ class Hub:
             self.overview,
         )
         multiplexer.on_lost(self._lost)
-        self.control.servants |= {
+        self.control.handlers |= {
             "flush": self._flush,
             "group_add": self._join_group,
             # `published` is not kept: with 30 attributes CPython looks each of them up more slowly.

@@ -37,8 +37,8 @@ from mpx_channels.multiplexer.logs import LimitedLog
 from mpx_channels.multiplexer.scripts import FrequentScript, Script
 from mpx_channels.multiplexer.wire import forget_task
 
+from ..layer_stats import LayerCounters
 from ..part import Context, Part
-from ..stats import LayerCounters
 from .mailbox import Taken
 
 __all__ = ["Queues"]

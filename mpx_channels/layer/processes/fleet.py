@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from mpx_channels.loops.fork import in_forked_child
 
-from ..stats import LayerStats
+from ..layer_stats import LayerStats
 
 __all__ = ["FleetStats", "ProcessStats", "counts", "host_name", "printable"]
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
-from mpx_channels.layer.stats import LayerCounters
+from mpx_channels.layer.layer_stats import LayerCounters
 from mpx_channels.messages.codec import decode, encode
 from mpx_channels.multiplexer.flow import Flow
 
