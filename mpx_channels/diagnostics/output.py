@@ -12,10 +12,8 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
-from mpx_channels.layer.processes.stats import printable
-
 from .streams import write
-from .values import as_json, encodable
+from .values import as_json, encodable, escaped
 
 __all__ = ["Output"]
 
@@ -178,7 +176,7 @@ class Output:
 
 
 def _fit(text: str, file: IO[str]) -> str:
-    return encodable(printable(text, keep="\n"), getattr(file, "encoding", None) or "utf-8")
+    return encodable(escaped(text), getattr(file, "encoding", None) or "utf-8")
 
 
 def _is_terminal(file: TextIO) -> bool:

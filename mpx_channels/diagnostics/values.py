@@ -8,9 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mpx_channels.layer.processes.stats import escaped, printable
-
-__all__ = ["as_json", "as_text", "encodable", "milliseconds", "plain"]
+__all__ = ["as_json", "as_text", "encodable", "escaped", "milliseconds", "plain"]
 
 
 def plain(value: Any) -> Any:
@@ -34,7 +32,17 @@ def plain(value: Any) -> Any:
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """A value as JSON that a terminal can be shown."""
-    return printable(json.dumps(plain(value), ensure_ascii=False, indent=indent), keep="\n")
+    return escaped(json.dumps(plain(value), ensure_ascii=False, indent=indent))
+
+
+def escaped(text: str) -> str:
+    """The text without what moves a terminal's cursor, or no encoding has: that is as in JSON.
+
+    Line feeds stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -42,14 +50,14 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return "".join(char if char.isascii() else escaped(char) for char in text)
+        return "".join(char if char.isascii() else _escape(char) for char in text)
     return text
 
 
 def as_text(data: bytes) -> str:
     """Bytes as a person reads them: a text in double quotes, or else ``b'...'`` with escapes."""
     try:
-        return printable(json.dumps(data.decode(), ensure_ascii=False))
+        return escaped(json.dumps(data.decode(), ensure_ascii=False))
     except UnicodeDecodeError:
         return repr(data)
 
@@ -57,3 +65,7 @@ def as_text(data: bytes) -> str:
 def milliseconds(seconds: float, digits: int = 1) -> str:
     """A time as one reads it, where it is short."""
     return f"{seconds * 1000:.{digits}f} ms"
+
+
+def _escape(char: str) -> str:
+    return json.dumps(char)[1:-1]

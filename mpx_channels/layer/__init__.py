@@ -29,9 +29,9 @@ from .exceptions import (
     RequestTimeout,
 )
 from .layer import MpxChannelLayer, layers
+from .layer_stats import LayerStats
+from .processes.fleet import FleetStats, ProcessStats
 from .processes.ledger import LocalStats
-from .processes.stats import FleetStats, ProcessStats
-from .stats import LayerStats
 from .subscription import Subscription
 from .taps import Tap, TapEvent, Tapped
 

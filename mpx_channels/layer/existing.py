@@ -31,7 +31,7 @@ class LayerType(type):
     """
 
     def __call__(cls: type[T], *args: Any, **config: Any) -> T:
-        origin = _origin(sys._getframe(1))
+        origin = _origin(sys._getframe(1))  # noqa: SLF001 - as the standard library does
         # Without the lock, as it imports things: the spare ones hold no connections.
         made: T = type.__call__(cls, *args, **config)
         with _lock:

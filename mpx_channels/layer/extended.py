@@ -14,8 +14,8 @@ from .exceptions import PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
 from .names import require_group_pattern, require_redis_name
+from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
-from .processes.stats import FleetStats
 from .specification import SpecifiedLayer
 from .subscription import Subscription
 from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting

@@ -27,11 +27,11 @@ from .groups.link_events import LinkEvents
 from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
+from .layer_stats import LayerCounters, LayerStats
 from .names import PROCESS_ID_LENGTH, Names
 from .part import Context, Part
 from .processes.control import Control
 from .processes.overview import Overview
-from .stats import LayerCounters, LayerStats
 
 __all__ = ["Hub"]
 
@@ -112,7 +112,7 @@ class Hub:
             self.overview,
         )
         multiplexer.on_lost(self._lost)
-        self.control.servants |= {
+        self.control.handlers |= {
             "flush": self._flush,
             "group_add": self._join_group,
             "group_discard": self._leave_group,
@@ -198,7 +198,7 @@ class Hub:
         if mailbox is None:
             mailbox = self.channels.open(channel, capacity)
             # Perhaps of a consumer that has ended: nobody may ever read it.
-            self.channels.give_up(mailbox)
+            self.channels.set_idle(mailbox)
         return mailbox
 
     async def add_to_group(self, group: str, channel: str, inbox: str, capacity: int) -> None:

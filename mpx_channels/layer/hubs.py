@@ -53,7 +53,7 @@ class Hubs:
         return self.get(loop) if loop is not None else None
 
     @property
-    def elsewhere(self) -> bool:
+    def for_one_call(self) -> bool:
         """Whether the running loop has no hub and is to get none: it lives for one call."""
         return in_async_to_sync() and self.here is None
 
@@ -83,7 +83,7 @@ class Hubs:
 
         ``undo`` takes back what was done in the portal for a caller who gave up meanwhile.
         """
-        if self.elsewhere:
+        if self.for_one_call:
             return await portal.submit(self._open_and(work), undo).wait()
         return await work(await self.open())
 

@@ -13,8 +13,8 @@ from mpx_channels.multiplexer import LinkLost, Multiplexer
 from mpx_channels.multiplexer.confirmations import Confirmations
 from mpx_channels.multiplexer.logs import LimitedLog
 
+from .layer_stats import LayerCounters
 from .names import Names
-from .stats import LayerCounters
 
 __all__ = ["Context", "Part"]
 

@@ -26,8 +26,8 @@ from .existing import LayerType
 from .groups.published import Published
 from .hub import Hub
 from .hubs import Hubs
+from .layer_stats import LayerStats
 from .names import PROCESS_ID_LENGTH, Names, channel_names
-from .stats import LayerStats
 
 __all__ = ["SpecifiedLayer"]
 
@@ -136,13 +136,13 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         of `async_to_sync` the channel is made for all such calls and `layer.sync`: it ends with the
         process, or when nobody has read it for ``group_expiry`` seconds.
         """
-        if self._hubs.elsewhere:
+        if self._hubs.for_one_call:
             # Whoever is cancelled leaves a channel that nobody reads, which will end.
             return await self._hubs.run(lambda hub: self.new_channel(prefix))
         mailbox = await self.open_channel(prefix)
         hub = self._hubs.of_portal
         if hub is not None and hub is self._hubs.here:
-            hub.channels.give_up(mailbox)
+            hub.channels.set_idle(mailbox)
         return mailbox.channel
 
     async def send(self, channel: str, message: Message) -> None:
@@ -155,7 +155,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         inbox = self._inbox_name(channel)
         hub = self._hubs.get(get_running_loop())
         if hub is None:
-            if self._hubs.elsewhere:
+            if self._hubs.for_one_call:
                 await self._hubs.run(lambda _: self.send(channel, message))
                 return
             hub = await self._hubs.open()
@@ -179,13 +179,13 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
             return await self._receive_otherwise(hub, channel)
-        if mailbox.abandoned:
-            hub.channels.reclaim(mailbox)
+        if mailbox.idle:
+            hub.channels.set_in_use(mailbox)
         try:
             return await mailbox.get()
         except asyncio.CancelledError:
             if not mailbox.waited_for:
-                hub.channels.give_up(mailbox)
+                hub.channels.set_idle(mailbox)
             raise
 
     async def _receive_otherwise(self, hub: Hub | None, channel: str) -> Message:
@@ -193,7 +193,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         inbox = self._inbox_name(channel)
         shared = self._hubs.of_portal
         of_portal = shared is not None and shared is not hub and shared.inbox.name == inbox
-        if of_portal or self._hubs.elsewhere:
+        if of_portal or self._hubs.for_one_call:
             taken = await portal.submit(self.take(channel), give_back).wait()
             return taken[0]
         hub = await self._hubs.open()
@@ -203,7 +203,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return await self.receive(channel)
 
     async def take(self, channel: str, timeout: float | None = None) -> Taken:
-        """`receive` on the portal's loop, for a reader elsewhere who may be gone by then.
+        """`receive` on the portal's loop, for a reader on another loop, who may be gone by then.
 
         Comes with what has the next reader get the message, and before any other. Raises
         `TimeoutError` after `timeout` seconds.

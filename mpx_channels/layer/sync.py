@@ -16,7 +16,7 @@ from mpx_channels.messages.codec import Message
 from .channels.mailbox import give_back
 from .extended import ExtendedLayer
 from .names import channel_names
-from .processes.stats import FleetStats
+from .processes.fleet import FleetStats
 
 __all__ = ["SyncLayer"]
 

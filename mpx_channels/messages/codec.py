@@ -44,6 +44,8 @@ from typing import Any
 import msgspec
 from django.utils.functional import Promise as LazyString
 
+from mpx_channels.multiplexer.exceptions import describe
+
 from .exceptions import UnserializableMessage
 
 __all__ = [
@@ -216,7 +218,7 @@ def refusal(
             break
         what, value, cause = step
         path += what
-    return UnserializableMessage(f"{path} cannot be sent: {cause or type(cause).__name__}")
+    return UnserializableMessage(f"{path} cannot be sent: {describe(cause)}")
 
 
 def _wrong_child(

@@ -27,9 +27,9 @@ class Socket:
         self._events: deque[Event | BaseException] = deque()
         self._asks: deque[asyncio.Future[Event]] = deque()
         self._frames: asyncio.Queue[Event] = asyncio.Queue()
-        self._app = consumer if inspect.iscoroutinefunction(consumer) else consumer.as_asgi()
+        self.app = consumer if inspect.iscoroutinefunction(consumer) else consumer.as_asgi()
         self.task: asyncio.Task[None] = asyncio.create_task(
-            self._app(self.scope, self._receive, self._send)
+            self.app(self.scope, self.receive, self.send)
         )
 
     # -- what a client does -------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Socket:
 
     # -- ASGI ---------------------------------------------------------------------------------
 
-    async def _receive(self) -> Event:
+    async def receive(self) -> Event:
         self.asked += 1
         if self._events:
             event = self._events.popleft()
@@ -130,6 +130,6 @@ class Socket:
         self._asks.append(ask)
         return await ask
 
-    async def _send(self, frame: Event) -> None:
+    async def send(self, frame: Event) -> None:
         self.sent.append(frame)
         self._frames.put_nowait(frame)

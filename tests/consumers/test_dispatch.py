@@ -228,9 +228,9 @@ async def test_an_error_of_send_ends_the_consumer(
     async def send(frame: Any) -> None:
         raise ConnectionResetError("gone")
 
-    socket._send = send  # type: ignore[method-assign]
+    socket.send = send  # type: ignore[method-assign]
     socket.task.cancel()
-    socket.task = asyncio.create_task(socket._app(socket.scope, socket._receive, send))
+    socket.task = asyncio.create_task(socket.app(socket.scope, socket.receive, send))
     socket.push({"type": "websocket.connect"})
     with pytest.raises(ConnectionResetError):
         await socket.ended()

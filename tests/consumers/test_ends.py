@@ -20,6 +20,7 @@ from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.layer.channels.mailbox import Mailbox
 from tests.conftest import eventually
+from tests.inside import promises_of
 
 from .conftest import AnyLayer, Gate, Generic, MakeLayer, Open, Socket
 from .test_tasks import Starter, open_starter
@@ -212,7 +213,7 @@ async def test_promises_do_not_pile_up(default: MpxChannelLayer) -> None:
             promise.cancel()
         else:
             assert await default.resolve(f"name-{number}", number) == 1
-    await eventually(lambda: len(consumer._mpx_promises) == 3)
+    await eventually(lambda: len(promises_of(consumer)) == 3)
     await socket.disconnect()
 
 

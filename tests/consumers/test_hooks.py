@@ -1,4 +1,4 @@
-"""The hooks on consumers. When each event comes: tests/layer/test_hooks.py."""
+"""The hooks on consumers. When each event comes: tests/layer/groups/test_link_events.py."""
 
 from __future__ import annotations
 

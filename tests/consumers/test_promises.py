@@ -1,4 +1,4 @@
-"""`PromiseMixin` and `start_task`. What promises do: tests/layer/test_promises.py."""
+"""`PromiseMixin` and `start_task`. What promises do: tests/layer/answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that consumers answer. What `layer.request` does: tests/layer/test_requests.py."""
+"""Requests that consumers answer. What `layer.request` does: tests/layer/answers."""
 
 from __future__ import annotations
 

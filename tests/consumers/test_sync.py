@@ -158,7 +158,7 @@ async def test_what_the_mixins_offer(
 
         def start(self, event: Any) -> None:
             async def beside() -> None:
-                await socket._send({"type": "websocket.send", "text": "from a task"})
+                await socket.send({"type": "websocket.send", "text": "from a task"})
 
             with pytest.raises(RuntimeError, match="no running event loop"):
                 self.start_task(beside())

@@ -10,6 +10,7 @@ import pytest
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.inside import tasks_of
 
 from .conftest import Gate, Open, Socket
 
@@ -145,12 +146,12 @@ async def test_no_exception_of_a_task_is_lost(
 
 async def test_tasks_do_not_pile_up(default: MpxChannelLayer, opened: Open) -> None:
     consumer, socket = await open_starter(opened)
-    before = len(consumer._mpx_tasks)
+    before = len(tasks_of(consumer))
 
     async def nothing() -> None:
         pass
 
     for _ in range(100):
         await consumer.start_task(nothing())
-    await eventually(lambda: len(consumer._mpx_tasks) == before)
+    await eventually(lambda: len(tasks_of(consumer)) == before)
     await socket.disconnect()

@@ -27,7 +27,7 @@ def layer(redis_url: str, prefix: str) -> Iterator[MpxChannelLayer]:
     """What sends, from here."""
     layer = MpxChannelLayer(hosts=[redis_url], prefix=prefix)
     yield layer
-    layer.sync._run(layer.close())
+    layer.sync.close()
 
 
 def listen(project: Project, *arguments: str) -> Listener:

@@ -8,7 +8,7 @@ import pytest
 
 from .pages import DOCS, ROOT
 
-NAMED = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", (DOCS / "specification.md").read_text())
+NAMED = re.findall(r"`([\w/]+/test_\w+\.py)::(test_\w+)`", (DOCS / "specification.md").read_text())
 
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))

@@ -19,23 +19,23 @@ class Book:
         self.ledger = Ledger(7, {HERE: [GROUP]}, {QUEUE: [f"w2/{QUEUE}", f"w3/{QUEUE}"]})
         self.now = 0.0
 
-    def _take(self, worker: str, *event: Any) -> None:
+    def take(self, worker: str, *event: Any) -> None:
         self.now += 1
         self.ledger.take(worker, [[*event, self.now]])
 
     def send(self, *numbers: int, to: str = GROUP, outcome: str | None = "") -> None:
         for number in numbers:
-            self._take(BY, "sent", to, number)
+            self.take(BY, "sent", to, number)
             if outcome is not None:
-                self._take(BY, "done", to, number, outcome)
+                self.take(BY, "done", to, number, outcome)
 
     def get(self, *numbers: int, to: str = GROUP, at: str = HERE, run: int = 7) -> None:
         for number in numbers:
-            self._take(at.partition("/")[0], "got", at, run, BY, to, number)
+            self.take(at.partition("/")[0], "got", at, run, BY, to, number)
 
     def told(self, *kinds: str) -> None:
         for kind in kinds:
-            self._take("w2", kind, HERE)
+            self.take("w2", kind, HERE)
 
     def judge(self, **drops: int) -> Verdict:
         return self.ledger.judge(drops)
@@ -204,7 +204,7 @@ def test_who_joins_has_missed_what_was_before(book: Book) -> None:
 
 
 def test_other_news(book: Book) -> None:
-    book._take("w2", "died", HERE, "KeyError")
+    book.take("w2", "died", HERE, "KeyError")
     book.ledger.take("w2", [["unhandled", "Task exception was never retrieved"]])
     assert found(book.judge()) == {"reader died": 1, "unhandled in the event loop": 1}
 

@@ -14,6 +14,7 @@ import pytest
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import MpxError, MultiplexerStopped, NotConnected
 from tests.conftest import eventually
+from tests.inside import asked_for, hub_of, queue_reader, serve, shared_hub_of, wake
 from tests.proxy import Proxy
 
 from .conftest import MakeLayer
@@ -75,8 +76,7 @@ async def test_nobody_is_left_waiting(make_layer: MakeLayer, proxy: Proxy) -> No
 async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) -> None:
     await layer.connect()
     readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in (1, 1, 2)]
-    hub = layer._hubs.here
-    await eventually(lambda: len(hub.queues.reader_of(layer._names.queue("jobs-1"))._asked) == 2)
+    await eventually(lambda: len(asked_for(queue_reader(layer, "jobs-1"))) == 2)
     await layer.close()
     for reader in readers:
         with pytest.raises(MultiplexerStopped, match="the layer was closed"):
@@ -105,9 +105,8 @@ async def test_it_takes_a_second_at_most(make_layer: MakeLayer, proxy: Proxy) ->
 async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChannelLayer) -> None:
     await layer.connect()
     reader = asyncio.create_task(layer.receive("jobs"))
-    hub = layer._hubs.here
-    queue = hub.queues.reader_of(layer._names.queue("jobs"))
-    await eventually(lambda: queue._asked)
+    queue = queue_reader(layer, "jobs")
+    await eventually(lambda: asked_for(queue))
     closing = asyncio.create_task(queue.close(0.5))
     await asyncio.sleep(0)  # the reader is told now, and has not heard of it
     reader.cancel()
@@ -120,13 +119,13 @@ async def test_a_reader_that_is_cancelled_as_the_layer_is_closed(layer: MpxChann
 async def test_synchronous_readers_are_not_left_waiting(layer: MpxChannelLayer, kind: str) -> None:
     channel = await in_thread(layer.sync.new_channel) if kind == "own" else "jobs"
     reading = asyncio.create_task(in_thread(layer.sync.receive, channel))
-    await eventually(lambda: (hub := layer._hubs.of_portal) and hub.inbox.live)
-    hub = layer._hubs.of_portal
+    await eventually(lambda: (hub := shared_hub_of(layer)) and hub.inbox.live)
+    hub = shared_hub_of(layer)
     assert hub is not None
     if kind == "own":
         await eventually(lambda: hub.mailboxes[channel].waited_for)
     else:
-        await eventually(lambda: hub.queues.reader_of(layer._names.queue(channel))._asked)
+        await eventually(lambda: asked_for(queue_reader(layer, channel, hub)))
     await in_thread(layer.sync.close)
     with pytest.raises(MultiplexerStopped, match="the layer was closed"):
         await asyncio.wait_for(reading, 10)
@@ -141,11 +140,10 @@ def test_a_loop_that_is_closed_in_the_middle_of_an_answer(redis_url: str, prefix
 
     async def use() -> None:
         await layer.connect()
-        hub = layer._hubs.get(loop)
-        hub.control._serve(hub.process_id, 1, {"do": "stats"})
-        hub.queues.reader_of("x")._wake()
+        tasks = serve(hub_of(layer), {"do": "stats"})
+        wake(queue_reader(layer, "x"))
         await asyncio.sleep(0)
-        assert hub.control._tasks
+        assert tasks
 
     loop.run_until_complete(use())
     loop.close()

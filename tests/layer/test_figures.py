@@ -10,9 +10,9 @@ import pytest
 
 from mpx_channels.diagnostics.snapshot import look
 from mpx_channels.layer import LayerStats, MpxChannelLayer, ProcessStats
+from mpx_channels.layer.layer_stats import LayerCounters
+from mpx_channels.layer.processes.fleet import SUMMED
 from mpx_channels.layer.processes.ledger import NOTHING, add, counts_of
-from mpx_channels.layer.processes.stats import SUMMED
-from mpx_channels.layer.stats import LayerCounters
 from mpx_channels.multiplexer import MultiplexerStats
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.figures import Counters, causes, figures, gauges, parts

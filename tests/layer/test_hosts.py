@@ -11,6 +11,16 @@ import pytest
 from mpx_channels.layer import Hooks, MpxChannelLayer, NotConnected, PromiseDisconnected
 from mpx_channels.multiplexer import Node
 from tests.conftest import PATIENCE, RestartableServer, eventually
+from tests.inside import (
+    group_received,
+    hub_of,
+    hubs_of,
+    multiplexer_of,
+    names_of,
+    publishers_of,
+    subscribers_of,
+    wildcard_received,
+)
 from tests.proxy import Proxy
 
 from .conftest import MakeLayer
@@ -42,17 +52,13 @@ def make(make_layer: MakeLayer, hosts: list[str]) -> MakeLayer:
     return make
 
 
-def hub(layer: MpxChannelLayer) -> Any:
-    return layer._hubs.here
-
-
 def groups_by_node(layer: MpxChannelLayer, count: int = 500) -> dict[Node, list[str]]:
     """Names of groups, by the node that they are on."""
-    mpx = hub(layer).multiplexer
+    mpx = multiplexer_of(layer)
     found: dict[Node, list[str]] = {node: [] for node in mpx.nodes}
     for number in range(count):
         group = f"room-{number}"
-        found[mpx.node_of(layer._names.group(group))].append(group)
+        found[mpx.node_of(names_of(layer).group(group))].append(group)
     assert all(len(groups) >= 5 for groups in found.values())
     return found
 
@@ -93,7 +99,7 @@ async def test_processes_have_their_inboxes_on_different_ones(make: MakeLayer) -
         for layer, channel in zip(layers, channels, strict=True):
             await sender.send(channel, {"type": "x", "from": id(sender)})
             assert (await got(layer, channel))["from"] == id(sender)
-    assert len({hub(layer).multiplexer.node_of(hub(layer).inbox.name) for layer in layers}) > 1
+    assert len({multiplexer_of(layer).node_of(hub_of(layer).inbox.name) for layer in layers}) > 1
     # The owner is asked, wherever its inbox is.
     for layer, channel in zip(layers, channels, strict=True):
         await layers[0].group_add("room", channel)
@@ -122,9 +128,9 @@ async def test_promises_and_requests(make: MakeLayer) -> None:
 async def test_plain_channels(make: MakeLayer) -> None:
     layer, other = make(), make()
     await layer.new_channel()
-    mpx = hub(layer).multiplexer
+    mpx = multiplexer_of(layer)
     names = [f"jobs-{number}" for number in range(30)]
-    by_node = {mpx.node_of(layer._names.queue(name)) for name in names}
+    by_node = {mpx.node_of(names_of(layer).queue(name)) for name in names}
     assert by_node == set(mpx.nodes)
     for name in names:
         for number in range(3):
@@ -145,9 +151,9 @@ async def test_only_what_is_read_has_a_blocking_connection(make: MakeLayer) -> N
     layer = make()
     await layer.send("jobs", {"type": "x"})
     await got(layer, "jobs")
-    mpx = hub(layer).multiplexer
-    blocking = [each.link.running for each in mpx._publishers.blocking]
-    at = mpx.nodes.index(mpx.node_of(layer._names.queue("jobs")))
+    mpx = multiplexer_of(layer)
+    blocking = [each.link.running for each in publishers_of(mpx).blocking]
+    at = mpx.nodes.index(mpx.node_of(names_of(layer).queue("jobs")))
     assert blocking == [number == at for number in range(3)]
 
 
@@ -175,29 +181,28 @@ async def test_copies_that_others_come_between(make: MakeLayer) -> None:
     for group in (here, there):
         await layer.group_add(group, channel)
     await layer.group_pattern_add("room-*", channel)
-    groups, wildcards = hub(layer).groups, hub(layer).wildcards
-    names, wrapping = layer._names, layer.wrapping
+    names, wrapping = names_of(layer), layer.wrapping
     pattern = names.group_pattern("room-*")
     data = {
         group: wrapping.wrap(names.group(group), {"type": "x", "n": group})
         for group in (here, there)
     }
-    groups._received(names.group(here), data[here])
-    groups._received(names.group(there), data[there])
-    wildcards._match(pattern, names.group(here), data[here])
-    wildcards._match(pattern, names.group(there), data[there])
+    group_received(hub_of(layer), names.group(here), data[here])
+    group_received(hub_of(layer), names.group(there), data[there])
+    wildcard_received(hub_of(layer), pattern, names.group(here), data[here])
+    wildcard_received(hub_of(layer), pattern, names.group(there), data[there])
     assert [(await got(layer, channel))["n"] for _ in range(2)] == [here, there]
     await nothing_for(layer, channel)
     # The same again is another publish.
-    wildcards._match(pattern, names.group(here), data[here])
-    wildcards._match(pattern, names.group(there), data[there])
+    wildcard_received(hub_of(layer), pattern, names.group(here), data[here])
+    wildcard_received(hub_of(layer), pattern, names.group(there), data[there])
     assert [(await got(layer, channel))["n"] for _ in range(2)] == [here, there]
 
 
 async def test_raw_channels_and_patterns(make: MakeLayer) -> None:
     layer = make()
     channel = await layer.new_channel()
-    mpx = hub(layer).multiplexer
+    mpx = multiplexer_of(layer)
     names = [f"raw-{layer.prefix}-{number}" for number in range(20)]
     for name in names:
         await layer.channel_add(name, channel)
@@ -215,7 +220,7 @@ async def test_flush_leaves_nothing_on_any(make: MakeLayer, hosts: list[str]) ->
     layer = make()
     for number in range(30):
         await layer.send(f"jobs-{number}", {"type": "x"})
-    mpx = hub(layer).multiplexer
+    mpx = multiplexer_of(layer)
     pattern = f"{layer.prefix}:*".encode()
     assert all([await mpx.command(b"KEYS", pattern, node=node) for node in mpx.nodes])
     stats = await layer.fleet_stats()
@@ -234,12 +239,12 @@ async def test_databases_of_one_server(make_layer: MakeLayer, redis_url: str) ->
             await layer.group_add(f"room-{number}", channel)
         await layer.group_send(f"room-{number}", {"type": "x", "n": number})
         assert (await got(layer, channel))["n"] == number
-        await hub(layer).multiplexer.publish(f"{layer.prefix}-raw-{number}", b"x")
+        await multiplexer_of(layer).publish(f"{layer.prefix}-raw-{number}", b"x")
         assert (await got(layer, channel))["channel"] == f"{layer.prefix}-raw-{number}"
         await layer.send(f"jobs-{number}", {"type": "x", "n": number})
         assert (await got(layer, f"jobs-{number}"))["n"] == number
     await nothing_for(layer, channel)
-    assert len(hub(layer).multiplexer._subscribers.all) == 1
+    assert len(subscribers_of(multiplexer_of(layer)).all) == 1
     assert (await layer.fleet_stats()).processes[0].consumers == 1
 
 
@@ -259,8 +264,8 @@ async def layer_with_its_inbox_on(make: MakeLayer, index: int) -> MpxChannelLaye
     while True:
         layer = make(connect_timeout=1)
         await layer.new_channel()
-        mpx = hub(layer).multiplexer
-        if mpx.node_of(hub(layer).inbox.name) is mpx.nodes[index]:
+        mpx = multiplexer_of(layer)
+        if mpx.node_of(hub_of(layer).inbox.name) is mpx.nodes[index]:
             await mpx.wait_connected(PATIENCE)
             return layer
         await layer.close()
@@ -279,8 +284,8 @@ async def test_a_server_that_is_not_that_of_the_inbox(
     assert await heard(only_here, 1) == [f"activation{here[0]}"]
     assert await heard(both, 2) == [f"activation{here[0]}", f"activation{there[0]}"]
     promises = {group: await layer.new_promise(group) for group in map(str, range(40))}
-    mpx = hub(layer).multiplexer
-    lost = {p for p in promises if mpx.node_of(layer._names.promise(p)) is mpx.nodes[1]}
+    mpx = multiplexer_of(layer)
+    lost = {p for p in promises if mpx.node_of(names_of(layer).promise(p)) is mpx.nodes[1]}
 
     assert 0 < len(lost) < 40
 
@@ -302,7 +307,7 @@ async def test_a_server_that_is_not_that_of_the_inbox(
     await layer.group_send(here[0], {"type": "x"})
     assert await heard(only_here, 1) == ["x"]
     assert await heard(both, 1) == ["x"]
-    assert await hub(layer).multiplexer.publish("anything", b"x") is not None
+    assert await multiplexer_of(layer).publish("anything", b"x") is not None
     channel = await layer.new_channel()
     await layer.group_add(here[1], channel)
     with pytest.raises(NotConnected, match=gone.url):
@@ -315,7 +320,7 @@ async def test_a_server_that_is_not_that_of_the_inbox(
     assert [node.connected for node in layer.stats().multiplexer.nodes] == [True, False, True]  # type: ignore[union-attr]
 
     # Questions to all processes go over one that is there.
-    assert (await layer.fleet_stats()).processes[0].process_id == hub(layer).process_id
+    assert (await layer.fleet_stats()).processes[0].process_id == hub_of(layer).process_id
 
     gone.start()
     assert await heard(both, 2) == [f"activation{there[0]}", "reconnect"]
@@ -358,9 +363,9 @@ async def test_plain_channels_of_the_others_are_read(
     make: MakeLayer, more_servers: list[RestartableServer]
 ) -> None:
     layer = await layer_with_its_inbox_on(make, 0)
-    mpx = hub(layer).multiplexer
+    mpx = multiplexer_of(layer)
     names = [f"jobs-{number}" for number in range(20)]
-    there = [n for n in names if mpx.node_of(layer._names.queue(n)) is mpx.nodes[1]]
+    there = [n for n in names if mpx.node_of(names_of(layer).queue(n)) is mpx.nodes[1]]
     here = [n for n in names if n not in there]
     readers = {name: asyncio.create_task(got(layer, name)) for name in names}
     await asyncio.sleep(0.1)
@@ -381,7 +386,7 @@ async def test_flush_empties_those_that_are_there(
     make: MakeLayer, more_servers: list[RestartableServer]
 ) -> None:
     layer = await layer_with_its_inbox_on(make, 2)
-    mpx = hub(layer).multiplexer
+    mpx = multiplexer_of(layer)
     for number in range(30):
         await layer.send(f"jobs-{number}", {"type": "x"})
     more_servers[0].kill()
@@ -404,16 +409,16 @@ async def test_sync_code(make: MakeLayer) -> None:
         await asyncio.to_thread(sender.sync.group_send, group, {"type": "x", "group": group})
         assert (await got(layer, channel))["group"] == group
     await sender.close()
-    await eventually(lambda: not sender._hubs)
+    await eventually(lambda: not hubs_of(sender))
 
 
 async def test_a_server_that_hangs(make_layer: MakeLayer, redis_url: str, proxy: Proxy) -> None:
     proxy.freeze()
     while True:
         layer = make_layer(hosts=[redis_url, proxy.url])
-        await layer._hubs.open()
-        mpx = hub(layer).multiplexer
-        if mpx.node_of(hub(layer).inbox.name) is mpx.nodes[0]:
+        await hubs_of(layer).open()
+        mpx = multiplexer_of(layer)
+        if mpx.node_of(hub_of(layer).inbox.name) is mpx.nodes[0]:
             break
         await layer.close()
     async with asyncio.timeout(PATIENCE / 2):

@@ -14,6 +14,7 @@ from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.inside import hubs_of
 
 from .conftest import MakeLayer
 
@@ -118,7 +119,7 @@ def test_a_loop_per_call_leaves_no_warning(redis_url: str) -> None:
     for _ in range(3):
         asyncio.run(use(), debug=True)
         gc.collect()
-    assert not layer._hubs
+    assert not hubs_of(layer)
 
 
 BARE_LOOPS = """

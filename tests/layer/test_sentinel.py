@@ -10,6 +10,7 @@ import pytest
 
 from mpx_channels.layer import Hooks, NotConnected
 from tests.conftest import PATIENCE
+from tests.inside import names_of
 from tests.sentinels import Sentinels
 
 from .conftest import MakeLayer
@@ -52,7 +53,7 @@ async def test_a_failover_under_use(make_layer: MakeLayer, sentinels: Sentinels)
     assert await other.resolve("order", 1) == 1
     assert await promise == 1
     with after.client() as client:
-        assert client.pubsub_numsub(layer._names.group("room"))[0][1] == 1
+        assert client.pubsub_numsub(names_of(layer).group("room"))[0][1] == 1
 
 
 async def test_several_databases_of_one_service(

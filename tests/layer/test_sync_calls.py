@@ -23,6 +23,7 @@ from mpx_channels.layer.channels import mailboxes as mailboxes_module
 from mpx_channels.layer.hub import Hub
 from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE
+from tests.inside import shared_hub_of
 
 from .test_sync import in_thread, run
 
@@ -50,7 +51,7 @@ def sync_layer(make_sync_layer: MakeSyncLayer) -> MpxChannelLayer:
 
 
 def shared_hub(layer: MpxChannelLayer) -> Hub:
-    hub = layer._hubs.of_portal
+    hub = shared_hub_of(layer)
     assert hub is not None
     return hub
 
@@ -324,7 +325,7 @@ def test_close_pools_leaves_the_channels_of_synchronous_code(sync_layer: MpxChan
     async_to_sync(send_and_close)()
     assert async_to_sync(sync_layer.receive)(channel) == {"type": "x"}
     async_to_sync(sync_layer.close)()
-    assert sync_layer._hubs.of_portal is None
+    assert shared_hub_of(sync_layer) is None
     with pytest.raises(ForeignChannel):
         async_to_sync(sync_layer.receive)(channel)
 

@@ -20,6 +20,7 @@ from mpx_channels.metrics.collector import _by_address
 from mpx_channels.multiplexer import NodeStats
 from mpx_channels.multiplexer.figures import figures
 from tests.conftest import eventually
+from tests.inside import hub_of
 
 from .conftest import Configure
 
@@ -190,7 +191,7 @@ async def test_scrapes_from_other_threads_under_load(layer: MpxChannelLayer) -> 
         for _ in range(5):
             for _ in range(10):
                 await chat(layer, 10)
-            for mailbox in [*layer._hubs.here.mailboxes.values()]:
+            for mailbox in [*hub_of(layer).mailboxes.values()]:
                 layer.close_channel(mailbox)
     finally:
         over.set()

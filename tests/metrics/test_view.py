@@ -28,9 +28,9 @@ pytestmark = pytest.mark.urls(__name__)
 @pytest.fixture(autouse=True)
 def registry_as_it_was() -> Iterator[None]:
     """The view registers with the process' registry."""
-    before = list(REGISTRY._collector_to_names)
+    before = list(REGISTRY._collector_to_names)  # noqa: SLF001 - of prometheus_client
     yield
-    for collector in list(REGISTRY._collector_to_names):
+    for collector in list(REGISTRY._collector_to_names):  # noqa: SLF001
         if collector not in before:
             REGISTRY.unregister(collector)
 

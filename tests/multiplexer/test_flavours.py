@@ -14,6 +14,7 @@ from mpx_channels.multiplexer import (
     PromiseDisconnected,
     SubscriptionRefused,
 )
+from tests.inside import registry_of
 
 from ..conftest import eventually, missing
 from ..proxy import Proxy
@@ -155,7 +156,7 @@ async def churn(mpx: Multiplexer, proxy: Proxy) -> None:
         async with mpx.new_channel_subscription() as sub:
             sub.add(f"churn:{number % 7}", f"churn:{number}")
             await sub.wait_for_activation(f"churn:{number}")
-    registry = mpx._subscriber.registry
+    registry = registry_of(mpx)
     await eventually(lambda: not registry.channels)
 
 

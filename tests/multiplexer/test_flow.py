@@ -12,6 +12,7 @@ import redis
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer import flow as flow_module
 from mpx_channels.multiplexer.flow import PATIENCE, Flow
+from tests.inside import full_buffers, subscriber_of, subscribers_of, use_up
 
 from ..conftest import eventually
 from .conftest import NewMultiplexer
@@ -105,7 +106,7 @@ async def test_the_waiting_is_bounded_altogether(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow_module, "COMES_BACK", 0.0)
-    flow._allowance = 0.0
+    use_up(flow)
     shelf = Shelf(1_000_000)
     flow.filled(shelf)
     while flow.held:
@@ -125,7 +126,7 @@ async def test_what_another_loop_has_left_holds_nobody(flow: Flow) -> None:
     flow.filled(Shelf())
     flow.start()
     assert not flow.held
-    await eventually(lambda: not flow._full)
+    await eventually(lambda: not full_buffers(flow))
 
 
 # -- a subscription's queues ----------------------------------------------------------------------
@@ -200,7 +201,7 @@ async def raw() -> AsyncIterator[RawServer]:
 
 async def scripted(new_multiplexer: NewMultiplexer, raw: RawServer, **options: Any) -> Multiplexer:
     mpx = new_multiplexer(raw.url, max_queue=10, **options)
-    mpx._subscriber.start()
+    subscriber_of(mpx).start()
     await mpx.wait_connected(5)
     await eventually(lambda: raw.connected)
     return mpx
@@ -260,7 +261,7 @@ async def test_stopping_waits_for_readers_only_so_long(
         subscription.add("a")
         await eventually(lambda: b"SUBSCRIBE" in raw.received)
         raw.send(confirmation("subscribe", "a") + b"".join([message("a", b"x")] * 500))
-        await eventually(lambda: mpx._subscribers.flow.held)
+        await eventually(lambda: subscribers_of(mpx).flow.held)
         async with asyncio.timeout(5):
             await mpx.stop()
         assert (await anext(subscription))[1] == b"x"

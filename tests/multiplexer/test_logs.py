@@ -10,6 +10,7 @@ import pytest
 
 from mpx_channels.multiplexer import logs as logs_module
 from mpx_channels.multiplexer.logs import LimitedLog, origin
+from tests.inside import kinds_in
 
 from ..conftest import eventually
 
@@ -135,7 +136,7 @@ async def test_flush(caplog: pytest.LogCaptureFixture) -> None:
     log.flush()
     assert len(caplog.messages) == 3
     # No timer is left of it.
-    assert log._kinds["a"].timer is None
+    assert kinds_in(log)["a"].timer is None
 
 
 def test_a_loop_that_ended_loses_no_count(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,7 +159,7 @@ def test_kinds_are_bounded(clock: Clock, caplog: pytest.LogCaptureFixture) -> No
     log.warning("first", "first")
     for number in range(2 * logs_module.MOST_KINDS):
         log.warning(number, "%d", number)
-    assert len(log._kinds) == logs_module.MOST_KINDS
+    assert len(kinds_in(log)) == logs_module.MOST_KINDS
     # What the forgotten one held back was told.
     assert "first (and 1 more in the last 1 s)" in caplog.messages
 
@@ -170,7 +171,7 @@ def test_a_level_that_is_off_costs_and_counts_nothing(
     caplog.set_level(logging.WARNING, LOGGER.name)
     log.info("a", "quiet")
     log.debug("a", "quiet")
-    assert not log._kinds
+    assert not kinds_in(log)
     log.warning("a", "loud")
     assert caplog.messages == ["loud"]
 

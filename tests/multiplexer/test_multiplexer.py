@@ -24,6 +24,7 @@ from mpx_channels.multiplexer import (
     NotConnected,
     SubscriptionRefused,
 )
+from tests.inside import link_of, publisher_of
 
 from ..conftest import PATIENCE, RestartableServer, eventually, missing
 from ..proxy import Proxy
@@ -160,7 +161,7 @@ async def test_stopping_a_multiplexer_without_a_server(
         proxy.freeze()
     await mpx.start()
     if state == "refused":
-        await eventually(lambda: mpx._subscriber.link.last_error)
+        await eventually(lambda: link_of(mpx).last_error)
     elif state == "frozen":
         await eventually(lambda: proxy.open == 2)
     else:
@@ -361,7 +362,7 @@ async def test_publishing_while_the_server_restarts(
         await echo(mpx)
         restartable_server.kill()
         await eventually(lambda: not mpx.stats().connected)
-        await eventually(lambda: mpx._publisher.link.wire is None)
+        await eventually(lambda: publisher_of(mpx).link.wire is None)
         publishing = [mpx.publish_soon("a", b"") for _ in range(10)]
         restartable_server.start()
         assert await asyncio.gather(*publishing) == [0] * 10
@@ -492,7 +493,7 @@ async def test_tls(new_multiplexer: NewMultiplexer, server: ValkeyServer) -> Non
             await eventually(lambda: len(heard) == 2000)
         await eventually(lambda: proxy.open == 0)
         async with new_multiplexer(proxy.url) as distrustful:
-            await eventually(lambda: distrustful._subscriber.link.last_error)
+            await eventually(lambda: link_of(distrustful).last_error)
             with pytest.raises(NotConnected, match="certificate"):
                 await distrustful.wait_connected(0.5)
 
@@ -510,7 +511,7 @@ async def test_a_wrong_password(
 ) -> None:
     mpx = new_multiplexer(redis_url, username="nobody", password="hush")
     await mpx.start()
-    await eventually(lambda: mpx._subscriber.link.last_error)
+    await eventually(lambda: link_of(mpx).last_error)
     with pytest.raises(NotConnected, match="invalid username-password") as caught:
         await mpx.wait_connected(timeout=0.05)
     assert isinstance(caught.value.__cause__, redis.AuthenticationError)
@@ -555,14 +556,14 @@ async def test_never_connecting_leaks_nothing(
     sub = mpx.new_channel_subscription()
     sub.add("a")
     attempts = 0
-    connect = mpx._subscriber.link.node.connection
+    connect = link_of(mpx).node.connection
 
     def counting() -> Any:
         nonlocal attempts
         attempts += 1
         return connect()
 
-    mpx._subscriber.link.node.connection = counting  # type: ignore[method-assign]
+    link_of(mpx).node.connection = counting  # type: ignore[method-assign]
 
     async def usage_after(count: int) -> tuple[int, int]:
         await eventually(lambda: attempts >= count)

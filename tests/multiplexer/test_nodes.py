@@ -18,6 +18,7 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
 )
 from mpx_channels.multiplexer.topology import Topology
+from tests.inside import subscribers_of
 
 from ..conftest import RestartableServer, eventually, missing
 from .conftest import NewMultiplexer
@@ -104,7 +105,7 @@ def test_a_multiplexer_needs_a_node() -> None:
 def test_databases_of_one_server_are_one_server(urls: list[str], servers: int) -> None:
     mpx = Multiplexer(urls)
     assert len(mpx.nodes) == len(urls)
-    assert len(mpx._subscribers.all) == servers
+    assert len(subscribers_of(mpx).all) == servers
 
 
 def test_classes_of_other_people_are_told_apart_by_all_that_they_are_given() -> None:

@@ -20,6 +20,7 @@ from mpx_channels.multiplexer import (
     SubscriptionClosed,
 )
 from mpx_channels.multiplexer.promises import escape_glob
+from tests.inside import promises_in
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -111,14 +112,14 @@ async def test_a_promise_times_out(jobs: PromiseSubscription, timeout: float) ->
     with pytest.raises(TimeoutError, match=f"no message for the promise '42' in {timeout} s"):
         await promise
     assert promise.done()
-    assert not jobs._promises
+    assert not promises_in(jobs)
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001])
 async def test_timeouts_below_zero_are_refused(jobs: PromiseSubscription, timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         jobs.new_promise("42", timeout)
-    assert not jobs._promises
+    assert not promises_in(jobs)
 
 
 async def test_a_cancelled_promise(mpx: Multiplexer, jobs: PromiseSubscription) -> None:
@@ -139,10 +140,10 @@ async def test_cancelling_the_waiting_task_cancels_the_promise(
 
     task = asyncio.create_task(wait())
     await asyncio.sleep(0)
-    assert jobs._promises
+    assert promises_in(jobs)
     task.cancel()
     await asyncio.wait([task])
-    await eventually(lambda: not jobs._promises)
+    await eventually(lambda: not promises_in(jobs))
     await mpx.publish("job:42", b"")
     await eventually(lambda: mpx.stats().drops["no_promise"] == 1)
 
@@ -174,9 +175,10 @@ async def test_nothing_is_left_of_settled_promises(
         await mpx.publish(f"job:{number}", b"")
     await asyncio.gather(*fulfilled)
     await asyncio.gather(*timed_out, return_exceptions=True)
-    await eventually(lambda: not jobs._promises)
+    await eventually(lambda: not promises_in(jobs))
     loop = asyncio.get_running_loop()
-    timers = [each for each in loop._scheduled if not each.cancelled()]  # type: ignore[attr-defined]
+    scheduled = loop._scheduled  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's timers
+    timers = [each for each in scheduled if not each.cancelled()]
     assert not [each for each in timers if "Promise" in repr(each)]
 
 
@@ -246,7 +248,7 @@ async def test_a_broken_link_fails_promises_at_once(
         for promise in promises:
             with pytest.raises(PromiseDisconnected, match="connection broke"):
                 await promise
-        assert not jobs._promises
+        assert not promises_in(jobs)
         assert not jobs.active
         with pytest.raises(InactiveSubscription):
             jobs.new_promise("1")

@@ -21,6 +21,7 @@ from mpx_channels.multiplexer.link import LinkOptions
 from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, Publisher
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire, pack
+from tests.inside import counters_of, is_watched, waits_until
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -43,7 +44,7 @@ def publisher_for(url: str, **options: Any) -> Publisher:
 
 
 def counters(publisher: Publisher) -> EngineCounters:
-    return publisher._counters
+    return counters_of(publisher)
 
 
 @pytest.fixture
@@ -237,10 +238,10 @@ async def test_what_is_taken_back_has_no_new_time(new_publisher: NewPublisher) -
             futures.append(publisher.submit(echo("x" * 200_000)))
             await asyncio.sleep(0)
         futures.append(publisher.submit(echo("x")))
-        due = publisher._backlog[0][2]
+        due = waits_until(publisher)
         wire.abort(ConnectionLost("by the test"))
         await eventually(lambda: publisher.link.wire is None)
-        assert publisher._backlog[0][2] == due
+        assert waits_until(publisher) == due
         server.reading.set()
         await publisher.stop()
         await asyncio.gather(*futures, return_exceptions=True)
@@ -421,10 +422,10 @@ async def test_the_watch_over_a_lost_connection_ends_with_it(
     """Else it would find the next connection silent since long, and end it, too."""
     publisher = await connected(new_publisher(proxy.url))
     assert await publisher.submit(echo(1)) == b"1"
-    assert publisher._watchdog is not None
+    assert is_watched(publisher)
     proxy.cut()
     await eventually(lambda: publisher.link.connections == 2)
-    assert publisher._watchdog is None
+    assert not is_watched(publisher)
 
 
 async def test_what_each_connection_begins_with(

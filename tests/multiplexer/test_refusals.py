@@ -9,6 +9,7 @@ import redis
 
 from mpx_channels.multiplexer import Multiplexer, SubscriptionRefused
 from mpx_channels.multiplexer.refusals import is_transient
+from tests.inside import ask_again_in, forbidden_in, registry_of, rounds_of, subscriber_of
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -73,7 +74,7 @@ async def test_whoever_waits_has_redis_asked_at_once(
 ) -> None:
     async with new_multiplexer(restricted_url) as mpx:
         # It would be asked for by itself in an hour.
-        mpx._subscriber.registry._forbidden._backoff = lambda attempts: 3600.0
+        ask_again_in(forbidden_in(registry_of(mpx)), 3600)
         sub = mpx.new_channel_subscription()
         sub.add("secret")
         patterns = [mpx.new_pattern_subscription("secret*") for _ in range(2)]
@@ -96,10 +97,10 @@ async def test_many_forbidden_names_are_not_many_commands(
         sub = mpx.new_channel_subscription()
         sub.add(*[f"secret:{number}" for number in range(1000)])
         await eventually(lambda: mpx.stats().names_refused == 1000)
-        registry = mpx._subscriber.registry
+        registry = registry_of(mpx)
         commands = mpx.stats().commands_out
-        attempts = registry._forbidden._attempts
-        await eventually(lambda: registry._forbidden._attempts == attempts + 2)
+        attempts = rounds_of(forbidden_in(registry))
+        await eventually(lambda: rounds_of(forbidden_in(registry)) == attempts + 2)
         assert mpx.stats().commands_out - commands == 200
         # Once one is allowed, all are asked for.
         allow(client, "&secret*")
@@ -110,7 +111,7 @@ async def test_many_forbidden_names_are_not_many_commands(
 @pytest.fixture
 def busy(restartable_server: RestartableServer) -> RestartableServer:
     """A server that answers -BUSY soon once a script runs."""
-    restartable_server._config["config"] = {"busy-reply-threshold": "10"}
+    restartable_server.config["config"] = {"busy-reply-threshold": "10"}
     restartable_server.start()
     return restartable_server
 
@@ -192,7 +193,7 @@ async def test_states_of_the_server_are_no_refusals(
     """With and without hiredis, and with redis-py's classes for some of the errors."""
     async with RawServer() as raw:
         mpx = new_multiplexer(raw.url)
-        mpx._subscriber.start()
+        subscriber_of(mpx).start()
         await eventually(lambda: raw.connected)
         sub = mpx.new_channel_subscription()
         sub.add("a", "b")
@@ -230,7 +231,7 @@ def test_names_stay_refused_over_a_break() -> None:
     mpx = Multiplexer()
     sub = mpx.new_channel_subscription()
     sub.add("a")
-    registry = mpx._subscriber.registry
+    registry = registry_of(mpx)
     registry.commands(0)
     registry.refuse(redis.ResponseError("NOPERM"), 0)
     registry.disconnect()

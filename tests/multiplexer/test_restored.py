@@ -10,6 +10,7 @@ import pytest
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.link import Link
 from mpx_channels.multiplexer.wire import Wire
+from tests.inside import CONNECT, attempts_of, links_of, publishers_of, subscribers_of
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -21,23 +22,23 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """While it is not set, subscribing connections are not made; it is at first."""
     opened = asyncio.Event()
     opened.set()
-    connect = Link._connect
+    connect = getattr(Link, CONNECT)
 
     async def connect_through(link: Link) -> Wire | None:
         if link.label == "subscribing":
             await opened.wait()
         return await connect(link)
 
-    monkeypatch.setattr(Link, "_connect", connect_through)
+    monkeypatch.setattr(Link, CONNECT, connect_through)
     return opened
 
 
 def publishing(mpx: Multiplexer) -> bool:
-    return all(each.link.wire is not None for each in mpx._publishers.all)
+    return all(each.link.wire is not None for each in publishers_of(mpx).all)
 
 
 def lost(mpx: Multiplexer) -> bool:
-    links = [each.link for each in (*mpx._publishers.all, *mpx._subscribers.all)]
+    links = links_of(mpx)
     return all(link.wire is None for link in links)
 
 
@@ -94,7 +95,7 @@ async def test_rather_to_nobody_than_not_at_all(
     gate.clear()
     restartable_server.kill()
     restartable_server.start()
-    await eventually(lambda: mpx._publishers.all[0].link.connections == 2 and publishing(mpx))
+    await eventually(lambda: publishers_of(mpx).all[0].link.connections == 2 and publishing(mpx))
     assert await mpx.publish("tea", b"1") == 0
     gate.set()
 
@@ -209,7 +210,7 @@ async def test_blocking_commands_wait_for_nobody(
     restartable_server.kill()
     await eventually(lambda: lost(mpx))
     restartable_server.start()
-    blocker = mpx._publishers.blocking[0]
+    blocker = publishers_of(mpx).blocking[0]
     await eventually(lambda: blocker.link.wire is not None)
     assert await mpx.blocking_command(b"BLPOP", b"nothing", b"0.01") is None
     gate.set()
@@ -236,7 +237,8 @@ async def test_others_have_their_time_to_come_back(
         all_mpx.append(mpx)
     restartable_server.kill()
     for mpx in all_mpx:
-        await eventually(lambda mpx=mpx: lost(mpx) and mpx._publishers.all[0].link._attempts >= 2)
+        link = publishers_of(mpx).all[0].link
+        await eventually(lambda mpx=mpx, link=link: lost(mpx) and attempts_of(link) >= 2)
     futures = [mpx.publish_soon("tea", b"%d" % n) for n, mpx in enumerate(all_mpx)]
     restartable_server.start()
     assert await asyncio.gather(*futures) == [8] * 8
@@ -248,10 +250,10 @@ async def test_all_is_restored_where_nothing_was_lost(
 ) -> None:
     """The publishing connection alone broke: there is nobody to wait for."""
     mpx, _ = listening
-    publisher = mpx._publishers.all[0]
+    publisher = publishers_of(mpx).all[0]
     with restartable_server.client() as client:
         client.client_kill_filter(_id=await mpx.command(b"CLIENT", b"ID"))
     await eventually(lambda: publisher.link.connections == 2)
     assert publisher.link.spread == 0
-    assert mpx._subscribers.all[0].restored
+    assert subscribers_of(mpx).all[0].restored
     assert await mpx.publish("tea", b"1") == 1

@@ -13,6 +13,17 @@ import pytest
 
 from mpx_channels.multiplexer import Multiplexer, NotConnected, SentinelNode
 from mpx_channels.multiplexer.wire import Frame, Wire
+from tests.inside import (
+    ASK,
+    asked_all,
+    is_asking,
+    link_of,
+    listens_at,
+    publisher_of,
+    publishers_of,
+    sentinels_of,
+    watch_of,
+)
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy, free_port
@@ -70,13 +81,13 @@ async def test_tls(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(PEM)
     async with Proxy("127.0.0.1", shared.master.port, tls=context) as proxy:
-        known = SentinelNode._address_from
+        known = getattr(SentinelNode, ASK)
 
         async def behind_the_proxy(self: SentinelNode, sentinel: Any) -> Any:
             assert await known(self, sentinel) == ("127.0.0.1", shared.master.port)
             return "localhost", proxy.port
 
-        monkeypatch.setattr(SentinelNode, "_address_from", behind_the_proxy)
+        monkeypatch.setattr(SentinelNode, ASK, behind_the_proxy)
         mpx = new_multiplexer(node_for(shared, ssl=True, ssl_ca_certs=str(PEM)))
         await mpx.start()
         await mpx.wait_connected(10)
@@ -94,7 +105,7 @@ def test_a_loop_that_is_closed_without_a_word(shared: Sentinels) -> None:
         await mpx.start()
         await mpx.wait_connected(10)
         assert await mpx.publish("a", b"x") == 0
-        await eventually(lambda: mpx._watches[0]._asking and mpx._watches[0]._asking.done())
+        await eventually(lambda: asked_all(watch_of(mpx)))
 
     loop.run_until_complete(use())
     loop.close()
@@ -113,7 +124,7 @@ async def test_sentinels_that_are_away_are_passed_over(
     await mpx.start()
     await mpx.wait_connected(10)
     # The one that knew is asked first the next time.
-    assert node._sentinels[0] == there
+    assert sentinels_of(node)[0] == there
 
 
 async def test_a_sentinel_that_is_silent_leaves_time_for_the_others(
@@ -169,14 +180,14 @@ async def test_a_server_that_is_no_master_is_not_used(
 ) -> None:
     """Sentinels may be late: the one that they name may have been demoted a moment ago."""
     (replica,) = (server for server in shared.servers if server is not shared.master)
-    there, asked = SentinelNode._address_from, 0
+    there, asked = getattr(SentinelNode, ASK), 0
 
     async def late(self: SentinelNode, sentinel: Any) -> Any:
         nonlocal asked
         asked += 1
         return await there(self, sentinel) if asked > 5 else ("127.0.0.1", replica.port)
 
-    monkeypatch.setattr(SentinelNode, "_address_from", late)
+    monkeypatch.setattr(SentinelNode, ASK, late)
     mpx = new_multiplexer(node_for(shared))
     await mpx.start()
     await eventually(lambda: mpx.last_error)
@@ -224,22 +235,22 @@ async def test_whoever_has_news_is_asked_before_those_that_have_not(
     mpx = new_multiplexer(node)
     await mpx.start()
     await mpx.wait_connected(10)
-    watch = mpx._watches[0]
-    await eventually(lambda: watch._asking and watch._asking.done())
+    watch = watch_of(mpx)
+    await eventually(lambda: asked_all(watch))
     wire = watch.link.wire
     assert wire is not None
-    told = watch._sentinel.address(wire.connection)
+    told = listens_at(watch)
     # Another is the first to be asked until then.
-    node._sentinels.sort(key=lambda sentinel: sentinel == told)
-    assert node._sentinels[0] != told
+    sentinels_of(node).sort(key=lambda sentinel: sentinel == told)
+    assert sentinels_of(node)[0] != told
 
     async def who_knows(sentinel: object) -> tuple[str, int]:
         return new if sentinel == told else old
 
-    node._address_from = who_knows  # type: ignore[assignment, method-assign]
+    setattr(node, ASK, who_knows)
     news = f"{MASTER} {old[0]} {old[1]} {new[0]} {new[1]}"
     watch.frames_received([[b"message", b"+switch-master", news.encode()]])
-    for link in (mpx._subscriber.link, mpx._publishers.all[0].link):
+    for link in (link_of(mpx), publishers_of(mpx).all[0].link):
         await eventually(lambda link=link: link.connections == 2 and link.wire)
     info = (await mpx.command(b"INFO")).decode()
     assert f"tcp_port:{new[1]}\r" in info
@@ -254,10 +265,10 @@ async def test_an_answer_that_news_overtook_does_not_count(shared: Sentinels) ->
         await answer.wait()
         return "127.0.0.1", 1
 
-    node._address_from = slow  # type: ignore[method-assign]
+    setattr(node, ASK, slow)
     asking = asyncio.create_task(node.master_address())
     await asked.wait()
-    node.hear(("127.0.0.1", 2), node._sentinels[2])
+    node.hear(("127.0.0.1", 2), sentinels_of(node)[2])
     answer.set()
     assert await asking == node.master == ("127.0.0.1", 2)
     assert await node.master_address() == ("127.0.0.1", 1)
@@ -265,12 +276,12 @@ async def test_an_answer_that_news_overtook_does_not_count(shared: Sentinels) ->
 
 async def test_who_talks_nonsense_is_passed_over(shared: Sentinels) -> None:
     node = node_for(shared)
-    there, first = node._address_from, node._sentinels[0]
+    there, first = getattr(node, ASK), sentinels_of(node)[0]
 
     async def nonsense(sentinel: Any) -> Any:
         return int("nonsense") if sentinel == first else await there(sentinel)
 
-    node._address_from = nonsense  # type: ignore[method-assign]
+    setattr(node, ASK, nonsense)
     assert await node.master_address() == ("127.0.0.1", shared.master.port)
 
 
@@ -294,7 +305,7 @@ async def test_many_reconnects_leave_nothing_behind(
     sub = mpx.new_channel_subscription()
     sub.add("a")
     await mpx.start()
-    link = mpx._subscriber.link
+    link = link_of(mpx)
     with shared.master.client() as client:
         for number in range(1, 31):
             await sub.wait_for_activation("a")
@@ -308,7 +319,7 @@ async def test_many_reconnects_leave_nothing_behind(
 
 
 def _settled(sentinels: Sentinels) -> None:
-    sentinels._wait(lambda: sentinels.clients_of_sentinels() == 0)
+    sentinels.wait(lambda: sentinels.clients_of_sentinels() == 0)
 
 
 async def test_a_failover(new_multiplexer: NewMultiplexer, server: object) -> None:
@@ -322,7 +333,7 @@ async def test_a_failover(new_multiplexer: NewMultiplexer, server: object) -> No
         await mpx.start()
         for name in names:
             await sub.wait_for_activation(name)
-        await eventually(lambda: mpx._watches[0]._asking)
+        await eventually(lambda: is_asking(watch_of(mpx)))
         before = sentinels.master
         after = await asyncio.to_thread(sentinels.failover)
         assert before is not after
@@ -351,18 +362,18 @@ async def test_news_that_came_while_nobody_listened(
     sub.add("a")
     await mpx.start()
     await sub.wait_for_activation("a")
-    watch = mpx._watches[0].link
+    watch = watch_of(mpx).link
     await eventually(lambda: watch.wire)
     where = ("127.0.0.1", restartable_server.port)
 
     async def elsewhere(sentinel: object) -> tuple[str, int]:
         return where
 
-    node._address_from = elsewhere  # type: ignore[method-assign]
+    setattr(node, ASK, elsewhere)
     watch.wire.abort(ConnectionError("cut"))
     await eventually(lambda: recorder.kinds.count("activation") == 2)
     assert f"has another master now: 127.0.0.1:{where[1]}" in str(recorder.disconnects[0])
-    await eventually(lambda: mpx._publisher.link.wire)
+    await eventually(lambda: publisher_of(mpx).link.wire)
     info = (await mpx.command(b"INFO")).decode()
     assert f"tcp_port:{where[1]}\r" in info
 
@@ -376,10 +387,10 @@ async def test_news_of_others_change_nothing(
     sub.add("a")
     await mpx.start()
     await sub.wait_for_activation("a")
-    await eventually(lambda: mpx._watches[0].link.wire)
+    await eventually(lambda: watch_of(mpx).link.wire)
     address = f"127.0.0.1 {shared.master.port}"
     for text in ("other 127.0.0.1 1 127.0.0.1 2", "nonsense", f"{MASTER} 127.0.0.1 1 {address}"):
-        mpx._watches[0].frames_received([[b"message", b"+switch-master", text.encode()]])
+        watch_of(mpx).frames_received([[b"message", b"+switch-master", text.encode()]])
     assert await mpx.publish("a", b"x") == 1
     await eventually(lambda: recorder.messages)
     assert not recorder.disconnects

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from mpx_channels.multiplexer import Multiplexer, SubscriptionRefused
+from tests.inside import link_of, publisher_of, registry_of, subscriber_of, unanswered_pings
 
 from ..conftest import PATIENCE, eventually
 from ..proxy import Proxy
@@ -50,7 +51,7 @@ async def scripted(new_multiplexer: NewMultiplexer, raw: RawServer) -> Multiplex
     """A multiplexer of which the subscribing side is connected to the raw server."""
     mpx = new_multiplexer(raw.url, unsubscribe_delay=0)
     # Without the publishing side, as the raw server serves one.
-    mpx._subscriber.start()
+    subscriber_of(mpx).start()
     await mpx.wait_connected(5)
     await eventually(lambda: raw.connected)
     return mpx
@@ -62,7 +63,7 @@ async def test_changes_of_one_turn_are_one_write(
     mpx = new_multiplexer(proxy.url)
     await mpx.start()
     await mpx.wait_connected(5)
-    await eventually(lambda: mpx._publisher.link.wire)
+    await eventually(lambda: publisher_of(mpx).link.wire)
     del proxy.to_server.data[:]
     sub = mpx.new_channel_subscription()
     for name in "abc":
@@ -200,12 +201,12 @@ async def test_a_ping_that_is_refused_is_an_answer(
     new_multiplexer: NewMultiplexer, raw: RawServer
 ) -> None:
     mpx = new_multiplexer(raw.url, ping_interval=0.15)
-    mpx._subscriber.start()
+    subscriber_of(mpx).start()
     await eventually(lambda: raw.connected)
     for count in range(1, 4):
         await eventually(lambda count=count: raw.received.count(b"PING") >= count)
         raw.send(b"-NOPERM no pings\r\n")
-    assert mpx._subscriber.link.connections == 1
+    assert link_of(mpx).connections == 1
     await mpx.stop()
 
 
@@ -225,7 +226,7 @@ async def test_subscribed_and_idle_it_pings(new_multiplexer: NewMultiplexer) -> 
         stats = mpx.stats()
         assert stats.reconnects == 0
         assert stats.drops["unreadable"] == 0
-        assert mpx._subscriber.registry._unanswered.count(None) <= 1
+        assert unanswered_pings(registry_of(mpx)) <= 1
         await mpx.stop()
 
 
@@ -235,7 +236,7 @@ async def test_while_the_server_does_not_read_changes_wait(
     mpx = new_multiplexer(proxy.url)
     await mpx.start()
     await mpx.wait_connected(5)
-    wire = mpx._subscriber.link.wire
+    wire = link_of(mpx).wire
     assert wire is not None
     proxy.to_server.freeze()
     sub = mpx.new_channel_subscription()
@@ -316,9 +317,9 @@ async def test_a_ping_that_is_not_answered_ends_the_link(
     new_multiplexer: NewMultiplexer, raw: RawServer
 ) -> None:
     mpx = new_multiplexer(raw.url, connect_timeout=0.2, ping_interval=0.3)
-    mpx._subscriber.start()
+    subscriber_of(mpx).start()
     await eventually(lambda: raw.connected)
-    await eventually(lambda: mpx._subscriber.link.connections == 2)
+    await eventually(lambda: link_of(mpx).connections == 2)
     assert raw.received.count(b"PING") == 1
     await mpx.stop()
 
@@ -327,7 +328,7 @@ async def test_many_commands_that_are_answered_one_after_the_other_may_take_long
     new_multiplexer: NewMultiplexer, raw: RawServer
 ) -> None:
     mpx = new_multiplexer(raw.url, connect_timeout=0.5)
-    mpx._subscriber.start()
+    subscriber_of(mpx).start()
     await eventually(lambda: raw.connected)
     sub = mpx.new_channel_subscription()
     names = [str(number) for number in range(12)]
@@ -338,10 +339,10 @@ async def test_many_commands_that_are_answered_one_after_the_other_may_take_long
         raw.send(confirmation("subscribe", name))
     async with asyncio.timeout(PATIENCE):
         await sub.wait_for_activation(names[-1])
-    assert mpx._subscriber.link.connections == 1
+    assert link_of(mpx).connections == 1
     # All is answered: nothing to wait for.
     await asyncio.sleep(0.6)
-    assert mpx._subscriber.link.connections == 1
+    assert link_of(mpx).connections == 1
     await mpx.stop()
 
 
@@ -352,7 +353,7 @@ async def test_an_answer_that_we_have_not_read_yet_is_an_answer(
 ) -> None:
     """It lies behind many messages, in our buffers or in those of the socket."""
     mpx = new_multiplexer(raw.url, connect_timeout=0.3)
-    mpx._subscriber.start()
+    subscriber_of(mpx).start()
     await eventually(lambda: raw.connected)
     handled = []
 
@@ -372,5 +373,5 @@ async def test_an_answer_that_we_have_not_read_yet_is_an_answer(
     async with asyncio.timeout(PATIENCE):
         await sub.wait_for_activation("b")
     assert handled[-1] - handled[0] > 0.3
-    assert mpx._subscriber.link.connections == 1
+    assert link_of(mpx).connections == 1
     await mpx.stop()

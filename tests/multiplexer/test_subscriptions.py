@@ -17,6 +17,7 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
 )
 from mpx_channels.multiplexer.subscriptions import encode_name
+from tests.inside import late_in, registry_of, subscriber_of, waiting_for_names
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -151,7 +152,7 @@ async def test_names_that_nobody_wants_are_unsubscribed(
         other.close()
         await eventually(lambda: subscribers(client, "a", "b", "c") == [0, 0, 0])
         # And nothing of it is left.
-        registry = mpx._subscriber.registry
+        registry = registry_of(mpx)
         await eventually(lambda: not registry.channels)
         assert mpx.stats().listeners == 0
 
@@ -228,12 +229,12 @@ async def test_churn_leaves_nothing_behind(
                 await asyncio.sleep(0)
             for each in subs:
                 each.close()
-        registry = mpx._subscriber.registry
+        registry = registry_of(mpx)
         await eventually(lambda: not registry.channels and not registry.patterns)
-        assert not mpx._subscriber.subscriptions
+        assert not subscriber_of(mpx).subscriptions
         assert not registry.dirty
         assert registry.next_due() is None
-        assert not registry._late
+        assert not late_in(registry)
         assert client.pubsub_channels("churn*") == []
         assert client.pubsub_numpat() == 0
 
@@ -354,11 +355,11 @@ async def test_giving_up_waiting_leaves_nothing(new_multiplexer: NewMultiplexer)
     for wait in waits[:2]:
         wait.cancel()
     await asyncio.wait(waits[:2])
-    (waiters,) = sub._waiters.values()
+    (waiters,) = waiting_for_names(sub)
     assert len(waiters) == 1
     await mpx.start()
     await waits[2]
-    assert not sub._waiters
+    assert not waiting_for_names(sub)
 
 
 async def test_activations_as_futures(mpx: Multiplexer) -> None:
@@ -721,7 +722,7 @@ async def test_visitors_of_a_long_outage_leave_nothing(
         await asyncio.sleep(0)
         with_names.close()
         pattern.close()
-    registry = mpx._subscriber.registry
+    registry = registry_of(mpx)
     assert not registry.channels
     assert not registry.patterns
     assert not registry.dirty

@@ -14,6 +14,7 @@ from mpx_channels.multiplexer import ConnectionLost
 from mpx_channels.multiplexer import wire as wire_module
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import FRAMES_PER_TURN, Frame, Wire, pack, pack_publish
+from tests.inside import is_reading
 
 from ..conftest import eventually, missing
 from ..proxy import Proxy
@@ -172,7 +173,7 @@ async def test_nothing_is_read_while_the_handler_takes_nothing(parser: str, raw:
     wire = await open_wire(raw.url, handler)
     count, size = 100, 100_000
     raw.send(b"$%d\r\n%b\r\n" % (size, bytes(size)) * count)
-    await eventually(lambda: not wire._transport.is_reading())
+    await eventually(lambda: not is_reading(wire))
     read = wire.bytes_in
     for _ in range(10):
         await asyncio.sleep(0)
@@ -368,7 +369,7 @@ async def test_taking_over_what_has_ended_already_fails(parser: str, handler: Ha
     async with RawServer(leave=True) as server:
         connection = Node(server.url, connect_timeout=5.0).connection()
         await connection.connect()
-        stream: Any = connection._reader
+        stream: Any = connection._reader  # noqa: SLF001 - of redis-py
         await eventually(stream.at_eof)
         # It is connected as far as redis-py knows, so this takes over and connects nothing.
         with pytest.raises(ConnectionLost, match="closed the connection"):

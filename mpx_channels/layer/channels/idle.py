@@ -21,7 +21,7 @@ LONGEST_BREAK = 600.0
 
 
 class Idle:
-    """Channels whose reader gave up; one that nobody comes back to in ``seconds`` is taken down."""
+    """Channels that nobody reads; one that no reader comes back to in ``seconds`` is taken down."""
 
     def __init__(self, seconds: float, take_down: Callable[[Mailbox], object]) -> None:
         self._take_down = take_down
@@ -37,7 +37,7 @@ class Idle:
 
     def add(self, mailbox: Mailbox) -> None:
         """Nobody reads it from now on."""
-        mailbox.abandoned = True
+        mailbox.idle = True
         self._waiting.add(mailbox)
 
     def forget(self, mailbox: Mailbox) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from mpx_channels.messages.codec import Message, is_flat
 from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
-from ..stats import LayerCounters
+from ..layer_stats import LayerCounters
 
 __all__ = [
     "Delivery",
@@ -154,12 +154,12 @@ class Mailbox:
         "_loop",
         "_unread",
         "_waiters",
-        "abandoned",
         "capacity",
         "channel",
         "counters",
         "cut_off",
         "hooks",
+        "idle",
         "memberships",
         "patience",
         "prefix_mailbox",
@@ -180,7 +180,7 @@ class Mailbox:
         # What this channel subscribed to, for leaving all of it at once.
         self.memberships: list[Membership] | None = None
         # Whether its last reader was cancelled and none came back.
-        self.abandoned = False
+        self.idle = False
         # Takes what nobody waits for here: the mailbox of who receives with the bare prefix.
         self.prefix_mailbox: Mailbox | None = None
         # How many of these are wildcard groups: who has some finds a group's name in every event.

@@ -89,13 +89,13 @@ class Mailboxes(Part):
 
     # -- readers ------------------------------------------------------------------------------
 
-    def reclaim(self, mailbox: Mailbox) -> None:
-        """A reader came back to a channel that may have been given up."""
-        mailbox.abandoned = False
+    def set_in_use(self, mailbox: Mailbox) -> None:
+        """A reader came back to a channel that may be idle."""
+        mailbox.idle = False
         self._idle.forget(mailbox)
 
-    def give_up(self, mailbox: Mailbox) -> None:
-        """A reader gave up: if none comes back within the expiry, the channel is taken down.
+    def set_idle(self, mailbox: Mailbox) -> None:
+        """The last reader was cancelled: if none comes back within the expiry, the channel ends.
 
         Channels' consumers cancel their `receive` when they end. A reader that merely timed out
         comes back sooner. The channels of synchronous callers stay for longer, but not any number
@@ -105,7 +105,7 @@ class Mailboxes(Part):
         if self._shared and len(self._idle) > SHARED_IDLE:
             oldest, log = self._idle.oldest, self._context.log
             log.info(
-                "given up",
+                "too many idle",
                 "Nobody reads more than %d channels of synchronous code: taking down the oldest, "
                 "%s",
                 SHARED_IDLE,
@@ -115,7 +115,7 @@ class Mailboxes(Part):
 
     async def take(self, mailbox: Mailbox) -> Taken:
         """The next message, and what has the next reader get it instead; cancelling loses none."""
-        self.reclaim(mailbox)
+        self.set_in_use(mailbox)
         waiter = mailbox.ask()
         try:
             item = await waiter
@@ -124,7 +124,7 @@ class Mailboxes(Part):
             raise
         finally:
             if not mailbox.waited_for:
-                self.give_up(mailbox)
+                self.set_idle(mailbox)
         return item.take(), functools.partial(mailbox.put_always, item, first=True)
 
     def _take_down(self, mailbox: Mailbox) -> None:

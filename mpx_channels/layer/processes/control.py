@@ -16,7 +16,7 @@ from ..answers.requests import Answer, Poll, Requests
 from ..channels.inbox import Inbox
 from ..exceptions import ForeignChannel
 from ..part import Context, Part
-from .stats import host_name
+from .fleet import host_name
 
 __all__ = ["Control"]
 
@@ -36,7 +36,7 @@ class Control(Part):
         self._requests = requests
         self._tasks: set[asyncio.Task[None]] = set()
         # By what they do; each gets the question, and returns the value to answer with.
-        self.servants: dict[str, Callable[[Message], Awaitable[Any]]] = {}
+        self.handlers: dict[str, Callable[[Message], Awaitable[Any]]] = {}
         inbox.on_question = self._serve
         self._names = context.names.controls(context.multiplexer)
         self._subscription = context.multiplexer.new_channel_subscription(self._received)
@@ -110,10 +110,10 @@ class Control(Part):
         async def serve() -> None:
             answer: Answer
             try:
-                servant = self.servants.get(asked.get("do", ""))
-                if servant is None:
+                handler = self.handlers.get(asked.get("do", ""))
+                if handler is None:
                     raise ValueError(f"nobody knows here how to do {asked.get('do')!r}")
-                answer = {"value": await servant(asked)}
+                answer = {"value": await handler(asked)}
             except Exception as error:
                 answer = {"error": str(error.args[0] if error.args else error)}
             self._requests.answer(process_id, number, answer)

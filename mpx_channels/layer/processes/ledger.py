@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.figures import gauges, parts
 
-from ..stats import LayerCounters, LayerStats
+from ..layer_stats import LayerCounters, LayerStats
 
 __all__ = ["Ledger", "LocalStats"]
 

@@ -21,10 +21,10 @@ from mpx_channels.multiplexer.exceptions import describe
 
 from ..answers.requests import Answer
 from ..groups.groups import Groups
+from ..layer_stats import LayerStats
 from ..part import Context, Part
-from ..stats import LayerStats
 from .control import Control
-from .stats import FleetStats, ProcessStats, counts, printable
+from .fleet import FleetStats, ProcessStats, counts, printable
 
 __all__ = ["Overview"]
 
@@ -51,8 +51,8 @@ class Overview(Part):
         self._control = control
         self._groups = groups
         self._own_stats = stats
-        control.servants["stats"] = self._tell_stats
-        control.servants["group_sizes"] = self._tell_sizes
+        control.handlers["stats"] = self._tell_stats
+        control.handlers["group_sizes"] = self._tell_sizes
 
     async def fleet(self, groups: int, queues: bool) -> FleetStats:
         """All processes, the busiest groups, and the queues."""

@@ -1,0 +1,301 @@
+"""What tests look at, or change, behind the public names of the library: all of it is here.
+
+Ruff (SLF001) refuses ``._x`` anywhere else, so that a change inside is one to this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Collection, Hashable, Mapping
+
+    from mpx_channels.layer import Mailbox, MpxChannelLayer
+    from mpx_channels.layer.channels.queues import QueueReader
+    from mpx_channels.layer.hub import Hub
+    from mpx_channels.layer.hubs import Hubs
+    from mpx_channels.layer.names import Names
+    from mpx_channels.layer.processes.ledger import Ledger
+    from mpx_channels.messages.crypto import Cipher
+    from mpx_channels.messages.serializers import SerializersRegistry
+    from mpx_channels.multiplexer import Multiplexer, PromiseSubscription, SentinelNode
+    from mpx_channels.multiplexer.counters import EngineCounters
+    from mpx_channels.multiplexer.failover import FailoverWatch
+    from mpx_channels.multiplexer.flow import Flow
+    from mpx_channels.multiplexer.link import Link
+    from mpx_channels.multiplexer.logs import LimitedLog
+    from mpx_channels.multiplexer.publisher import Publisher
+    from mpx_channels.multiplexer.publishers import Publishers
+    from mpx_channels.multiplexer.refusals import Refused
+    from mpx_channels.multiplexer.registry import Entry, Listener, Registry
+    from mpx_channels.multiplexer.subscriber import Subscriber, Subscribers
+    from mpx_channels.multiplexer.subscriptions import ChannelSubscription
+    from mpx_channels.multiplexer.wire import Wire
+
+# -- the layer ------------------------------------------------------------------------------------
+
+
+def hubs_of(layer: MpxChannelLayer) -> Hubs:
+    """What a layer has on each event loop."""
+    return layer._hubs
+
+
+def hub_of(layer: MpxChannelLayer) -> Hub:
+    """What it has on the running event loop."""
+    hub = layer._hubs.here
+    assert hub is not None, "the layer was not used on this event loop yet"
+    return hub
+
+
+def shared_hub_of(layer: MpxChannelLayer) -> Hub | None:
+    """What synchronous callers share, if there is something."""
+    return layer._hubs.of_portal
+
+
+def multiplexer_of(layer: MpxChannelLayer) -> Multiplexer:
+    """The engine of a layer on the running event loop."""
+    return hub_of(layer).multiplexer
+
+
+def mailbox_of(layer: MpxChannelLayer, channel: str) -> Mailbox:
+    """The mailbox of a channel of the running event loop."""
+    return hub_of(layer).mailboxes[channel]
+
+
+def names_of(layer: MpxChannelLayer) -> Names:
+    """What its names are called in Redis."""
+    return layer._names
+
+
+def published_at(layer: MpxChannelLayer) -> dict[str, float]:
+    """When it published to which group last, by the group's name in Redis."""
+    return layer._published_at
+
+
+def accounts_of(ledger: Ledger) -> Collection[object]:
+    """What is kept of event loops for statistics."""
+    return ledger._accounts
+
+
+def group_received(hub: Hub, name: str, data: bytes) -> None:
+    """As if Redis had sent a message to a group."""
+    hub.groups._received(name, data)
+
+
+def wildcard_received(hub: Hub, pattern: str, name: str, data: bytes) -> None:
+    """As if Redis had sent a message to a group for a pattern that matches it."""
+    hub.wildcards._match(pattern, name, data)
+
+
+def serve(hub: Hub, question: dict[str, Any]) -> Collection[asyncio.Task[None]]:
+    """Have a process ask something of itself; the tasks that see to what is asked."""
+    hub.control._serve(hub.process_id, 1, question)
+    return hub.control._tasks
+
+
+# -- readers of plain channels --------------------------------------------------------------------
+
+
+def queue_reader(layer: MpxChannelLayer, channel: str, hub: Hub | None = None) -> QueueReader:
+    """What reads a plain channel, on the running event loop or for that hub."""
+    return (hub or hub_of(layer)).queues.reader_of(layer._names.queue(channel))
+
+
+def queue_readers(layer: MpxChannelLayer) -> Collection[QueueReader]:
+    """All of them on the running event loop, a server each."""
+    hub = layer._hubs.here
+    return hub.queues._readers.values() if hub is not None else ()
+
+
+def asked_for(reader: QueueReader) -> Collection[str]:
+    """The lists that a blocking pop is under way for."""
+    return reader._asked
+
+
+def held_by(reader: QueueReader) -> Mapping[str, Collection[bytes]]:
+    """What was popped for readers that were cancelled."""
+    return reader._held
+
+
+def wake(reader: QueueReader) -> None:
+    """End the blocking pop, as a new reader does."""
+    reader._wake()
+
+
+# -- messages -------------------------------------------------------------------------------------
+
+
+def hours_of(cipher: Cipher) -> Collection[int]:
+    """The hours that a cipher keeps the first key of."""
+    return cipher._first._hours
+
+
+def serializers_of(registry: SerializersRegistry) -> dict[str, type]:
+    """The classes that are registered; to be put back after a test that registers more."""
+    return registry._classes
+
+
+# -- the multiplexer ------------------------------------------------------------------------------
+
+
+def subscriber_of(multiplexer: Multiplexer) -> Subscriber:
+    """What subscribes at the first server."""
+    return multiplexer._subscriber
+
+
+def subscribers_of(multiplexer: Multiplexer) -> Subscribers:
+    """What subscribes, a server each."""
+    return multiplexer._subscribers
+
+
+def publisher_of(multiplexer: Multiplexer) -> Publisher:
+    """What publishes, where there is one node."""
+    publisher = multiplexer._publisher
+    assert publisher is not None, "there are several nodes"
+    return publisher
+
+
+def publishers_of(multiplexer: Multiplexer) -> Publishers:
+    """What publishes, a node each, and what waits in blocking commands."""
+    return multiplexer._publishers
+
+
+def registry_of(multiplexer: Multiplexer) -> Registry:
+    """What is wanted and what was sent, at the first server."""
+    return multiplexer._subscriber.registry
+
+
+def link_of(multiplexer: Multiplexer) -> Link:
+    """The subscribing connection to the first server."""
+    return multiplexer._subscriber.link
+
+
+def links_of(multiplexer: Multiplexer) -> list[Link]:
+    """The connections that publish and subscribe."""
+    ends = (*multiplexer._publishers.all, *multiplexer._subscribers.all)
+    return [each.link for each in ends]
+
+
+def watch_of(multiplexer: Multiplexer) -> FailoverWatch:
+    """What listens to Sentinels."""
+    return multiplexer._watches[0]
+
+
+def attempts_of(link: Link) -> int:
+    """How often it tried in vain to connect, since it last could."""
+    return link._attempts
+
+
+# The method that `Link` connects by, for getattr and monkeypatch.
+CONNECT = "_connect"
+
+
+def late_in(registry: Registry) -> Collection[tuple[Entry, Listener]]:
+    """Who is to be told of names that were active already."""
+    return registry._late
+
+
+def unanswered_pings(registry: Registry) -> int:
+    """The PINGs that Redis has not answered."""
+    return registry._unanswered.count(None)
+
+
+def forbidden_in(registry: Registry) -> Refused[Entry]:
+    """What an ACL forbids, and is to be asked for again."""
+    return registry._forbidden
+
+
+def rounds_of(refused: Refused[Any]) -> int:
+    """How often it was asked for again in vain."""
+    return refused._attempts
+
+
+def ask_again_in(refused: Refused[Any], seconds: float) -> None:
+    """Have it asked for again after this time, and not after the usual one."""
+    refused._backoff = lambda attempts: seconds
+
+
+def waiting_for_names(subscription: ChannelSubscription) -> list[list[asyncio.Future[None]]]:
+    """Who waits for a subscription's names to be confirmed, name by name."""
+    return list(subscription._waiters.values())
+
+
+def promises_in(subscription: PromiseSubscription) -> Mapping[str, Collection[object]]:
+    """Promises that are waited for."""
+    return subscription._promises
+
+
+def full_buffers(flow: Flow) -> Collection[object]:
+    """The buffers that messages are held back for."""
+    return flow._full
+
+
+def use_up(flow: Flow) -> None:
+    """Have it wait for nobody for longer than a turn, as after much waiting."""
+    flow._allowance = 0.0
+
+
+def counters_of(publisher: Publisher) -> EngineCounters:
+    return publisher._counters
+
+
+def waits_until(publisher: Publisher) -> float:
+    """When the first command that waits for a connection is given up."""
+    return publisher._backlog[0][2]
+
+
+def is_watched(publisher: Publisher) -> bool:
+    """Whether a time is set for the server to answer in."""
+    return publisher._watchdog is not None
+
+
+def kinds_in(log: LimitedLog) -> Mapping[Hashable, Any]:
+    """What a log remembers, by the kinds of messages."""
+    return log._kinds
+
+
+def is_reading(wire: Wire) -> bool:
+    """Whether it takes bytes from the socket."""
+    return wire._transport.is_reading()
+
+
+# -- Sentinel -------------------------------------------------------------------------------------
+
+# The method that `SentinelNode` asks one Sentinel by, for getattr and setattr.
+ASK = "_address_from"
+
+
+def sentinels_of(node: SentinelNode) -> list[Any]:
+    """The Sentinels, in the order in which they are asked."""
+    return node._sentinels
+
+
+def asked_all(watch: FailoverWatch) -> bool:
+    """Whether it has asked all Sentinels for each other."""
+    return watch._asking is not None and watch._asking.done()
+
+
+def is_asking(watch: FailoverWatch) -> bool:
+    """Whether it has begun to."""
+    return watch._asking is not None
+
+
+def listens_at(watch: FailoverWatch) -> Any:
+    """The Sentinel that it listens to."""
+    wire = watch.link.wire
+    assert wire is not None
+    return watch._sentinel.address(wire.connection)
+
+
+# -- consumers ------------------------------------------------------------------------------------
+
+
+def tasks_of(consumer: Any) -> Collection[asyncio.Task[Any]]:
+    """The tasks of a consumer, its pump among them."""
+    return consumer._mpx_tasks
+
+
+def promises_of(consumer: Any) -> Collection[object]:
+    """The promises that a consumer waits for."""
+    return consumer._mpx_promises

@@ -1,0 +1,81 @@
+"""The mailbox by itself: what happens between two turns of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
+from mpx_channels.layer.layer_stats import LayerCounters
+from mpx_channels.messages.codec import decode, encode
+from mpx_channels.multiplexer.flow import Flow
+
+
+def delivery(number: int, expires: float = float("inf")) -> Delivery:
+    return Delivery(decode, encode({"n": number}), expires)
+
+
+@pytest.fixture
+async def mailbox() -> Mailbox:
+    return Mailbox("specific.x!1", 3, asyncio.get_running_loop(), LayerCounters(), Flow())
+
+
+async def reader_waits(mailbox: Mailbox) -> asyncio.Task[dict[str, object]]:
+    reader = asyncio.create_task(mailbox.get())
+    await asyncio.sleep(0)
+    return reader
+
+
+async def test_handed_over_and_cancelled_at_once(mailbox: Mailbox) -> None:
+    reader = await reader_waits(mailbox)
+    mailbox.put(delivery(1))
+    mailbox.put(delivery(2))
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert [(await mailbox.get())["n"] for _ in range(2)] == [1, 2]
+
+
+async def test_cancelled_and_handed_over_at_once(mailbox: Mailbox) -> None:
+    reader = await reader_waits(mailbox)
+    reader.cancel()
+    mailbox.put(delivery(1))
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert (await mailbox.get())["n"] == 1
+    assert not mailbox.waited_for
+
+
+async def test_the_next_reader_gets_what_a_cancelled_one_was_handed(mailbox: Mailbox) -> None:
+    first, second = await reader_waits(mailbox), await reader_waits(mailbox)
+    mailbox.put(delivery(1))
+    first.cancel()
+    assert (await second)["n"] == 1
+
+
+async def test_capacity_counts_what_nobody_waits_for(mailbox: Mailbox) -> None:
+    reader = await reader_waits(mailbox)
+    assert [mailbox.put(delivery(n)) for n in range(6)] == [True] * 4 + [False] * 2
+    assert (await reader)["n"] == 0
+    assert len(mailbox) == 3
+
+
+async def test_what_has_expired_is_skipped_and_counted(mailbox: Mailbox) -> None:
+    mailbox.put(delivery(1, expires=0))
+    mailbox.put(delivery(2))
+    mailbox.put(delivery(3, expires=0))
+    assert (await mailbox.get())["n"] == 2
+    reader = await reader_waits(mailbox)
+    assert not reader.done()
+    assert mailbox.counters.dropped_expired == 2
+    mailbox.put(delivery(4))
+    assert (await reader)["n"] == 4
+
+
+async def test_a_delivery_is_no_message() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        Delivery(decode, b"\x93", 0)
+    with pytest.raises(msgspec.MsgspecError):
+        Delivery(decode, b"\x01", 0)
