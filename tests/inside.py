@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping
 
     from mpx_channels.layer import Mailbox, MpxChannelLayer
-    from mpx_channels.layer.channels.queues import QueueReader
+    from mpx_channels.layer.channels.queue_reader import QueueReader
     from mpx_channels.layer.hub import Hub
     from mpx_channels.layer.hubs import Hubs
     from mpx_channels.layer.names import Names
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 def hubs_of(layer: MpxChannelLayer) -> Hubs:
     """What a layer has on each event loop."""
     return layer._hubs
+
+
+def loops_of(layer: MpxChannelLayer) -> Mapping[asyncio.AbstractEventLoop, Hub]:
+    """The event loops that use a layer, with what each has."""
+    return layer._hubs._by_loop
 
 
 def hub_of(layer: MpxChannelLayer) -> Hub:
@@ -116,6 +121,11 @@ def asked_for(reader: QueueReader) -> Collection[str]:
 def held_by(reader: QueueReader) -> Mapping[str, Collection[bytes]]:
     """What was popped for readers that were cancelled."""
     return reader._held
+
+
+def puts_under_way(layer: MpxChannelLayer) -> int:
+    """How many calls of the script that adds to plain channels wait for their answers."""
+    return sum(script._under_way for script in hub_of(layer).queues._puts.values())
 
 
 def wake(reader: QueueReader) -> None:

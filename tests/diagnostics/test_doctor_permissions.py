@@ -60,7 +60,7 @@ def sent() -> set[str]:
     """The commands in the source of the layer and the engine, as ACL rules name them."""
     found = set()
     root = Path(mpx_channels.__file__).parent
-    for path in [*(root / "layer").glob("*.py"), *(root / "multiplexer").glob("*.py")]:
+    for path in [*(root / "layer").rglob("*.py"), *(root / "multiplexer").rglob("*.py")]:
         source = path.read_text()
         for word, sub in re.findall(r'b"([A-Z]{3,})"(?:, b"([A-Z]{3,})")?', source):
             if word not in ("MATCH", "COUNT", "PONG"):

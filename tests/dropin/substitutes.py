@@ -21,7 +21,7 @@ from channels.exceptions import ChannelFull
 from mpx_channels.generic import http, websocket
 from mpx_channels.layer import MpxChannelLayer, serializers
 from mpx_channels.loops.portal import portal
-from tests.inside import hubs_of
+from tests.inside import loops_of
 
 told = json.loads(os.environ["MPX_DROPIN"])
 THEIR_SERVER = "redis://localhost:6379"
@@ -52,7 +52,7 @@ class ChannelLayer(MpxChannelLayer):
         # A closed loop's is forgotten when the next loop comes. That of synchronous callers stays.
         return {
             loop: hub
-            for loop, hub in hubs_of(self).items()
+            for loop, hub in loops_of(self).items()
             if not loop.is_closed() and loop is not portal.running_loop
         }
 

@@ -88,9 +88,8 @@ async def test_it_takes_a_second_at_most(make_layer: MakeLayer, proxy: Proxy) ->
     layer = make_layer(hosts=[proxy.url])
     await layer.connect()
     readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in range(2)]
-    hub = layer._hubs[asyncio.get_running_loop()]
-    queue = hub.queues._reader_of(layer._names.queue("jobs-0"))
-    await eventually(lambda: len(queue._asked) == 2)
+    queue = queue_reader(layer, "jobs-0")
+    await eventually(lambda: len(asked_for(queue)) == 2)
     proxy.freeze()
     calls: list[Any] = [layer.group_send("name", {"type": "x"}), layer.send("jobs", {"type": "x"})]
     waiting = [*readers, *map(asyncio.ensure_future, calls)]

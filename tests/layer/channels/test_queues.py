@@ -14,7 +14,14 @@ from channels.exceptions import ChannelFull
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import CommandRefused
 from tests.conftest import PATIENCE, RestartableServer, eventually
-from tests.inside import asked_for, held_by, queue_readers
+from tests.inside import (
+    asked_for,
+    held_by,
+    multiplexer_of,
+    publisher_of,
+    puts_under_way,
+    queue_readers,
+)
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -113,8 +120,6 @@ async def test_a_call_that_is_cancelled_while_the_script_is_loaded_again(
     layer: MpxChannelLayer, client: redis.Redis
 ) -> None:
     await layer.send("jobs", {"type": "x", "n": 0})
-    hub = layer._hubs[asyncio.get_running_loop()]
-    (put,) = hub.queues._puts.values()
     for turns in range(20):
         client.script_flush()
         sends = [
@@ -126,7 +131,7 @@ async def test_a_call_that_is_cancelled_while_the_script_is_loaded_again(
         sends[1].cancel()
         await asyncio.wait(sends)
         assert sends[0].exception() is sends[2].exception() is None
-    assert put._under_way == 0
+    assert puts_under_way(layer) == 0
     await layer.send("jobs", {"type": "x", "n": 100})
     got: list[int] = []
     while 100 not in got:
@@ -141,7 +146,7 @@ async def test_after_a_restart_the_script_is_there_before_its_calls(
     restartable_server.start()
     layer = make_layer(hosts=[restartable_server.url])
     await layer.send("jobs", {"type": "x", "n": -1})
-    publisher = layer._hubs[asyncio.get_running_loop()].multiplexer._publishers.all[0]
+    publisher = publisher_of(multiplexer_of(layer))
     restartable_server.kill()
     await eventually(lambda: publisher.link.wire is None)
     sends = [asyncio.create_task(layer.send("jobs", {"type": "x", "n": n})) for n in range(50)]
