@@ -44,7 +44,7 @@ class LinkListener(Listener, Protocol):
 
 
 class Subscriber:
-    """Carries every subscription of a process to one server, over one connection.
+    """Carries every subscription of an event loop to one server, over one connection.
 
     ``alone`` says that there is no other server: errors need not say which one.
     """
