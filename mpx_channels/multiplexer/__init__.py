@@ -1,4 +1,4 @@
-"""Redis Pub/Sub multiplexing: all subscriptions of a process over one connection.
+"""Redis Pub/Sub multiplexing: all subscriptions of an event loop over one connection.
 
 Nothing here knows of Django.
 """

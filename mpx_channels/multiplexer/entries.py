@@ -76,19 +76,19 @@ class Entry:
         """Whether Redis delivers this name to us now, and goes on doing so."""
         return self.confirmed and self.sent and self.inflight == 0
 
-    def ears(self) -> tuple[Listener, ...]:
+    def listeners_now(self) -> tuple[Listener, ...]:
         """The listeners, as a tuple that outlives changes made by their callbacks."""
         snapshot = self.snapshot
         if snapshot is None:
             snapshot = self.snapshot = tuple(self.listeners)
         return snapshot
 
-    def untold(self) -> Iterator[Listener]:
+    def unnotified(self) -> Iterator[Listener]:
         """Those who were not told of the activation; each counts as told once it is yielded.
 
         Lazy, as telling one may remove the next, or make it leave and come back.
         """
-        for listener in self.ears():
+        for listener in self.listeners_now():
             if self.tell(listener):
                 yield listener
 

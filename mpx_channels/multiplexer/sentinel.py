@@ -90,7 +90,7 @@ class SentinelNode(Node):
     def connection(self) -> AbstractConnection:
         """A fresh connection of redis-py; connecting, it asks the Sentinels where to."""
         make: Callable[..., AbstractConnection] = self._class
-        return make(connection_pool=_Whereabouts(self), **self._options)
+        return make(connection_pool=_AddressPool(self), **self._options)
 
     async def check(self, connection: AbstractConnection) -> None:
         """Raise `NotConnected` if this is no master: Sentinels may be late to know.
@@ -214,8 +214,8 @@ class AnySentinel(Node):
         return f"a Sentinel of {self._node}"
 
 
-class _Whereabouts:
-    """Stands in for the pool that a Sentinel-managed connection asks for its address."""
+class _AddressPool:
+    """What a Sentinel-managed connection takes for a pool: it asks it for its address."""
 
     is_master = True
     check_connection = False

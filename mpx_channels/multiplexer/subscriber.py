@@ -23,7 +23,7 @@ from .registry import Entry, Listener, Registry
 from .topology import Node, Topology
 from .wire import Frame, Wire, pack
 
-__all__ = ["Subscriber", "Subscribers", "Subscription"]
+__all__ = ["LinkListener", "Subscriber", "Subscribers"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
@@ -36,7 +36,7 @@ LOOKS = 3
 LOOK_EVERY = 0.01
 
 
-class Subscription(Listener, Protocol):
+class LinkListener(Listener, Protocol):
     """A listener that wants to know of the link, too."""
 
     def disconnected(self, loss: LinkLost, subscriber: Subscriber, /) -> None:
@@ -44,7 +44,7 @@ class Subscription(Listener, Protocol):
 
 
 class Subscriber:
-    """Carries every subscription of a process to one server, over one connection.
+    """Carries every subscription of an event loop to one server, over one connection.
 
     ``alone`` says that there is no other server: errors need not say which one.
     """
@@ -68,7 +68,7 @@ class Subscriber:
             linger, forbidden_backoff=forbidden.compute, put_off_backoff=put_off.compute
         )
         self.link = Link(node, self, options, "subscribing")
-        self.subscriptions: set[Subscription] = set()
+        self.subscriptions: set[LinkListener] = set()
         self.up = asyncio.Event()
         self.counters = counters
         self.flow = flow
@@ -319,11 +319,11 @@ class Subscriber:
                 self._control(frame)
                 continue
             messages += 1
-            ears = entry.snapshot or entry.ears() if entry is not None else ()
-            if entry is None or not ears:
+            listeners = entry.snapshot or entry.listeners_now() if entry is not None else ()
+            if entry is None or not listeners:
                 self.counters.dropped_no_listener += 1
                 continue
-            for listener in ears:
+            for listener in listeners:
                 # A callback of this very message may have removed the next listener.
                 if listener in entry.listeners:
                     try:
@@ -358,7 +358,7 @@ class Subscriber:
             self._unreadable(frame)
 
     def _tell_activation(self, entry: Entry) -> None:
-        for listener in entry.untold():
+        for listener in entry.unnotified():
             listener.activated(entry)
 
     def _reply(self, frame: Frame) -> None:
@@ -396,7 +396,7 @@ class Subscriber:
                 entry.text,
                 error,
             )
-            for listener in entry.ears():
+            for listener in entry.listeners_now():
                 listener.refused(entry)
 
     def _allowed(self, entry: Entry) -> None:

@@ -25,7 +25,7 @@ def encode_name(name: str | bytes) -> bytes:
 
 
 def _ignore(name: str, data: bytes) -> None:
-    """Stands in for a closed subscription's callback."""
+    """The callback of a closed subscription."""
 
 
 class BaseSubscription:

@@ -91,7 +91,7 @@ async def test_a_process_that_lost_its_inbox_gets_it_back(
     for name in (channel, other):
         await restricted.send(name, {"type": "x"})
         assert await restricted.receive(name) == {"type": "x"}
-    # The control channel and the presence, too.
+    # The control channel and the name that it is alive by, too.
     await eventually(lambda: restricted.stats().multiplexer.names_refused == 0)
     assert len((await restricted.cluster_stats()).processes) == 1
 
