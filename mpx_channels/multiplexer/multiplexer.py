@@ -18,7 +18,8 @@ from .publisher import LAST_ANSWERS
 from .publishers import Publishers
 from .sentinel import SentinelNode
 from .stats import MultiplexerStats, snapshot
-from .subscriber import Subscriber, Subscribers
+from .subscriber import Subscriber
+from .subscribers import Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node, Topology
 from .wire import pack, pack_publish

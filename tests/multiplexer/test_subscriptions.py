@@ -230,7 +230,7 @@ async def test_churn_leaves_nothing_behind(
                 each.close()
         registry = mpx._subscriber.registry
         await eventually(lambda: not registry.channels and not registry.patterns)
-        assert not mpx._subscriber.subscriptions
+        assert not mpx._subscribers.subscriptions
         assert not registry.dirty
         assert registry.next_due() is None
         assert not registry._late
