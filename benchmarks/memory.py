@@ -92,7 +92,8 @@ async def idle(layer: Any, prefix: str, count: int) -> list[asyncio.Task[Any]]:
         numbers = range(first, min(first + AT_ONCE, count))
         await asyncio.gather(*map(consumer, numbers))
     await asyncio.sleep(0.1)
-    assert len(tasks) == count and not any(task.done() for task in tasks)
+    assert len(tasks) == count
+    assert not any(task.done() for task in tasks)
     return tasks
 
 

@@ -98,6 +98,12 @@ class Deadlines(DueOrder[T]):
         if self._timer is None:
             self._timer = loop.call_at(due, self._look)
 
+    def add_first(self, thing: T, due: float) -> None:
+        super().add_first(thing, due)
+        if self._timer is not None and self._timer.when() > due:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._look) if self._loop is not None else None
+
     def close(self) -> None:
         """Time nothing any more; what is there stays."""
         if self._timer is not None:

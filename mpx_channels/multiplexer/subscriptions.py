@@ -366,7 +366,7 @@ class PatternSubscription(BaseSubscription):
             self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
 
     def _listens_at(self, subscriber: Subscriber) -> bool:
-        return True
+        return subscriber in self._entries
 
     def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()

@@ -18,7 +18,7 @@ from mpx_channels.multiplexer import (
 )
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.link import LinkOptions
-from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, Publisher
+from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire, pack
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("clean_loop")
 NewPublisher = Callable[..., Publisher]
 
 
-def publisher_for(url: str, **options: Any) -> Publisher:
+def publisher_for(url: str, on_refusal: OnRefusal | None = None, **options: Any) -> Publisher:
     """Not started yet."""
     queue_options = {
         "max_backlog": options.pop("max_backlog", 100_000),
@@ -39,7 +39,7 @@ def publisher_for(url: str, **options: Any) -> Publisher:
     }
     link_options = LinkOptions(**{"min_backoff": 0.001, "max_backoff": 0.01, **options})
     node = Node(url, connect_timeout=link_options.connect_timeout)
-    return Publisher(node, link_options, EngineCounters(), **queue_options)
+    return Publisher(node, link_options, EngineCounters(), on_refusal=on_refusal, **queue_options)
 
 
 def counters(publisher: Publisher) -> EngineCounters:
@@ -237,10 +237,10 @@ async def test_what_is_taken_back_has_no_new_time(new_publisher: NewPublisher) -
             futures.append(publisher.submit(echo("x" * 200_000)))
             await asyncio.sleep(0)
         futures.append(publisher.submit(echo("x")))
-        due = publisher._backlog[0][2]
+        due = publisher._backlog.next_due()
         wire.abort(ConnectionLost("by the test"))
         await eventually(lambda: publisher.link.wire is None)
-        assert publisher._backlog[0][2] == due
+        assert publisher._backlog.next_due() == due
         server.reading.set()
         await publisher.stop()
         await asyncio.gather(*futures, return_exceptions=True)
@@ -559,3 +559,33 @@ def test_a_loop_that_ended_without_a_stop(
 
     asyncio.run(begin())
     asyncio.run(again())
+
+
+# -- refusals that somebody takes over -------------------------------------------------------------
+
+
+async def test_a_refused_command_can_be_sent_elsewhere(
+    new_publisher: NewPublisher, key: bytes
+) -> None:
+    other = await connected(new_publisher())
+    seen = []
+
+    def take_over(command: bytes, future: asyncio.Future[Any], error: Exception) -> bool:
+        seen.append((command, str(error)))
+        if b"MOVED" not in command:
+            return False
+        answer = other.submit(pack(b"INCR", key))
+        answer.add_done_callback(lambda done: future.set_result(done.result()))
+        return True
+
+    publisher = await connected(new_publisher(on_refusal=take_over))
+    moved = publisher.submit(pack(b"MOVED", b"x"))
+    wrong = publisher.submit(pack(b"WRONG", b"x"))
+    right = publisher.submit(pack(b"ECHO", b"x"))
+    assert await moved == 1
+    with pytest.raises(CommandRefused, match="unknown command"):
+        await wrong
+    assert await right == b"x"
+    assert [command for command, _ in seen] == [pack(b"MOVED", b"x"), pack(b"WRONG", b"x")]
+    assert all("unknown command" in error for _, error in seen)
+    await eventually(lambda: not publisher._refusable)
