@@ -13,6 +13,7 @@ from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .flow import Flow
 from .link import LinkOptions
+from .packing import pack, pack_publish
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
 from .publishers import Publishers
@@ -22,7 +23,6 @@ from .subscriber import Subscriber
 from .subscribers import Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node, Topology
-from .wire import pack, pack_publish
 
 __all__ = ["Multiplexer"]
 

@@ -20,9 +20,10 @@ from .exceptions import (
 )
 from .link import Link, LinkOptions
 from .logs import LimitedLog
+from .packing import pack
 from .subscriber import Subscriber
 from .topology import Node
-from .wire import Frame, Wire, pack
+from .wire import Frame, Wire
 
 __all__ = ["LAST_ANSWERS", "OnRefusal", "Publisher"]
 
@@ -142,10 +143,7 @@ class Publisher:
             if waiting:
                 await asyncio.wait(waiting, timeout=timeout)
         await self.link.stop()
-        for timer in (self._watchdog, self._release_timer):
-            if timer is not None:
-                timer.cancel()
-        self._watchdog = self._release_timer = None
+        self._stop_timers()
         self._loop = None
         self._log.flush()
         for future, _ in self._backlog:
@@ -249,12 +247,8 @@ class Publisher:
             self._release()
         elif not waiting.future.done():
             self._counters.dropped_backlog_timeout += 1
-            _fail(
-                waiting.future,
-                NotConnected(
-                    f"no connection to {self.link.node} in {self._backlog_timeout} s{self._cause()}"
-                ),
-            )
+            where = f"{self.link.node} in {self._backlog_timeout} s{self._cause()}"
+            _fail(waiting.future, NotConnected(f"no connection to {where}"))
 
     def _cause(self) -> str:
         error = self.link.last_error
@@ -300,6 +294,12 @@ class Publisher:
             self._wire, self._held = self._held, None
             self.writable()
 
+    def _stop_timers(self) -> None:
+        for timer in (self._watchdog, self._release_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._release_timer = None
+
     # -- LinkHandler --------------------------------------------------------------------------
 
     def link_up(self, wire: Wire) -> None:
@@ -319,10 +319,7 @@ class Publisher:
         wire = self._wire or self._held
         self._wire = self._held = None
         self._link_was_lost = True
-        for timer in (self._watchdog, self._release_timer):
-            if timer is not None:
-                timer.cancel()
-        self._watchdog = self._release_timer = None
+        self._stop_timers()
         # The later ones first: each goes before those that are there.
         batch, self._batch = self._batch, []
         self._take_back(batch, None)
@@ -379,10 +376,9 @@ class Publisher:
 
     def _refused(self, future: asyncio.Future[Frame], error: Exception) -> None:
         """What becomes of an error instead of a reply."""
-        if self._on_refusal is not None:
-            command = self._refusable[future]
-            if self._on_refusal(command, future, error):
-                return
+        take_over = self._on_refusal
+        if take_over is not None and take_over(self._refusable[future], future, error):
+            return
         refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
         refusal.__cause__ = error
         future.set_exception(refusal)

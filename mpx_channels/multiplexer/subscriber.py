@@ -18,11 +18,12 @@ from .fences import Fences
 from .flow import Flow
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
+from .packing import pack
 from .refusals import is_transient
 from .registry import Entry, Listener, Registry
 from .silence import Silence
 from .topology import Node
-from .wire import Frame, Wire, pack
+from .wire import Frame, Wire
 
 __all__ = ["Subscriber", "Subscription"]
 

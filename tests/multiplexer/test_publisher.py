@@ -18,9 +18,10 @@ from mpx_channels.multiplexer import (
 )
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.link import LinkOptions
+from mpx_channels.multiplexer.packing import pack
 from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher
 from mpx_channels.multiplexer.topology import Node
-from mpx_channels.multiplexer.wire import Wire, pack
+from mpx_channels.multiplexer.wire import Wire
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy

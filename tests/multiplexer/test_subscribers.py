@@ -28,8 +28,9 @@ async def test_a_pattern_is_subscribed_to_at_a_server_that_was_added(
     assert not any(each.alone for each in mpx._subscribers.all)
     assert not sub.active
     assert sub.pending() == (other,)
+    restartable_server.start()
     subscriber.start()
-    await sub.wait_for_activation()
+    await eventually(lambda: sub.active)
     with restartable_server.client() as client:
         assert client.publish("added.x", "there") == 1
     await eventually(lambda: recorder.messages)
