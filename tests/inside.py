@@ -252,7 +252,14 @@ def counters_of(publisher: Publisher) -> EngineCounters:
 
 def waits_until(publisher: Publisher) -> float:
     """When the first command that waits for a connection is given up."""
-    return publisher._backlog[0][2]
+    due = publisher._backlog.next_due()
+    assert due is not None, "none waits"
+    return due
+
+
+def refusable_in(publisher: Publisher) -> Collection[object]:
+    """The commands that are kept for whoever takes refusals."""
+    return publisher._refusable
 
 
 def is_watched(publisher: Publisher) -> bool:

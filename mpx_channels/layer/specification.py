@@ -181,12 +181,19 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             return await self._receive_otherwise(hub, channel)
         if mailbox.idle:
             hub.channels.set_in_use(mailbox)
+        message = mailbox.get_nowait()
+        if message is not None:
+            return message
+        # As `Mailbox.get`, which would be a coroutine more for each consumer that waits.
+        waiter = mailbox.ask()
         try:
-            return await mailbox.get()
+            item = await waiter
         except asyncio.CancelledError:
+            mailbox.withdraw(waiter)
             if not mailbox.waited_for:
                 hub.channels.set_idle(mailbox)
             raise
+        return item.take()
 
     async def _receive_otherwise(self, hub: Hub | None, channel: str) -> Message:
         """`receive`, where there is no mailbox yet, or none here."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Protocol
 
+from .deadlines import Deadlines
 from .exceptions import NotConnected
 from .multiplexer import Multiplexer
 from .topology import Node
@@ -29,51 +29,43 @@ class Source(Protocol):
         """Why Redis refused the name when it was last asked; None if it did not."""
 
 
+Wait = tuple[asyncio.Future[None], Source, str]
+
+
 class Confirmations:
     """Waits that end after ``patience`` seconds each: joins come in storms, so one timer does."""
 
     def __init__(self, multiplexer: Multiplexer, patience: float) -> None:
         self._multiplexer = multiplexer
         self._patience = patience
-        self._loop = asyncio.get_running_loop()
-        self._waits: deque[tuple[float, asyncio.Future[None], Source, str]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._waits: Deadlines[Wait] = Deadlines(self._give_up, patience)
 
     async def wait(self, source: Source, name: str) -> None:
         """Return once Redis has confirmed `name`; raises `NotConnected` after the patience."""
         activation = source.activation(name)
-        self._waits.append((self._loop.time() + self._patience, activation, source, name))
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._patience, self._end)
+        wait = (activation, source, name)
+        self._waits.add(wait)
         try:
             await activation
         except BaseException:
             source.forget(name, activation)
             raise
+        finally:
+            self._waits.discard(wait)
 
     def close(self) -> None:
         """Time nothing any more, and leave nobody waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while self._waits:
-            _, activation, source, name = self._waits.popleft()
+        self._waits.close()
+        for activation, source, name in self._waits:
             if not activation.done():
                 where = ", ".join(map(str, source.pending(name)))
                 text = f"the layer was closed before {where} confirmed {name!r}"
                 activation.set_exception(NotConnected(text))
 
-    def _end(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        while self._waits:
-            due, activation, source, name = self._waits[0]
-            if not activation.done():
-                if due > now:
-                    self._timer = self._loop.call_at(due, self._end)
-                    return
-                activation.set_exception(self._error(source, name))
-            self._waits.popleft()
+    def _give_up(self, wait: Wait) -> None:
+        activation, source, name = wait
+        if not activation.done():
+            activation.set_exception(self._error(source, name))
 
     def _error(self, source: Source, name: str) -> NotConnected:
         nodes = source.pending(name)

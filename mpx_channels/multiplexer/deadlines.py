@@ -31,6 +31,9 @@ class DueOrder(Generic[T]):
     def __contains__(self, thing: object) -> bool:
         return thing in self._due
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._due)
+
     @property
     def first(self) -> T:
         """What is due first; raises `StopIteration` where there is nothing."""
@@ -45,9 +48,18 @@ class DueOrder(Generic[T]):
         self._due[thing] = due
         self._due.move_to_end(thing)
 
+    def add_first(self, thing: T, due: float) -> None:
+        """Add before all others, none of which is due earlier."""
+        self.add(thing, due)
+        self._due.move_to_end(thing, last=False)
+
     def discard(self, thing: T) -> None:
         """Forget it; harmless if it is not there."""
         self._due.pop(thing, None)
+
+    def pop_first(self) -> tuple[T, float]:
+        """Take out what is due first, and when; raises `KeyError` where there is nothing."""
+        return self._due.popitem(last=False)
 
     def pop_due(self, now: float) -> Iterator[T]:
         """Take out what is due by now, one after the other."""
@@ -85,6 +97,12 @@ class Deadlines(DueOrder[T]):
         super().add(thing, due)
         if self._timer is None:
             self._timer = loop.call_at(due, self._look)
+
+    def add_first(self, thing: T, due: float) -> None:
+        super().add_first(thing, due)
+        if self._timer is not None and self._timer.when() > due:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._look) if self._loop is not None else None
 
     def close(self) -> None:
         """Time nothing any more; what is there stays."""

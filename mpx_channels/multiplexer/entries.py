@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["CHANNEL", "PATTERN", "Command", "Entry", "Kind", "Listener"]
+from .topology import Node
+
+__all__ = ["CHANNEL", "PATTERN", "Command", "Entry", "Keeper", "Kind", "Listener"]
 
 
 class Kind:
@@ -39,29 +41,56 @@ class Listener(Protocol):
         """Redis refused the entry, for the reason `Entry.refusal`; it will be asked again."""
 
 
+class Keeper(Protocol):
+    """The subscriber whose registry holds an entry."""
+
+    @property
+    def node(self) -> Node:
+        """Its server."""
+
+    def remove(self, entry: Entry, listener: Listener, /, *, at_once: bool = False) -> None:
+        """As `Registry.remove`, now."""
+
+    def ask_again(self, entry: Entry, /) -> None:
+        """Somebody waits for a name that Redis refused."""
+
+    def notify_late_joiners(self) -> None:
+        """Notify those who joined an active name of its activation."""
+
+
 class Entry:
-    """One name (or pattern) and its way from wanted over sent to confirmed, on one connection."""
+    """One name (or pattern) and its way from wanted over sent to confirmed, on one connection.
+
+    ``text``: the name as a `str`, if whoever adds it has that, so that there is one for both.
+    """
 
     __slots__ = (
         "confirmed",
         "inflight",
+        "keeper",
         "kind",
-        "listeners",
+        "listener",
         "name",
+        "notified",
         "refusal",
         "sent",
-        "snapshot",
+        "several",
         "text",
     )
 
-    def __init__(self, kind: Kind, name: bytes) -> None:
+    # The registry that holds the entry is this one's: what is done to the entry is done there.
+    keeper: Keeper
+
+    def __init__(self, kind: Kind, name: bytes, text: str | None = None) -> None:
         self.kind = kind
         self.name = name
-        self.text = name.decode("utf-8", "surrogateescape")
-        # Whether each listener was told of the current activation.
-        self.listeners: dict[Listener, bool] = {}
-        # The listeners as a tuple while they do not change: callbacks may add and remove freely.
-        self.snapshot: tuple[Listener, ...] | None = None
+        self.text = text if text is not None else name.decode("utf-8", "surrogateescape")
+        # Who listens, if that is one, and whether it was notified of the current activation.
+        # Nearly all names have one listener, and a dict takes more than the rest of the entry.
+        self.listener: Listener | None = None
+        self.notified = False
+        # The same of several.
+        self.several: dict[Listener, bool] | None = None
         self.sent = False
         # Whether Redis had it after the last command that it answered.
         self.confirmed = False
@@ -76,28 +105,83 @@ class Entry:
         """Whether Redis delivers this name to us now, and goes on doing so."""
         return self.confirmed and self.sent and self.inflight == 0
 
-    def listeners_now(self) -> tuple[Listener, ...]:
-        """The listeners, as a tuple that outlives changes made by their callbacks."""
-        snapshot = self.snapshot
-        if snapshot is None:
-            snapshot = self.snapshot = tuple(self.listeners)
-        return snapshot
+    # -- listeners ----------------------------------------------------------------------------
 
-    def unnotified(self) -> Iterator[Listener]:
-        """Those who were not told of the activation; each counts as told once it is yielded.
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens."""
+        return self.listener is not None or self.several is not None
 
-        Lazy, as telling one may remove the next, or make it leave and come back.
-        """
-        for listener in self.listeners_now():
-            if self.tell(listener):
-                yield listener
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """Who listens, as a tuple that outlives changes made by their callbacks."""
+        if self.several is not None:
+            return tuple(self.several)
+        return (self.listener,) if self.listener is not None else ()
 
-    def tell(self, listener: Listener) -> bool:
-        """Whether `listener` is to be told now; counts it as told."""
-        if not self.active or self.listeners.get(listener) is not False:
+    def __contains__(self, listener: object) -> bool:
+        if self.several is not None:
+            return listener in self.several
+        return self.listener is listener
+
+    def add(self, listener: Listener) -> bool:
+        """Have somebody listen, who is not notified yet; False if it does already."""
+        if not self.wanted:
+            self.listener, self.notified = listener, False
+            return True
+        if listener in self:
             return False
-        self.listeners[listener] = True
+        if self.listener is not None:
+            self.several = {self.listener: self.notified}
+            self.listener = None
+        assert self.several is not None
+        self.several[listener] = False
         return True
+
+    def discard(self, listener: Listener) -> bool:
+        """Have somebody no longer listen; False if it did not."""
+        if listener not in self:
+            return False
+        if self.several is None:
+            self.listener = None
+        else:
+            del self.several[listener]
+            self.several = self.several or None
+        return True
+
+    # -- notifications of the activation ------------------------------------------------------
+
+    def was_notified(self, listener: Listener) -> bool:
+        """Whether a listener was notified of the current activation."""
+        if self.several is not None:
+            return self.several.get(listener, False)
+        return self.listener is listener and self.notified
+
+    def to_notify(self, listener: Listener) -> bool:
+        """Whether a listener is to be notified now; it counts as notified from here on."""
+        if not self.active:
+            return False
+        if self.several is not None:
+            if self.several.get(listener) is not False:
+                return False
+            self.several[listener] = True
+        elif self.notified or self.listener is not listener:
+            return False
+        self.notified = True
+        return True
+
+    def not_notified(self) -> Iterator[Listener]:
+        """Listeners that are to be notified; each counts as notified once it is yielded.
+
+        Lazy, as notifying one may remove the next, or make it leave and come back.
+        """
+        return filter(self.to_notify, self.listeners)
+
+    def deactivated(self) -> None:
+        """Redis does not have it any more: listeners will be notified of the next activation."""
+        self.sent = self.confirmed = self.notified = False
+        if self.several is not None:
+            self.several = dict.fromkeys(self.several, False)
 
 
 @dataclass(slots=True)

@@ -10,8 +10,9 @@ from dataclasses import replace
 from .exceptions import NotConnected
 from .link import Link, LinkOptions
 from .logs import LimitedLog
+from .packing import pack
 from .sentinel import AnySentinel, SentinelNode
-from .wire import Frame, Wire, forget_task, pack
+from .wire import Frame, Wire, forget_task
 
 __all__ = ["FailoverWatch"]
 

@@ -13,15 +13,16 @@ from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .flow import Flow
 from .link import LinkOptions
+from .packing import pack, pack_publish
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
 from .publishers import Publishers
 from .sentinel import SentinelNode
 from .stats import MultiplexerStats, snapshot
-from .subscriber import Subscriber, Subscribers
+from .subscriber import Subscriber
+from .subscribers import Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
 from .topology import Node, Topology
-from .wire import pack, pack_publish
 
 __all__ = ["Multiplexer"]
 

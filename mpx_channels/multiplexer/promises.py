@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Self
 
 from .exceptions import InactiveSubscription, PromiseDisconnected, SubscriptionClosed
-from .subscriber import Subscribers
+from .subscribers import Subscribers
 from .subscriptions import PatternSubscription, encode_name
 
 __all__ = ["Promise", "PromiseSubscription", "escape_glob"]

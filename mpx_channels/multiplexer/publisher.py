@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from .counters import EngineCounters
+from .deadlines import Deadlines
 from .exceptions import (
     BacklogFull,
     CommandRefused,
@@ -18,11 +20,12 @@ from .exceptions import (
 )
 from .link import Link, LinkOptions
 from .logs import LimitedLog
+from .packing import pack
 from .subscriber import Subscriber
 from .topology import Node
-from .wire import Frame, Wire, pack
+from .wire import Frame, Wire
 
-__all__ = ["LAST_ANSWERS", "Publisher"]
+__all__ = ["LAST_ANSWERS", "OnRefusal", "Publisher"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
@@ -37,6 +40,21 @@ LAST_ANSWERS = 0.5
 LOOKS = 32
 
 
+# Gets a command that Redis refused, who waits for its answer, and the error; says whether it takes
+# over, and answers then.
+OnRefusal = Callable[[bytes, asyncio.Future[Frame], Exception], bool]
+
+
+class _Waiting(NamedTuple):
+    """A command that was not written yet, and who waits for its answer."""
+
+    future: asyncio.Future[Frame]
+    command: bytes
+
+    def __hash__(self) -> int:
+        return hash(self.future)
+
+
 class Publisher:
     """Sends commands of any number of tasks over one connection, and hands out their replies.
 
@@ -45,6 +63,9 @@ class Publisher:
     may have run, so it is never sent twice. One that was not written, of which the kernel took
     nothing, waits for the next connection, for at most ``backlog_timeout`` seconds and behind at
     most ``max_backlog`` others. See `follow` for what else it waits for.
+
+    ``on_refusal`` is for whoever knows of other nodes, and can send a command on; only with it
+    are commands kept until they are answered.
     """
 
     def __init__(
@@ -57,6 +78,7 @@ class Publisher:
         backlog_timeout: float,
         label: str = "publishing",
         longest_command: float = 0.0,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self.link = Link(node, self, options, label)
         self._log = LimitedLog(logger)
@@ -66,9 +88,11 @@ class Publisher:
         self._reply_timeout = options.connect_timeout + longest_command
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Not written yet: the command, who waits, and when it must have been written.
-        self._backlog: deque[tuple[bytes, asyncio.Future[Frame], float]] = deque()
-        self._backlog_timer: asyncio.TimerHandle | None = None
+        self._on_refusal = on_refusal
+        # The commands that `on_refusal` may get.
+        self._refusable: dict[asyncio.Future[Frame], bytes] = {}
+        # What must have been written when it is due.
+        self._backlog: Deadlines[_Waiting] = Deadlines(self._not_sent, backlog_timeout)
         # To be written at the end of this turn; and when, if it comes from the backlog.
         self._batch: list[bytes] = []
         self._batch_due: float | None = None
@@ -105,9 +129,9 @@ class Publisher:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # What a loop that ended without a stop() has left.
-        self._backlog_timer = self._watchdog = self._release_timer = self._held = None
+        self._watchdog = self._release_timer = self._held = None
         self._link_was_lost = False
-        self._backlog.clear()
+        self._backlog = Deadlines(self._not_sent, self._backlog_timeout)
         self.link.start()
 
     async def stop(self, timeout: float = LAST_ANSWERS) -> None:
@@ -119,15 +143,13 @@ class Publisher:
             if waiting:
                 await asyncio.wait(waiting, timeout=timeout)
         await self.link.stop()
-        for timer in (self._backlog_timer, self._watchdog, self._release_timer):
-            if timer is not None:
-                timer.cancel()
-        self._backlog_timer = self._watchdog = self._release_timer = None
+        self._stop_timers()
         self._loop = None
         self._log.flush()
-        while self._backlog:
-            _, future, _ = self._backlog.popleft()
+        for future, _ in self._backlog:
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
+        self._backlog.close()
+        self._backlog.clear()
 
     def submit(self, command: bytes) -> asyncio.Future[Frame]:
         """Send a packed command; the future gets its reply, as Redis sent it.
@@ -140,6 +162,9 @@ class Publisher:
         if loop is None:
             raise MultiplexerStopped("the multiplexer is not running: await start() first")
         future: asyncio.Future[Frame] = loop.create_future()
+        if self._on_refusal is not None:
+            self._refusable[future] = command
+            future.add_done_callback(self._refusable.pop)
         wire = self._wire
         if wire is not None and not wire.paused:
             batch = self._batch
@@ -150,7 +175,7 @@ class Publisher:
             if len(batch) >= WRITE_AT_ONCE:
                 self._write_batch()
         else:
-            self._wait_for_link(loop, command, future)
+            self._wait_for_link(command, future)
         return future
 
     def begin_with(self, command: bytes) -> None:
@@ -205,46 +230,30 @@ class Publisher:
         if due is None:
             due = loop.time() + self._backlog_timeout
         if self._backlog:
-            due = min(due, self._backlog[0][2])  # they were there before these
+            due = min(due, self._backlog.next_due() or due)  # they were there before these
         for command in reversed(commands):
             future = self._unanswered.pop()
             if future is not None and not future.done():
-                self._backlog.appendleft((command, future, due))
-        if self._backlog and self._backlog_timer is None:
-            self._backlog_timer = loop.call_at(self._backlog[0][2], self._expire_backlog)
+                self._backlog.add_first(_Waiting(future, command), due)
 
-    def _wait_for_link(
-        self, loop: asyncio.AbstractEventLoop, command: bytes, future: asyncio.Future[Frame]
-    ) -> None:
+    def _wait_for_link(self, command: bytes, future: asyncio.Future[Frame]) -> None:
         if len(self._backlog) >= self._max_backlog:
             self._counters.dropped_backlog_full += 1
             raise BacklogFull(
                 f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"
             )
-        self._backlog.append((command, future, loop.time() + self._backlog_timeout))
-        if self._backlog_timer is None:
-            self._backlog_timer = loop.call_later(self._backlog_timeout, self._expire_backlog)
+        self._backlog.add(_Waiting(future, command))
 
-    def _expire_backlog(self) -> None:
-        self._backlog_timer = None
-        loop = self._loop
-        if loop is None:
-            return
-        self._release()  # rather go out to nobody than fail
-        now = loop.time()
-        while self._backlog and self._backlog[0][2] <= now:
-            _, future, _ = self._backlog.popleft()
-            if not future.done():
-                self._counters.dropped_backlog_timeout += 1
-                _fail(
-                    future,
-                    NotConnected(
-                        f"no connection to {self.link.node} in {self._backlog_timeout} s"
-                        f"{self._cause()}"
-                    ),
-                )
-        if self._backlog:
-            self._backlog_timer = loop.call_at(self._backlog[0][2], self._expire_backlog)
+    def _not_sent(self, waiting: _Waiting) -> None:
+        """A command of the backlog is due."""
+        if self._held is not None:
+            # Rather go out to nobody than fail.
+            self._backlog.add_first(waiting, 0.0)
+            self._release()
+        elif not waiting.future.done():
+            self._counters.dropped_backlog_timeout += 1
+            where = f"{self.link.node} in {self._backlog_timeout} s{self._cause()}"
+            _fail(waiting.future, NotConnected(f"no connection to {where}"))
 
     def _cause(self) -> str:
         error = self.link.last_error
@@ -290,6 +299,12 @@ class Publisher:
             self._wire, self._held = self._held, None
             self.writable()
 
+    def _stop_timers(self) -> None:
+        for timer in (self._watchdog, self._release_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._release_timer = None
+
     # -- LinkHandler --------------------------------------------------------------------------
 
     def link_up(self, wire: Wire) -> None:
@@ -309,10 +324,7 @@ class Publisher:
         wire = self._wire or self._held
         self._wire = self._held = None
         self._link_was_lost = True
-        for timer in (self._watchdog, self._release_timer):
-            if timer is not None:
-                timer.cancel()
-        self._watchdog = self._release_timer = None
+        self._stop_timers()
         # The later ones first: each goes before those that are there.
         batch, self._batch = self._batch, []
         self._take_back(batch, None)
@@ -335,7 +347,7 @@ class Publisher:
     def writable(self) -> None:
         self._stuck = []
         while self._backlog and self._wire is not None and not self._wire.paused:
-            command, future, self._batch_due = self._backlog.popleft()
+            (future, command), self._batch_due = self._backlog.pop_first()
             if not future.done():
                 self._batch.append(command)
                 self._unanswered.append(future)
@@ -362,12 +374,19 @@ class Publisher:
             if future is None or future.done():
                 continue
             if isinstance(frame, Exception):
-                refusal = CommandRefused(f"{self.link.node} refused the command: {frame}")
-                refusal.__cause__ = frame
-                future.set_exception(refusal)
+                self._refused(future, frame)
             else:
                 future.set_result(frame)
         return len(frames)
+
+    def _refused(self, future: asyncio.Future[Frame], error: Exception) -> None:
+        """What becomes of an error instead of a reply."""
+        take_over = self._on_refusal
+        if take_over is not None and take_over(self._refusable[future], future, error):
+            return
+        refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
+        refusal.__cause__ = error
+        future.set_exception(refusal)
 
 
 def _tail(commands: list[bytes], size: int) -> list[bytes]:

@@ -7,9 +7,10 @@ difference.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 
+from .deadlines import DueOrder
 from .entries import CHANNEL, PATTERN, Command, Entry, Kind, Listener
 from .refusals import Refused, doubling
 
@@ -43,13 +44,12 @@ class Registry:
         self.patterns: dict[bytes, Entry] = {}
         # In order of their first change, as the names should appear on the wire.
         self._dirty: dict[Entry, None] = {}
-        # Abandoned entries and when each is due; one linger for all keeps it sorted. Ordered, as
-        # taking the first of a plain dict over and over is quadratic.
-        self._lingering: OrderedDict[Entry, float] = OrderedDict()
+        # Abandoned entries and when each is due.
+        self._lingering: DueOrder[Entry] = DueOrder()
         self._late: list[tuple[Entry, Listener]] = []
         # Commands that Redis has not fully answered, oldest first; a PING stands as None.
         self._unanswered: deque[Command | None] = deque()
-        # Whom to tell of the answer to each of those PINGs.
+        # What to call at the answer to each of those PINGs.
         self._pings: deque[Callable[[], object] | None] = deque()
         # Names of a refused command, to be asked for one by one: one bad name spoils its batch.
         self._retry_alone: list[Entry] = []
@@ -64,16 +64,14 @@ class Registry:
 
     # -- what listeners want ------------------------------------------------------------------
 
-    def add(self, kind: Kind, name: bytes, listener: Listener) -> Entry:
-        """Have `listener` hear `name`; adding twice changes nothing."""
+    def add(self, kind: Kind, name: bytes, listener: Listener, text: str | None = None) -> Entry:
+        """Have `listener` hear `name`, which is `text` as a str; adding twice changes nothing."""
         table = self.table(kind)
         entry = table.get(name)
         if entry is None:
-            entry = table[name] = Entry(kind, name)
-        if listener not in entry.listeners:
-            entry.listeners[listener] = False
-            entry.snapshot = None
-            self._lingering.pop(entry, None)
+            entry = table[name] = Entry(kind, name, text)
+        if entry.add(listener):
+            self._lingering.discard(entry)
             if entry.active:
                 self._late.append((entry, listener))
             elif not entry.sent:
@@ -99,10 +97,7 @@ class Registry:
 
         ``at_once`` does without the linger.
         """
-        if entry.listeners.pop(listener, None) is None:
-            return
-        entry.snapshot = None
-        if entry.listeners:
+        if not entry.discard(listener) or entry.wanted:
             return
         if not entry.sent:
             # Not left to the next commands(): while the server is away nobody asks for them, and
@@ -113,7 +108,7 @@ class Registry:
                 self._put_off.discard(entry)
             self._forget(entry)
         elif self.linger > 0 and not at_once:
-            self._lingering[entry] = now + self.linger
+            self._lingering.add(entry, now + self.linger)
         else:
             self._dirty[entry] = None
 
@@ -121,9 +116,7 @@ class Registry:
 
     def commands(self, now: float) -> list[Command]:
         """The commands that bring Redis to what is wanted; they count as sent from here on."""
-        while self._lingering and next(iter(self._lingering.values())) <= now:
-            entry, _ = self._lingering.popitem(last=False)
-            self._dirty[entry] = None
+        self._dirty.update(dict.fromkeys(self._lingering.pop_due(now)))
         self._retry_alone += self._forbidden.take(now)
         self._dirty.update(dict.fromkeys(self._put_off.take(now)))
         commands = [self._send(entry.kind, True, [entry]) for entry in self._pop_retries()]
@@ -131,7 +124,7 @@ class Registry:
             return commands
         batches: dict[tuple[Kind, bool], list[Entry]] = {}
         for entry in self._dirty:
-            wanted = bool(entry.listeners)
+            wanted = entry.wanted
             if wanted is not entry.sent:
                 batches.setdefault((entry.kind, wanted), []).append(entry)
             elif not wanted:
@@ -154,7 +147,7 @@ class Registry:
 
     def next_due(self) -> float | None:
         """When `commands` is to be called again though nothing has changed, or None."""
-        due = next(iter(self._lingering.values()), None)
+        due = self._lingering.next_due()
         for other in (self._forbidden.due, self._put_off.due):
             if other is not None and (due is None or other < due):
                 due = other
@@ -177,13 +170,13 @@ class Registry:
         retries, self._retry_alone = self._retry_alone, []
         for entry in retries:
             self._dirty.pop(entry, None)
-            if entry.listeners and not entry.sent:
+            if entry.wanted and not entry.sent:
                 yield entry
-            elif not entry.listeners:
+            elif not entry.wanted:
                 self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
-        if entry.inflight == 0 and not entry.listeners and not entry.sent:
+        if entry.inflight == 0 and not entry.wanted and not entry.sent:
             table = self.table(entry.kind)
             if table.get(entry.name) is entry:  # and not a successor
                 del table[entry.name]
@@ -217,9 +210,7 @@ class Registry:
         for kind in (CHANNEL, PATTERN):
             entry = self.table(kind).get(name)
             if verb == kind.unconfirmed and entry is not None and entry.inflight == 0:
-                entry.sent = entry.confirmed = False
-                for listener in entry.listeners:
-                    entry.listeners[listener] = False
+                entry.deactivated()
                 self._dirty[entry] = None
 
     def pong(self) -> None:
@@ -255,12 +246,12 @@ class Registry:
                 self._forget(entry)
                 continue
             entry.sent = entry.confirmed
-            wanted = bool(entry.listeners)
+            wanted = entry.wanted
             if wanted is entry.sent or not (wanted or transient):
                 self._dirty[entry] = None
                 entry.refusal = None
                 # Redis has it still, as it refused to take it away, too.
-                self._late += [(entry, each) for each, told in entry.listeners.items() if not told]
+                self._late += [(entry, each) for each in entry.listeners]
                 continue
             if transient:
                 self._put_off.add(entry, now)
@@ -292,27 +283,25 @@ class Registry:
         self._dirty.clear()
         for table in (self.channels, self.patterns):
             for entry in list(table.values()):
-                entry.sent = entry.confirmed = False
+                entry.deactivated()
                 entry.inflight = 0
-                if not entry.listeners:
+                if entry.wanted:
+                    self._dirty[entry] = None
+                else:
                     del table[entry.name]
-                    continue
-                for listener in entry.listeners:
-                    entry.listeners[listener] = False
-                self._dirty[entry] = None
 
     def late_joiners(self) -> Iterator[tuple[Entry, Listener]]:
-        """Listeners that joined an active name; each counts as told once it is yielded."""
+        """Listeners that joined an active name; each counts as notified once it is yielded."""
         late, self._late = self._late, []
         for entry, listener in late:
-            if entry.tell(listener):
+            if entry.to_notify(listener):
                 yield entry, listener
 
     # -- counts -------------------------------------------------------------------------------
 
     def wanted(self, kind: Kind) -> int:
         """How many names of a kind have listeners."""
-        return sum(1 for entry in self.table(kind).values() if entry.listeners)
+        return sum(1 for entry in self.table(kind).values() if entry.wanted)
 
     def confirmed(self, kind: Kind) -> int:
         """How many names of a kind are active."""
@@ -322,7 +311,7 @@ class Registry:
         """The names and patterns that have listeners, and that Redis refused when last asked."""
         tables = (self.channels, self.patterns)
         entries = (entry for table in tables for entry in table.values())
-        return [entry for entry in entries if entry.refusal is not None and entry.listeners]
+        return [entry for entry in entries if entry.refusal is not None and entry.wanted]
 
     def listeners(self) -> int:
         """How many pairs of a name and somebody who listens to it there are."""

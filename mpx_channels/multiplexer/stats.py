@@ -10,7 +10,7 @@ from .exceptions import describe
 from .figures import counter, gauge
 from .publishers import Publishers
 from .registry import CHANNEL, PATTERN
-from .subscriber import Subscribers
+from .subscribers import Subscribers
 from .topology import Topology
 
 __all__ = ["MultiplexerStats", "NodeStats", "snapshot"]

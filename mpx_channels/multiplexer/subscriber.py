@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from redis.backoff import EqualJitterBackoff
 
 from .callbacks import CALLBACK_ERRORS
 from .counters import EngineCounters
+from .entries import Kind
 from .exceptions import ConnectionLost, LinkLost, describe
+from .fences import Fences
 from .flow import Flow
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
+from .packing import pack
 from .refusals import is_transient
 from .registry import Entry, Listener, Registry
-from .topology import Node, Topology
-from .wire import Frame, Wire, pack
+from .silence import Silence
+from .topology import Node
+from .wire import Frame, Wire
 
-__all__ = ["LinkListener", "Subscriber", "Subscribers"]
+__all__ = ["LinkListener", "Subscriber"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
 # Seconds between attempts to subscribe to what an ACL forbids grow from one to the other: somebody
 # has to change it, and Redis logs each.
 FORBIDDEN_BACKOFF = (0.1, 5.0)
-# Before a server is called silent it is looked at so often again, at this interval (seconds): what
-# came while the event loop was busy, or lies behind a flood, has to be read first.
-LOOKS = 3
-LOOK_EVERY = 0.01
 
 
 class LinkListener(Listener, Protocol):
@@ -46,7 +44,8 @@ class LinkListener(Listener, Protocol):
 class Subscriber:
     """Carries every subscription of an event loop to one server, over one connection.
 
-    ``alone`` says that there is no other server: errors need not say which one.
+    ``subscriptions`` are those of all servers, as any of them may listen here. ``alone`` says that
+    there is no other server: errors need not say which one.
     """
 
     def __init__(
@@ -55,6 +54,7 @@ class Subscriber:
         options: LinkOptions,
         counters: EngineCounters,
         flow: Flow,
+        subscriptions: Collection[LinkListener],
         *,
         linger: float,
         alone: bool = True,
@@ -68,7 +68,7 @@ class Subscriber:
             linger, forbidden_backoff=forbidden.compute, put_off_backoff=put_off.compute
         )
         self.link = Link(node, self, options, "subscribing")
-        self.subscriptions: set[LinkListener] = set()
+        self.subscriptions = subscriptions
         self.up = asyncio.Event()
         self.counters = counters
         self.flow = flow
@@ -77,30 +77,26 @@ class Subscriber:
         # Called when all that was wanted before a connection came is confirmed, or refused.
         self.on_restored: list[Callable[[], object]] = []
         self._restoring: deque[Entry] = deque()
-        # The fence whose PING leaves with this turn, and all that nobody was told of yet.
-        self._fence: asyncio.Future[None] | None = None
-        self._fences: set[asyncio.Future[None]] = set()
-        # What was published before this moment (`time.monotonic`) has come.
-        self._caught_up = 0.0
         self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_soon: asyncio.Handle | None = None
         # For whatever comes next: what the registry has due, or the end of our patience.
         self._timer: asyncio.Handle | None = None
         self._timer_due = 0.0
-        # Seconds without an answer to what is unanswered, and since when there was none.
-        self._patience = options.connect_timeout
-        self._waiting_since = 0.0
-        # At the last look at a server that may be silent: since when we waited, the bytes read by
-        # then, and how many looks in a row had found that we were not behind with reading.
-        self._suspicion = (-1.0, 0, 0)
+        self._silence = Silence(options.connect_timeout)
+        self.fences = Fences(self.registry, options.connect_timeout)
+
+    @property
+    def node(self) -> Node:
+        """The server."""
+        return self.link.node
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
         self._loop = asyncio.get_running_loop()
         # Handles of a loop that ended without a stop() would keep us waiting for ever.
-        self._flush_soon = self._timer = self._fence = None
-        self._fences.clear()
+        self._flush_soon = self._timer = None
+        self.fences.forget()
         self.up = asyncio.Event()
         self.link.start()
 
@@ -134,57 +130,40 @@ class Subscriber:
         if self._flush_soon is None and self._loop is not None:
             self._flush_soon = self._loop.call_soon(self._flush)
 
+    def add(self, kind: Kind, name: bytes, listener: Listener, text: str | None = None) -> Entry:
+        """As `Registry.add`; the entry is ours from here on."""
+        entry = self.registry.add(kind, name, listener, text)
+        entry.keeper = self
+        self.changed()
+        return entry
+
+    def remove(self, entry: Entry, listener: Listener, *, at_once: bool = False) -> None:
+        """As `Registry.remove`, now."""
+        self.registry.remove(entry, listener, self.now(), at_once=at_once)
+        self.changed()
+
     def ask_again(self, entry: Entry) -> None:
         """Somebody waits for a name that Redis refused."""
         self.registry.ask_again(entry)
         self.changed()
 
-    def tell_late_joiners(self) -> None:
-        """Tell those who joined an active name of its activation."""
+    def notify_late_joiners(self) -> None:
+        """Notify those who joined an active name of its activation."""
         for entry, listener in self.registry.late_joiners():
             listener.activated(entry)
 
     def fence(self, published: float) -> asyncio.Future[None] | None:
-        """Done once all that has been published on this server by now was delivered here.
-
-        Redis writes to a connection in the order in which things happen: what was published
-        comes before the answer to a later PING. One PING is for all who ask in a turn of the loop.
-        Done as well when the link breaks, and after ``connect_timeout`` seconds. None if there is
-        nothing to wait for: without a link, or if the moment of which it is asked (`published`, by
-        `time.monotonic`) is before another fence, or longer ago than a fence waits.
-        """
-        loop = self._loop
-        if self._wire is None or loop is None or published < self._caught_up:
+        """As `Fences.ask`; None as well without a link, where there is nothing to wait for."""
+        if self._wire is None:
             return None
-        if published < time.monotonic() - self._patience:
-            return None
-        if self._fence is None or self._fence.done():
-            self._fence = fence = loop.create_future()
-            self._fences.add(fence)
-            timer = loop.call_later(self._patience, self._end_fence, fence)
-            fence.add_done_callback(lambda _: timer.cancel())
+        fence = self.fences.ask(published)
+        if fence is not None:
             self.changed()
-        return self._fence
-
-    def _write_fence(self, wire: Wire) -> None:
-        fence, self._fence = self._fence, None
-        if fence is not None and not fence.done():
-            self.registry.ping(functools.partial(self._fence_passed, fence, time.monotonic()))
-            self.counters.commands_out += 1
-            wire.write(pack(b"PING"))
-
-    def _fence_passed(self, fence: asyncio.Future[None], written: float) -> None:
-        self._caught_up = written
-        self._end_fence(fence)
-
-    def _end_fence(self, fence: asyncio.Future[None]) -> None:
-        self._fences.discard(fence)
-        if not fence.done():
-            fence.set_result(None)
+        return fence
 
     def _flush(self) -> None:
         self._flush_soon = None
-        self.tell_late_joiners()
+        self.notify_late_joiners()
         wire = self._wire
         if wire is None:
             return
@@ -193,18 +172,19 @@ class Subscriber:
             self._write(wire, now)
             self._call_at(self.registry.next_due())
         if self.registry.unanswered:
-            due = self._waiting_since + self._patience
-            self._call_at(due if due > now else now + LOOK_EVERY)
+            self._call_at(self._silence.next_look(now))
 
     def _write(self, wire: Wire, now: float) -> None:
         waiting = self.registry.unanswered
         commands = self.registry.commands(now)
         if commands:
             if not waiting:
-                self._waiting_since = now
+                self._silence.broken(now)
             wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
-        self._write_fence(wire)
+        if self.fences.ping():
+            self.counters.commands_out += 1
+            wire.write(pack(b"PING"))
 
     def _call_at(self, due: float | None) -> None:
         """Have `_time_over` called then; a call that comes earlier than needed does no harm."""
@@ -219,26 +199,16 @@ class Subscriber:
 
     def _time_over(self) -> None:
         self._timer = None
-        if self._wire is not None and self._is_silent(self._wire):
-            self._wire.abort(ConnectionLost(f"a command went unanswered for {self._patience} s"))
+        wire = self._wire
+        if (
+            wire is not None
+            and self.registry.unanswered
+            and self._silence.lasts_too_long(wire, self.now())
+        ):
+            seconds = self._silence.patience
+            wire.abort(ConnectionLost(f"a command went unanswered for {seconds} s"))
         else:
             self._flush()
-
-    def _is_silent(self, wire: Wire) -> bool:
-        """Whether the server has not answered for too long, whatever else it may have sent.
-
-        That is how a connection looks of which one direction is dead. Every answer counts as a sign
-        of life: the commands of a large resubscription are written at once, and answered one
-        after the other. So time runs from the last answer, or from the first command after
-        Redis had answered everything. What we have not read yet may be an answer, too.
-        """
-        since = self._waiting_since
-        if not self.registry.unanswered or self.now() < since + self._patience:
-            return False
-        suspected_since, bytes_in, looks = self._suspicion
-        looks = looks + 1 if suspected_since == since and not wire.behind(bytes_in) else 0
-        self._suspicion = (since, wire.bytes_in, looks)
-        return looks == LOOKS
 
     # -- LinkHandler --------------------------------------------------------------------------
 
@@ -255,11 +225,11 @@ class Subscriber:
         restoring = self._restoring
         while restoring:
             entry = restoring[0]
-            if entry.listeners and entry.refusal is None and not entry.active:
+            if entry.wanted and entry.refusal is None and not entry.active:
                 return
             restoring.popleft()
-        for tell in self.on_restored:
-            tell()
+        for callback in self.on_restored:
+            callback()
 
     def link_down(self, error: Exception) -> None:
         wire, self._wire = self._wire, None
@@ -269,8 +239,7 @@ class Subscriber:
         self.up.clear()
         self.registry.disconnect()
         self._restoring.clear()
-        for fence in tuple(self._fences):
-            self._end_fence(fence)
+        self.fences.end_all()
         if self.alone:
             loss = LinkLost(describe(error))
         else:
@@ -286,11 +255,11 @@ class Subscriber:
 
     def send_ping(self, wire: Wire) -> None:
         if not self.registry.unanswered:
-            self._waiting_since = self.now()
+            self._silence.broken(self.now())
         self.registry.ping()
         self.counters.commands_out += 1
         wire.write(pack(b"PING"))
-        self._call_at(self._waiting_since + self._patience)
+        self._call_at(self._silence.ends)
 
     def frames_received(self, frames: Sequence[Frame]) -> int:
         flow = self.flow
@@ -319,21 +288,32 @@ class Subscriber:
                 self._control(frame)
                 continue
             messages += 1
-            listeners = entry.snapshot or entry.listeners_now() if entry is not None else ()
-            if entry is None or not listeners:
+            listener = entry.listener if entry is not None else None
+            if listener is not None:  # the only one
+                try:
+                    listener.deliver(name, data)
+                except CALLBACK_ERRORS as error:
+                    self._callback_raised("on_message", name, error)
+                deliveries += 1
+            elif entry is not None and entry.several is not None:
+                deliveries += self._deliver_to_several(entry, name, data)
+            else:
                 self.counters.dropped_no_listener += 1
-                continue
-            for listener in listeners:
-                # A callback of this very message may have removed the next listener.
-                if listener in entry.listeners:
-                    try:
-                        listener.deliver(name, data)
-                    except CALLBACK_ERRORS as error:
-                        self._callback_raised("on_message", name, error)
-                    deliveries += 1
         self.counters.messages_in += messages
         self.counters.deliveries += deliveries
         return taken
+
+    def _deliver_to_several(self, entry: Entry, name: str, data: bytes) -> int:
+        deliveries = 0
+        for listener in entry.listeners:
+            # A callback of this very message may have removed the next listener.
+            if listener in entry:
+                try:
+                    listener.deliver(name, data)
+                except CALLBACK_ERRORS as error:
+                    self._callback_raised("on_message", name, error)
+                deliveries += 1
+        return deliveries
 
     def _go_on(self) -> None:
         if self._wire is not None:
@@ -341,7 +321,7 @@ class Subscriber:
 
     def _control(self, frame: list[Frame]) -> None:
         """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""
-        self._waiting_since = self.now()
+        self._silence.broken(self.now())
         if frame[0] == b"pong":
             self.registry.pong()
         elif len(frame) == 3 and isinstance(frame[1], bytes):
@@ -349,7 +329,7 @@ class Subscriber:
             if entry is not None:
                 if entry.refusal is not None:
                     self._allowed(entry)
-                self._tell_activation(entry)
+                self._notify(entry)
             elif self.registry.dirty:
                 self.changed()
             if self._restoring:
@@ -357,13 +337,13 @@ class Subscriber:
         else:
             self._unreadable(frame)
 
-    def _tell_activation(self, entry: Entry) -> None:
-        for listener in entry.unnotified():
+    def _notify(self, entry: Entry) -> None:
+        for listener in entry.not_notified():
             listener.activated(entry)
 
     def _reply(self, frame: Frame) -> None:
         """Take what is no push: the PONG of an idle or RESP3 connection, or an error."""
-        self._waiting_since = self.now()
+        self._silence.broken(self.now())
         if isinstance(frame, Exception):
             self._refused(frame)
             self.changed()
@@ -396,7 +376,7 @@ class Subscriber:
                 entry.text,
                 error,
             )
-            for listener in entry.listeners_now():
+            for listener in entry.listeners:
                 listener.refused(entry)
 
     def _allowed(self, entry: Entry) -> None:
@@ -421,33 +401,3 @@ class Subscriber:
             repr(error),
             exc_info=error,
         )
-
-
-class Subscribers:
-    """The subscribers of all servers, and which of them has a name."""
-
-    def __init__(
-        self, topology: Topology, options: LinkOptions, counters: EngineCounters, *, linger: float
-    ) -> None:
-        self.counters = counters
-        # One for all: a buffer may be filled over any of the connections.
-        self.flow = Flow()
-        self._topology = topology
-        alone = len(topology.servers) == 1
-        self._by_server = {
-            server: Subscriber(server, options, counters, self.flow, linger=linger, alone=alone)
-            for server in topology.servers
-        }
-        self.all = tuple(self._by_server.values())
-        # For what is about no server, such as callbacks.
-        self.log = self.all[0].log
-        # The one that has every name, if there is but one: nobody needs to look for it then.
-        self.only = self.all[0] if alone else None
-
-    def of(self, name: bytes) -> Subscriber:
-        """The one that has a channel's name."""
-        return self.only or self._by_server[self._topology.server_of(name)]
-
-    def of_node(self, node: Node) -> Subscriber:
-        """The one that has the names of a node."""
-        return self._by_server[self._topology.server(node)]

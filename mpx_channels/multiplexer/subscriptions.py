@@ -9,7 +9,8 @@ from typing import Self
 from .callbacks import Callbacks, MessageStream, OnActivation, OnDisconnect, OnMessage
 from .exceptions import InactiveSubscription, LinkLost, SubscriptionClosed, SubscriptionRefused
 from .registry import CHANNEL, PATTERN, Entry
-from .subscriber import Subscriber, Subscribers
+from .subscriber import Subscriber
+from .subscribers import Subscribers
 from .topology import Node
 
 __all__ = ["BaseSubscription", "ChannelSubscription", "PatternSubscription", "encode_name"]
@@ -58,8 +59,7 @@ class BaseSubscription:
         self.deliver: OnMessage = self._callbacks.deliver
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._closed = False
-        for subscriber in subscribers.all:
-            subscriber.subscriptions.add(self)
+        subscribers.subscriptions.add(self)
 
     @property
     def closed(self) -> bool:
@@ -79,8 +79,7 @@ class BaseSubscription:
         self._callbacks.close()
         if self._stream is not None:
             self._stream.end()
-        for subscriber in self._subscribers.all:
-            subscriber.subscriptions.discard(self)
+        self._subscribers.subscriptions.discard(self)
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -119,6 +118,12 @@ class BaseSubscription:
         """The link to a server broke."""
         if subscriber.alone or self._listens_at(subscriber):
             self._callbacks.disconnected(loss)
+
+    def server_added(self, subscriber: Subscriber) -> None:
+        """There is one more server."""
+
+    def server_removed(self, subscriber: Subscriber) -> None:
+        """There is one server less."""
 
     # -- for subclasses -----------------------------------------------------------------------
 
@@ -185,11 +190,12 @@ class ChannelSubscription(BaseSubscription):
         """
         self._check_open()
         subscribers, entries = self._subscribers, self._entries
-        for name in [encode_name(each) for each in names]:  # all or nothing
+        for name, text in [(encode_name(each), each) for each in names]:  # all or nothing
             if name not in entries:
                 subscriber = subscribers.only or subscribers.of(name)
-                entries[name] = subscriber.registry.add(CHANNEL, name, self)
-                subscriber.changed()
+                # What is ASCII is the same when it comes back.
+                known = text if type(text) is str and text.isascii() else None
+                entries[name] = subscriber.add(CHANNEL, name, self, known)
 
     def remove(self, *names: str | bytes, at_once: bool = False) -> None:
         """Listen to these channels no more; those that are not in are passed over.
@@ -228,7 +234,10 @@ class ChannelSubscription(BaseSubscription):
     def pending(self, name: str | bytes) -> tuple[Node, ...]:
         """The server that has not confirmed `name` yet; empty when it has."""
         key = encode_name(name)
-        return () if self.is_active(key) else (self._subscribers.of(key).link.node,)
+        entry = self._entries.get(key)
+        if entry is None:
+            return (self._subscribers.of(key).node,)
+        return () if entry.active else (entry.keeper.node,)
 
     def refusal(self, name: str | bytes) -> Exception | None:
         """Why Redis refused `name` when it was last asked; None if it did not."""
@@ -247,20 +256,17 @@ class ChannelSubscription(BaseSubscription):
         self._forget(encode_name(name), activation)
 
     def _remove(self, *names: bytes, at_once: bool = False) -> None:
-        subscribers = self._subscribers
         for name in names:
             entry = self._entries.pop(name, None)
             if entry is not None:
-                subscriber = subscribers.only or subscribers.of(name)
-                subscriber.registry.remove(entry, self, subscriber.now(), at_once=at_once)
-                subscriber.changed()
+                entry.keeper.remove(entry, self, at_once=at_once)
                 self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
 
     def _leave(self, *, at_once: bool) -> None:
         self._remove(*self._entries, at_once=at_once)
 
     def _listens_at(self, subscriber: Subscriber) -> bool:
-        return any(self._subscribers.of(name) is subscriber for name in self._entries)
+        return any(entry.keeper is subscriber for entry in self._entries.values())
 
     def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()
@@ -270,12 +276,12 @@ class ChannelSubscription(BaseSubscription):
             raise InactiveSubscription(f"{text!r} is not in this subscription: add() it")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if entry.active:
-            if entry.listeners[self] is False:
-                self._subscribers.of(name).tell_late_joiners()
+            if not entry.was_notified(self):
+                entry.keeper.notify_late_joiners()
             waiter.set_result(None)
         else:
             if entry.refusal is not None:
-                self._subscribers.of(name).ask_again(entry)
+                entry.keeper.ask_again(entry)
             self._waiters.setdefault(name, []).append(waiter)
         return waiter
 
@@ -298,12 +304,12 @@ class PatternSubscription(BaseSubscription):
         *,
         max_queue: int,
     ) -> None:
-        self._name = name = encode_name(pattern)
+        self._name = encode_name(pattern)
         super().__init__(subscribers, on_message, on_disconnect, on_activation, max_queue=max_queue)
         # One for each server.
-        self._entries = [each.registry.add(PATTERN, name, self) for each in subscribers.all]
+        self._entries: dict[Subscriber, Entry] = {}
         for subscriber in subscribers.all:
-            subscriber.changed()
+            self.server_added(subscriber)
 
     @property
     def pattern(self) -> str:
@@ -313,7 +319,7 @@ class PatternSubscription(BaseSubscription):
     @property
     def active(self) -> bool:
         """Whether Redis has confirmed the pattern on the connections that stand now."""
-        return not self._closed and all(entry.active for entry in self._entries)
+        return not self._closed and all(entry.active for entry in self._entries.values())
 
     async def wait_for_activation(self) -> None:
         """Return once Redis has confirmed the pattern; else as with channels."""
@@ -321,12 +327,13 @@ class PatternSubscription(BaseSubscription):
 
     def pending(self) -> tuple[Node, ...]:
         """The servers that have not confirmed the pattern yet."""
-        pairs = zip(self._subscribers.all, self._entries, strict=True)
-        return tuple(subscriber.link.node for subscriber, entry in pairs if not entry.active)
+        entries = self._entries.values()
+        return tuple(entry.keeper.node for entry in entries if not entry.active)
 
     def refusal(self) -> Exception | None:
         """Why a server refused the pattern when it was last asked; None if none did."""
-        return next((entry.refusal for entry in self._entries if entry.refusal is not None), None)
+        refusals = (entry.refusal for entry in self._entries.values())
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def activation(self) -> asyncio.Future[None]:
         """As `wait_for_activation`, as a future; `forget` it when nobody waits any more."""
@@ -338,29 +345,40 @@ class PatternSubscription(BaseSubscription):
 
     def activated(self, entry: Entry) -> None:
         """A server confirmed the pattern; the last one makes it active."""
-        if all(each.active and each.listeners.get(self) for each in self._entries):
+        if all(each.active and each.was_notified(self) for each in self._entries.values()):
             super().activated(entry)
 
+    def server_added(self, subscriber: Subscriber) -> None:
+        """It is to confirm the pattern, too, and until then the subscription is not active."""
+        self._entries[subscriber] = subscriber.add(PATTERN, self._name, self)
+
+    def server_removed(self, subscriber: Subscriber) -> None:
+        """It need not confirm any more; if it was the last that had not, we are active now."""
+        entry = self._entries.pop(subscriber)
+        missing = not entry.active
+        entry.keeper.remove(entry, self)
+        if missing and self._entries:
+            self.activated(next(iter(self._entries.values())))
+
     def _leave(self, *, at_once: bool) -> None:
-        for subscriber, entry in zip(self._subscribers.all, self._entries, strict=True):
-            subscriber.registry.remove(entry, self, subscriber.now(), at_once=at_once)
-            subscriber.changed()
+        for entry in self._entries.values():
+            entry.keeper.remove(entry, self, at_once=at_once)
             self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
 
     def _listens_at(self, subscriber: Subscriber) -> bool:
-        return True
+        return subscriber in self._entries
 
     def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.active:
-            for subscriber in self._subscribers.all:
-                subscriber.tell_late_joiners()
+            for entry in self._entries.values():
+                entry.keeper.notify_late_joiners()
             waiter.set_result(None)
         else:
-            for subscriber, entry in zip(self._subscribers.all, self._entries, strict=True):
+            for entry in self._entries.values():
                 if entry.refusal is not None:
-                    subscriber.ask_again(entry)
+                    entry.keeper.ask_again(entry)
             self._waiters.setdefault(name, []).append(waiter)
         return waiter
 

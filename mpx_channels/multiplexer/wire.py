@@ -34,7 +34,7 @@ try:
 except ImportError:
     hiredis = None
 
-__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler", "forget_task", "pack", "pack_publish"]
+__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler", "forget_task"]
 
 HAS_HIREDIS: bool = hiredis is not None
 
@@ -56,19 +56,6 @@ LARGE_READ = 32 * 1024
 DISCARD = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 _NOTHING_YET = object()
-
-
-def pack(*words: bytes) -> bytes:
-    """A command in Redis' protocol (https://redis.io/docs/latest/develop/reference/protocol-spec/).
-
-    Ours, as it is one line: hiredis' takes twice as long for the usual command.
-    """
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(w), w) for w in words])
-
-
-def pack_publish(name: bytes, data: bytes) -> bytes:
-    """A PUBLISH in Redis' protocol: the one command hot enough to be worth a template."""
-    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(data), data)
 
 
 def forget_task(task: asyncio.Task[Any]) -> None:

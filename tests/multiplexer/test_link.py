@@ -14,8 +14,9 @@ from redis.backoff import FullJitterBackoff
 from mpx_channels.multiplexer import ConnectionLost
 from mpx_channels.multiplexer import link as link_module
 from mpx_channels.multiplexer.link import Link, LinkOptions, describe
+from mpx_channels.multiplexer.packing import pack
 from mpx_channels.multiplexer.topology import Node
-from mpx_channels.multiplexer.wire import Frame, Wire, pack
+from mpx_channels.multiplexer.wire import Frame, Wire
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy

@@ -18,10 +18,11 @@ from mpx_channels.multiplexer import (
 )
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.link import LinkOptions
-from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, Publisher
+from mpx_channels.multiplexer.packing import pack
+from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher
 from mpx_channels.multiplexer.topology import Node
-from mpx_channels.multiplexer.wire import Wire, pack
-from tests.inside import counters_of, is_watched, waits_until
+from mpx_channels.multiplexer.wire import Wire
+from tests.inside import counters_of, is_watched, refusable_in, waits_until
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("clean_loop")
 NewPublisher = Callable[..., Publisher]
 
 
-def publisher_for(url: str, **options: Any) -> Publisher:
+def publisher_for(url: str, on_refusal: OnRefusal | None = None, **options: Any) -> Publisher:
     """Not started yet."""
     queue_options = {
         "max_backlog": options.pop("max_backlog", 100_000),
@@ -40,7 +41,7 @@ def publisher_for(url: str, **options: Any) -> Publisher:
     }
     link_options = LinkOptions(**{"min_backoff": 0.001, "max_backoff": 0.01, **options})
     node = Node(url, connect_timeout=link_options.connect_timeout)
-    return Publisher(node, link_options, EngineCounters(), **queue_options)
+    return Publisher(node, link_options, EngineCounters(), on_refusal=on_refusal, **queue_options)
 
 
 def counters(publisher: Publisher) -> EngineCounters:
@@ -560,3 +561,33 @@ def test_a_loop_that_ended_without_a_stop(
 
     asyncio.run(begin())
     asyncio.run(again())
+
+
+# -- refusals that somebody takes over -------------------------------------------------------------
+
+
+async def test_a_refused_command_can_be_sent_elsewhere(
+    new_publisher: NewPublisher, key: bytes
+) -> None:
+    other = await connected(new_publisher())
+    seen = []
+
+    def take_over(command: bytes, future: asyncio.Future[Any], error: Exception) -> bool:
+        seen.append((command, str(error)))
+        if b"MOVED" not in command:
+            return False
+        answer = other.submit(pack(b"INCR", key))
+        answer.add_done_callback(lambda done: future.set_result(done.result()))
+        return True
+
+    publisher = await connected(new_publisher(on_refusal=take_over))
+    moved = publisher.submit(pack(b"MOVED", b"x"))
+    wrong = publisher.submit(pack(b"WRONG", b"x"))
+    right = publisher.submit(pack(b"ECHO", b"x"))
+    assert await moved == 1
+    with pytest.raises(CommandRefused, match="unknown command"):
+        await wrong
+    assert await right == b"x"
+    assert [command for command, _ in seen] == [pack(b"MOVED", b"x"), pack(b"WRONG", b"x")]
+    assert all("unknown command" in error for _, error in seen)
+    await eventually(lambda: not refusable_in(publisher))

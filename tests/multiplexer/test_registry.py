@@ -56,7 +56,7 @@ def confirm_all(registry: Registry, commands: list[Command]) -> None:
             entry = registry.confirm(verb, name)
             if entry is not None and entry.refusal is not None:
                 registry.allowed(entry)
-            for listener in entry.unnotified() if entry is not None else ():
+            for listener in entry.not_notified() if entry is not None else ():
                 listener.activated(entry)
 
 
@@ -217,7 +217,7 @@ def test_whoever_is_removed_while_others_are_told_is_not_told(registry: Registry
     (command,) = registry.commands(0)
     registry.confirm(command.kind.confirmed, b"a")
     told = []
-    for listener in entry.unnotified():
+    for listener in entry.not_notified():
         told.append(listener)
         registry.remove(entry, ears[1], 0)
     assert told == ears[:1]
@@ -230,7 +230,7 @@ def test_whoever_comes_back_while_others_are_told_is_told_once(registry: Registr
     (command,) = registry.commands(0)
     registry.confirm(command.kind.confirmed, b"a")
     told = []
-    for listener in entry.unnotified():
+    for listener in entry.not_notified():
         if not told:
             registry.remove(entry, ears[1], 0)
             registry.add(CHANNEL, b"a", ears[1])
@@ -619,7 +619,7 @@ class World:
             if isinstance(answer, Entry):
                 if answer.refusal is not None:
                     self.registry.allowed(answer)
-                for listener in answer.unnotified():
+                for listener in answer.not_notified():
                     self.tell(answer, listener)
             for entry in answer if isinstance(answer, list) else ():
                 assert entry.refusal in (REFUSED, BUSY)
@@ -651,8 +651,8 @@ class World:
         """What holds at any moment."""
         for (kind, name, ear), entry in self.wanted.items():
             assert self.registry.table(kind)[name] is entry
-            assert self.ears[ear] in entry.listeners
-            assert set(entry.listeners_now()) == set(entry.listeners)
+            assert self.ears[ear] in entry
+            assert len(set(entry.listeners)) == len(entry.listeners)
         assert self.registry.listeners() == len(self.wanted)
         for kind in (CHANNEL, PATTERN):
             for name, entry in self.registry.table(kind).items():

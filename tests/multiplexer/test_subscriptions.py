@@ -17,7 +17,7 @@ from mpx_channels.multiplexer import (
     SubscriptionRefused,
 )
 from mpx_channels.multiplexer.subscriptions import encode_name
-from tests.inside import late_in, registry_of, subscriber_of, waiting_for_names
+from tests.inside import late_in, registry_of, subscribers_of, waiting_for_names
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -231,7 +231,7 @@ async def test_churn_leaves_nothing_behind(
                 each.close()
         registry = registry_of(mpx)
         await eventually(lambda: not registry.channels and not registry.patterns)
-        assert not subscriber_of(mpx).subscriptions
+        assert not subscribers_of(mpx).subscriptions
         assert not registry.dirty
         assert registry.next_due() is None
         assert not late_in(registry)

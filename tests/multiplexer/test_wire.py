@@ -12,8 +12,9 @@ import redis
 
 from mpx_channels.multiplexer import ConnectionLost
 from mpx_channels.multiplexer import wire as wire_module
+from mpx_channels.multiplexer.packing import pack, pack_publish
 from mpx_channels.multiplexer.topology import Node
-from mpx_channels.multiplexer.wire import FRAMES_PER_TURN, Frame, Wire, pack, pack_publish
+from mpx_channels.multiplexer.wire import FRAMES_PER_TURN, Frame, Wire
 from tests.inside import is_reading
 
 from ..conftest import eventually, missing

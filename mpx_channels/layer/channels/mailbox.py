@@ -153,6 +153,7 @@ class Mailbox:
         "_last_place",
         "_loop",
         "_unread",
+        "_waiter",
         "_waiters",
         "capacity",
         "channel",
@@ -194,7 +195,9 @@ class Mailbox:
         self._loop = loop
         # None while there is nothing: an empty deque takes 760 bytes, and most mailboxes are empty.
         self._unread: deque[Item] | None = None
-        self._waiters: list[asyncio.Future[Item]] = []
+        # Who waits: the first, and those behind it, if there are any.
+        self._waiter: asyncio.Future[Item] | None = None
+        self._waiters: deque[asyncio.Future[Item]] | None = None
 
     @classmethod
     def unbounded(cls) -> Mailbox:
@@ -209,9 +212,11 @@ class Mailbox:
     def put(self, item: Item) -> bool:
         """Add a message for the next reader; False if the mailbox is full."""
         # A reader that waits has seen an empty mailbox: hand it over, past the queue.
-        waiters = self._waiters
-        while waiters:
-            waiter = waiters.pop(0)
+        while (waiter := self._waiter) is not None:
+            if self._waiters is None:
+                self._waiter = None  # as nearly always, without a step between
+            else:
+                self._next_waits()
             if not waiter.done():
                 waiter.set_result(item)
                 return True
@@ -252,7 +257,10 @@ class Mailbox:
                 return item.take()
         # As `ask`, but without a step between: this is what every reader does for every message.
         waiter: asyncio.Future[Item] = self._loop.create_future()
-        self._waiters.append(waiter)
+        if self._waiter is None:
+            self._waiter = waiter
+        else:
+            self._add_waiter(waiter)
         try:
             handed = await waiter
         except asyncio.CancelledError:
@@ -270,14 +278,16 @@ class Mailbox:
         waiter: asyncio.Future[Item] = self._loop.create_future()
         item = self._take() if self._unread is not None else None
         if item is None:
-            self._waiters.append(waiter)
+            self._add_waiter(waiter)
         else:
             waiter.set_result(item)
         return waiter
 
     def withdraw(self, waiter: asyncio.Future[Item]) -> None:
         """Take back what was asked; if it was handed over already, the next in line gets it."""
-        if waiter in self._waiters:
+        if waiter is self._waiter:
+            self._next_waits()
+        elif self._waiters is not None and waiter in self._waiters:
             self._waiters.remove(waiter)
         elif not waiter.cancelled():
             self.put_always(waiter.result(), first=True)
@@ -309,10 +319,25 @@ class Mailbox:
     @property
     def waited_for(self) -> bool:
         """Whether somebody is in `get`."""
-        return bool(self._waiters)
+        return self._waiter is not None
 
     def __len__(self) -> int:
         return self.unread
+
+    def _add_waiter(self, waiter: asyncio.Future[Item]) -> None:
+        if self._waiter is None:
+            self._waiter = waiter
+        elif self._waiters is None:
+            self._waiters = deque((waiter,))
+        else:
+            self._waiters.append(waiter)
+
+    def _next_waits(self) -> None:
+        """The first does not wait any more."""
+        if self._waiters:
+            self._waiter = self._waiters.popleft()
+        else:
+            self._waiter = self._waiters = None
 
     def _take(self) -> Item | None:
         unread = self._unread

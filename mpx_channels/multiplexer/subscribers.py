@@ -1,0 +1,87 @@
+"""The subscribers of all servers, and which of them has a name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .counters import EngineCounters
+from .flow import Flow
+from .link import LinkOptions
+from .subscriber import LinkListener, Subscriber
+from .topology import Node, Topology
+
+__all__ = ["Subscribers"]
+
+
+class Everywhere(LinkListener, Protocol):
+    """A subscription, which may listen at any server."""
+
+    def server_added(self, subscriber: Subscriber, /) -> None:
+        """There is one more server."""
+
+    def server_removed(self, subscriber: Subscriber, /) -> None:
+        """There is one server less."""
+
+
+class Subscribers:
+    """The subscribers of all servers.
+
+    Servers may come and go (`add`, `remove`): patterns follow, as they are on each of them.
+    """
+
+    def __init__(
+        self, topology: Topology, options: LinkOptions, counters: EngineCounters, *, linger: float
+    ) -> None:
+        self.counters = counters
+        # One for all: a buffer may be filled over any of the connections.
+        self.flow = Flow()
+        self.subscriptions: set[Everywhere] = set()
+        self._topology = topology
+        self._options = options
+        self._linger = linger
+        self._by_server: dict[Node, Subscriber] = {}
+        for server in topology.servers:
+            self.add(server)
+        # For what is about no server, such as callbacks.
+        self.log = self.all[0].log
+
+    def add(self, server: Node) -> Subscriber:
+        """Have one more server; whoever adds it while others run starts it."""
+        subscriber = self._by_server[server] = Subscriber(
+            server,
+            self._options,
+            self.counters,
+            self.flow,
+            self.subscriptions,
+            linger=self._linger,
+        )
+        self._counted()
+        for subscription in tuple(self.subscriptions):
+            subscription.server_added(subscriber)
+        return subscriber
+
+    def remove(self, server: Node) -> Subscriber:
+        """Have one server less, not the last; whoever removes it stops it.
+
+        Patterns let go of it. Its channels' names are for whoever knows where they are now.
+        """
+        subscriber = self._by_server.pop(server)
+        self._counted()
+        for subscription in tuple(self.subscriptions):
+            subscription.server_removed(subscriber)
+        return subscriber
+
+    def _counted(self) -> None:
+        self.all = tuple(self._by_server.values())
+        # The one that has every name, if there is but one: nobody needs to look for it then.
+        self.only = self.all[0] if len(self.all) == 1 else None
+        for subscriber in self.all:
+            subscriber.alone = self.only is not None
+
+    def of(self, name: bytes) -> Subscriber:
+        """The one that has a channel's name."""
+        return self.only or self._by_server[self._topology.server_of(name)]
+
+    def of_node(self, node: Node) -> Subscriber:
+        """The one that has the names of a node."""
+        return self._by_server[self._topology.server(node)]
