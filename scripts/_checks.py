@@ -9,27 +9,27 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-BIN = Path(".venv", "bin")
-PYTHON = str(BIN / "python")
+PYTHON = str(Path(".venv", "bin", "python"))
 CHECKS = [
-    ["ruff", "check"],
-    ["ruff", "format", "--check"],
-    ["mypy"],
-    ["lint-imports", "--no-cache"],
-    ["sphinx-build", "-W", "-q", "docs", "docs/_build/html"],
+    ["-m", "ruff", "check"],
+    ["-m", "ruff", "format", "--check"],
+    ["-m", "mypy"],
+    ["scripts/_contracts.py"],
+    ["-m", "sphinx", "-W", "-q", "docs", "docs/_build/html"],
 ]
 
 
 def check(command: list[str]) -> tuple[str, bool, str]:
     """The check's name, whether all is well, and what it said."""
     done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
+        [PYTHON, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    return " ".join(command[:2]), done.returncode == 0, done.stdout
+    name = " ".join(word for word in command[:3] if word != "-m")
+    return name, done.returncode == 0, done.stdout
 
 
 def main(beside: list[str]) -> int:

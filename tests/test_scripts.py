@@ -82,6 +82,7 @@ LINT = [
     "-m ruff check",
     "-m ruff format --check",
     "-m sphinx -W -q docs docs/_build/html",
+    "scripts/_contracts.py",
 ]
 INSTALL = "-m pip install -qq --disable-pip-version-check -e .[dev]"
 

@@ -271,7 +271,14 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
                 topic.add(mailbox)  # what most joins are, and all there is to them
             else:
                 await hub.groups.join(name, mailbox)
-            return
+        else:
+            await self._group_add_otherwise(group, channel)
+
+    async def _group_add_otherwise(self, group: str, channel: str) -> None:
+        """`group_add`, where there is no mailbox yet, or none here.
+
+        Apart, as each variable that a function within shares makes every call slower.
+        """
         inbox, capacity = self._require_inbox(channel), self.get_capacity(channel)
         await self._hubs.run(lambda hub: hub.add_to_group(group, channel, inbox, capacity))
 
@@ -290,7 +297,11 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
                 await hub.groups.leave_after(self._published_at[name], name, mailbox)
             else:
                 hub.groups.leave(name, mailbox)
-            return
+        else:
+            await self._group_discard_otherwise(group, channel)
+
+    async def _group_discard_otherwise(self, group: str, channel: str) -> None:
+        """`group_discard`, where there is no mailbox here."""
         inbox = self._inbox_name(channel)
         await self._hubs.run(lambda hub: hub.discard_from_group(group, channel, inbox))
 

@@ -43,15 +43,13 @@ class Confirmations:
     async def wait(self, source: Source, name: str) -> None:
         """Return once Redis has confirmed `name`; raises `NotConnected` after the patience."""
         activation = source.activation(name)
-        wait = (activation, source, name)
-        self._waits.add(wait)
+        # Left there when it is over: to take it out would cost every join.
+        self._waits.add((activation, source, name))
         try:
             await activation
         except BaseException:
             source.forget(name, activation)
             raise
-        finally:
-            self._waits.discard(wait)
 
     def close(self) -> None:
         """Time nothing any more, and leave nobody waiting."""

@@ -45,8 +45,9 @@ class DueOrder(Generic[T]):
 
     def add(self, thing: T, due: float) -> None:
         """Add at the end; what was there already is due anew."""
+        if thing in self._due:
+            self._due.move_to_end(thing)
         self._due[thing] = due
-        self._due.move_to_end(thing)
 
     def add_first(self, thing: T, due: float) -> None:
         """Add before all others, none of which is due earlier."""
@@ -94,7 +95,9 @@ class Deadlines(DueOrder[T]):
             loop = self._loop = asyncio.get_running_loop()
         if due is None:
             due = loop.time() + self._seconds
-        super().add(thing, due)
+        if thing in self._due:
+            self._due.move_to_end(thing)
+        self._due[thing] = due
         if self._timer is None:
             self._timer = loop.call_at(due, self._look)
 
