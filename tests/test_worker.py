@@ -201,12 +201,16 @@ async def test_what_redis_refuses_ends_it_with_an_error(
 
 
 async def test_what_redis_refuses_for_one_channel_ends_all(
-    make_layer: MakeLayer, tmp_path: Path, restartable_server: RestartableServer, prefix: str
+    make_layer: MakeLayer,
+    warm: Warm,
+    tmp_path: Path,
+    restartable_server: RestartableServer,
+    prefix: str,
 ) -> None:
     url = restartable_server.start_with_user("allkeys", "allchannels", "+@all")
     layer = make_layer(hosts=[url])
-    workers = Workers(tmp_path, url, prefix)
-    process = await workers.start()
+    workers = Workers(warm, tmp_path, url, prefix)
+    process = workers.start()
     go = tmp_path / "go"
     await layer.send("fast", {"type": "wait", "path": str(go), "n": 1})
     await eventually(lambda: workers.log.read_text() == "waits\n")
@@ -215,9 +219,10 @@ async def test_what_redis_refuses_for_one_channel_ends_all(
         admin.execute_command("ACL", "SETUSER", "app", "resetkeys", *keys)
         await eventually(lambda: "errorstat_NOPERM" in admin.info("errorstats"))
     # What is in hand is finished, and then it ends.
-    assert process.returncode is None
+    assert process.poll() is None
     go.touch()
-    assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
+    await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+    assert process.returncode == 1
     assert workers.lines("end") == [1]
     await layer.close()
 

@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from mpx_channels.diagnostics.bench.contest import Result
 from mpx_channels.diagnostics.bench.measures import FIGURES, Turn, percentile
 from mpx_channels.diagnostics.subcommand import Refusal
 from tests.conftest import RestartableServer, eventually, missing
-from tests.warm import ROOT
+from tests.warm import ROOT, start_cold
 
 from .conftest import PATIENCE, MakeProject, Project, ended
 from .schemas import check
@@ -178,17 +179,30 @@ def test_live_consumers_hear_nothing(project: Project, rival: str) -> None:
     assert worker.read() == {"received": {"type": "the.first"}}
 
 
-def test_lost_messages_are_told(make_project: MakeProject) -> None:
-    # Its readers are prompt, so it takes messages that nobody could read in time.
-    done = make_project(expiry=0.0001).run(
-        "bench", "--seconds", "0.1", "--clients", "3", "--groups", "1"
-    )
+SLOW_LAYER = """
+import asyncio
+from mpx_channels.layer import MpxChannelLayer
+
+class SlowLayer(MpxChannelLayer):
+    async def receive(self, channel):
+        await asyncio.sleep(0.02)
+        return await super().receive(channel)
+"""
+
+
+def test_lost_messages_are_told(make_project: MakeProject, tmp_path: Path) -> None:
+    # The readers of the bench are prompt, and those lose nothing.
+    (tmp_path / "slow_layer.py").write_text(SLOW_LAYER)
+    project = make_project(start_cold, capacity=3)
+    project.python_path.append(str(tmp_path))
+    project.layers["default"]["BACKEND"] = "slow_layer.SlowLayer"
+    done = project.run("bench", "--seconds", "0.1", "--clients", "3", "--groups", "1")
     assert (done.returncode, done.stderr) == (1, "")
-    line = r"^mpx_channels lost (\d+) of (\d+) deliveries \(expired: (\d+)\)\.$"
+    line = r"^mpx_channels lost (\d+) of (\d+) deliveries \(full: (\d+)\)\.$"
     told = re.search(line, done.stdout, re.MULTILINE)
     assert told is not None, done.stdout
-    lost, due, expired = map(int, told.groups())
-    assert 0 < lost == expired < due
+    lost, due, full = map(int, told.groups())
+    assert 0 < lost == full < due
 
 
 @pytest.fixture
