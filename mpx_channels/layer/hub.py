@@ -210,6 +210,10 @@ class Hub:
             await self.inbox.ready()
             await self.control.ask_owner("group_add", group, channel, inbox)
 
+    async def group_send(self, name: str, data: bytes) -> None:
+        """Publish to a group, by its name in Redis."""
+        await self.groups.send(name, data)
+
     async def discard_from_group(self, group: str, channel: str, inbox: str) -> None:
         """Have a channel leave a group, or its process do so; a plain channel is in none."""
         name = self.names.group(group)

@@ -107,9 +107,8 @@ class Hubs:
 
     def forget(self) -> None:
         """In a forked child: begin anew, and leave the parent's connections alone."""
-        leave_behind(self._by_loop, self.ledger)
-        self._by_loop = {}
-        self.get = self._by_loop.get
+        leave_behind(dict(self._by_loop), self.ledger)
+        self._by_loop.clear()
         self.ledger = Ledger()
 
 

@@ -299,6 +299,8 @@ class Subscriber:
                 deliveries += self._deliver_to_several(entry, name, data)
             else:
                 self.counters.dropped_no_listener += 1
+        if taken > messages:  # the others are answers
+            self._silence.broken(self.now())
         self.counters.messages_in += messages
         self.counters.deliveries += deliveries
         return taken
@@ -321,7 +323,6 @@ class Subscriber:
 
     def _control(self, frame: list[Frame]) -> None:
         """Take a confirmation, or a PONG as a subscribed RESP2 connection gets it."""
-        self._silence.broken(self.now())
         if frame[0] == b"pong":
             self.registry.pong()
         elif len(frame) == 3 and isinstance(frame[1], bytes):
@@ -343,7 +344,6 @@ class Subscriber:
 
     def _reply(self, frame: Frame) -> None:
         """Take what is no push: the PONG of an idle or RESP3 connection, or an error."""
-        self._silence.broken(self.now())
         if isinstance(frame, Exception):
             self._refused(frame)
             self.changed()

@@ -183,19 +183,23 @@ class ChannelSubscription(BaseSubscription):
         self._entries = {}
         super().__init__(subscribers, on_message, on_disconnect, on_activation, max_queue=max_queue)
 
-    def add(self, *names: str | bytes) -> None:
+    def add(self, *names: str | bytes) -> bool:
         """Listen to these channels; those that are in already stay as they are.
 
-        Raises `SubscriptionClosed` after `close`, `TypeError` for what is neither str nor bytes.
+        Returns whether Redis delivers all of them already. Raises `SubscriptionClosed` after
+        `close`, `TypeError` for what is neither str nor bytes.
         """
         self._check_open()
         subscribers, entries = self._subscribers, self._entries
+        active = True
         for name, text in [(encode_name(each), each) for each in names]:  # all or nothing
             if name not in entries:
                 subscriber = subscribers.only or subscribers.of(name)
                 # What is ASCII is the same when it comes back.
                 known = text if type(text) is str and text.isascii() else None
                 entries[name] = subscriber.add(CHANNEL, name, self, known)
+            active = entries[name].active and active
+        return active
 
     def remove(self, *names: str | bytes, at_once: bool = False) -> None:
         """Listen to these channels no more; those that are not in are passed over.

@@ -269,8 +269,7 @@ class ChannelTopics(Topics):
         return self.context.multiplexer.fences(published, name)
 
     def _subscribe(self, name: str) -> bool:
-        self._subscription.add(name)
-        return self._subscription.is_active(name)
+        return self._subscription.add(name)
 
     def _unsubscribe(self, name: str, *, at_once: bool = False) -> None:
         self._subscription.remove(name, at_once=at_once)
