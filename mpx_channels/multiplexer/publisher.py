@@ -20,7 +20,7 @@ from .exceptions import (
 )
 from .link import Link, LinkOptions
 from .logs import LimitedLog
-from .packing import pack
+from .packing import pack, tail
 from .subscriber import Subscriber
 from .topology import Node
 from .wire import Frame, Wire
@@ -331,7 +331,7 @@ class Publisher:
         if wire is not None:
             self._counters.bytes_in += wire.bytes_in
             self._counters.bytes_out += wire.bytes_out
-            self._take_back(_tail(self._stuck, wire.untaken), self._stuck_due)
+            self._take_back(tail(self._stuck, wire.untaken), self._stuck_due)
         self._stuck = []
         lost, self._unanswered = self._unanswered, deque()
         for future in lost:
@@ -387,15 +387,6 @@ class Publisher:
         refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
         refusal.__cause__ = error
         future.set_exception(refusal)
-
-
-def _tail(commands: list[bytes], size: int) -> list[bytes]:
-    """Those at the end that are whole within the last `size` bytes."""
-    first = len(commands)
-    while first and len(commands[first - 1]) <= size:
-        first -= 1
-        size -= len(commands[first])
-    return commands[first:]
 
 
 def _fail(future: asyncio.Future[Frame], error: Exception) -> None:

@@ -29,9 +29,9 @@ __all__ = ["LinkListener", "Subscriber"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
-# Seconds between attempts to subscribe to what an ACL forbids grow from one to the other: somebody
-# has to change it, and Redis logs each.
-FORBIDDEN_BACKOFF = (0.1, 5.0)
+# Seconds between attempts to subscribe to what an ACL forbids: somebody has to change it, and Redis
+# logs each. With jitter, as all processes of a site are refused in the same moment.
+FORBIDDEN_BACKOFF = EqualJitterBackoff(cap=5.0, base=0.1)
 
 
 class LinkListener(Listener, Protocol):
@@ -60,12 +60,9 @@ class Subscriber:
         alone: bool = True,
     ) -> None:
         self.alone = alone
-        # With jitter, as all processes of a site are refused in the same moment.
-        first, longest = FORBIDDEN_BACKOFF
-        forbidden = EqualJitterBackoff(cap=longest, base=first)
         put_off = EqualJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
         self.registry = Registry(
-            linger, forbidden_backoff=forbidden.compute, put_off_backoff=put_off.compute
+            linger, forbidden_backoff=FORBIDDEN_BACKOFF.compute, put_off_backoff=put_off.compute
         )
         self.link = Link(node, self, options, "subscribing")
         self.subscriptions = subscriptions
