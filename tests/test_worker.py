@@ -99,11 +99,9 @@ class Workers:
         return process
 
     def lines(self, word: str) -> list[int]:
-        return [
-            int(line.split()[1])
-            for line in self.log.read_text().splitlines()
-            if line.startswith(word)
-        ]
+        # The last line may still be on its way.
+        written = self.log.read_text().rpartition("\n")[0]
+        return [int(line.split()[1]) for line in written.splitlines() if line.startswith(word)]
 
     async def stop(self, process: Process, signum: int) -> None:
         process.send_signal(signum)

@@ -28,6 +28,10 @@ def top(project: Project, *arguments: str, **size: int) -> Iterator[Terminal]:
     terminal.wait_for("q leave")
     assert terminal.attributes != terminal.first_attributes
     yield terminal
+    assert_left_as_it_was(terminal)
+
+
+def assert_left_as_it_was(terminal: Terminal) -> None:
     assert terminal.attributes == terminal.first_attributes
     assert terminal.output.count(OTHER_SCREEN) == terminal.output.count(FIRST_SCREEN) >= 1
     assert terminal.output.rindex(FIRST_SCREEN) > terminal.output.rindex(b"q leave")
@@ -213,8 +217,9 @@ def test_a_mistake_of_ours_leaves_the_terminal_as_it_was(project: Project) -> No
 
 
 def test_a_limit_ends_it(project: Project) -> None:
-    with top(project, "--limit", "2", "--interval", "0.5") as terminal:
-        assert terminal.wait() == 0
+    terminal = project.terminal("top", "--limit", "2", "--interval", "0.5")
+    assert terminal.wait() == 0
+    assert_left_as_it_was(terminal)
 
 
 # -- for machines ---------------------------------------------------------------------------------
