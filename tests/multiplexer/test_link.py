@@ -265,7 +265,7 @@ async def test_whatever_is_heard_is_a_sign_of_life(new_link: NewLink, handler: H
 async def test_two_unanswered_pings_end_a_frozen_connection(
     new_link: NewLink, proxy: Proxy, handler: Handler, direction: str
 ) -> None:
-    link = new_link(proxy.url, ping_interval=0.02, connect_timeout=0.1)
+    link = new_link(proxy.url, ping_interval=0.1, connect_timeout=0.1)
     await eventually(lambda: handler.frames)  # a PING was answered
     getattr(proxy, direction).freeze()
     answered = handler.pings
