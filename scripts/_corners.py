@@ -54,12 +54,14 @@ def run(session: str) -> bool:
                 stderr=subprocess.STDOUT,
             )
         printed = log.read_text(errors="replace")
-        (result,) = json.loads(report.read_text())["sessions"]
+        # There is no report if nox itself was killed.
+        sessions = json.loads(report.read_text())["sessions"] if report.exists() else []
     took = time.monotonic() - started
-    if result["result"] == "success":
+    result = sessions[0]["result"] if sessions else "failed"
+    if result == "success":
         summaries = re.findall(r"^=+ (\d+ .*?) in [\d.]+s.* =+$", printed, re.MULTILINE)
         says = f"{summaries[-1] if summaries else 'passed'}, {took:.0f} s"
-    elif result["result"] == "skipped":
+    elif result == "skipped":
         reasons = re.findall(r"^nox > Session .* skipped: (.*)$", printed, re.MULTILINE)
         says = f"skipped, {reasons[-1] if reasons else 'nox does not say why'}"
     else:

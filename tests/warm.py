@@ -109,7 +109,8 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Send it, if the program has not ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once."""

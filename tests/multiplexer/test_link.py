@@ -286,7 +286,7 @@ async def test_a_handler_that_leaves_frames_is_not_taken_for_a_dead_peer(
 async def test_two_unanswered_pings_end_a_frozen_connection(
     new_link: NewLink, proxy: Proxy, handler: Handler, direction: str
 ) -> None:
-    link = new_link(proxy.url, ping_interval=0.02, connect_timeout=0.1)
+    link = new_link(proxy.url, ping_interval=0.1, connect_timeout=0.1)
     await eventually(lambda: handler.frames)  # a PING was answered
     getattr(proxy, direction).freeze()
     answered = handler.pings
