@@ -79,13 +79,15 @@ class Deadlines(DueOrder[T]):
     goes off too early, since the first was discarded, is set anew.
     """
 
-    __slots__ = ("_loop", "_on_due", "_seconds", "_timer")
+    __slots__ = ("_loop", "_looks_at", "_on_due", "_seconds", "_timer")
 
     def __init__(self, on_due: Callable[[T], object], seconds: float) -> None:
         super().__init__()
         self._on_due = on_due
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
+        # Kept here: uvloop's handle of what is due at once does not know it.
+        self._looks_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, thing: T, due: float | None = None) -> None:
@@ -99,13 +101,13 @@ class Deadlines(DueOrder[T]):
             self._due.move_to_end(thing)
         self._due[thing] = due
         if self._timer is None:
-            self._timer = loop.call_at(due, self._look)
+            self._look_at(loop, due)
 
     def add_first(self, thing: T, due: float) -> None:
         super().add_first(thing, due)
-        if self._timer is not None and self._timer.when() > due:
+        if self._timer is not None and self._loop is not None and due < self._looks_at:
             self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._look) if self._loop is not None else None
+            self._look_at(self._loop, due)
 
     def close(self) -> None:
         """Time nothing any more; what is there stays."""
@@ -122,4 +124,8 @@ class Deadlines(DueOrder[T]):
             self._on_due(thing)
         due = self.next_due()
         if due is not None and self._timer is None:
-            self._timer = loop.call_at(due, self._look)
+            self._look_at(loop, due)
+
+    def _look_at(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        self._looks_at = due
+        self._timer = loop.call_at(due, self._look)

@@ -65,6 +65,29 @@ async def test_a_timer_that_is_too_early_is_set_anew() -> None:
     assert due == ["second"]
 
 
+@pytest.mark.parametrize("loops", ["asyncio", "uvloop"])
+def test_first_of_all_before_what_is_due_at_once(loops: str) -> None:
+    """The handle of what uvloop calls at once does not know when that is."""
+    factory = asyncio.new_event_loop
+    if loops == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+
+    async def run() -> list[str]:
+        due: list[str] = []
+        deadlines: Deadlines[str] = Deadlines(due.append, 0.0)
+        deadlines.add("second")
+        deadlines.add_first("first", 0.0)
+        await eventually(lambda: len(due) == 2)
+        deadlines.add("late", asyncio.get_running_loop().time() + 3600)
+        deadlines.add_first("early", 0.0)
+        await eventually(lambda: len(due) == 3)
+        deadlines.close()
+        return due
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(run()) == ["first", "second", "early"]
+
+
 async def test_closed_it_times_nothing_and_keeps_what_is_there() -> None:
     due: list[str] = []
     deadlines: Deadlines[str] = Deadlines(due.append, 0.0)
