@@ -77,7 +77,7 @@ class RestartableServer:
         """Start it, and return the URL for the user "app", who has these rules of an ACL."""
         self.start()
         with self.client() as admin:
-            admin.execute_command("ACL", "SETUSER", "app", "on", ">secret", *rules)
+            admin.execute_command("ACL", "SETUSER", "app", "on", ">secret", "resetchannels", *rules)
         return self.url.replace("://", "://app:secret@")
 
     def freeze(self) -> None:

@@ -79,7 +79,7 @@ class Deadlines(DueOrder[T]):
     goes off too early, since the first was discarded, is set anew.
     """
 
-    __slots__ = ("_loop", "_looks_at", "_on_due", "_seconds", "_timer")
+    __slots__ = ("_looks_at", "_loop", "_on_due", "_seconds", "_timer")
 
     def __init__(self, on_due: Callable[[T], object], seconds: float) -> None:
         super().__init__()

@@ -111,7 +111,7 @@ async def test_many_forbidden_names_are_not_many_commands(
 @pytest.fixture
 def busy(restartable_server: RestartableServer) -> RestartableServer:
     """A server that answers -BUSY soon once a script runs."""
-    restartable_server.config["config"] = {"busy-reply-threshold": "10"}
+    restartable_server.config["config"] = {"lua-time-limit": "10"}
     restartable_server.start()
     return restartable_server
 

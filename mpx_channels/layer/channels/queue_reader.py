@@ -39,6 +39,8 @@ PATIENCE = 2.0
 # Seconds that a message, popped for a reader who was cancelled, waits here for the next reader
 # of this process, before it goes back to Redis for those of others.
 HOLD = 0.5
+# Seconds that a reader who was cancelled waits at most until nothing is on its way to it.
+LAST_WORD = 0.5
 # Seconds before another try when the server would not serve us; they grow from one to the other
 # where it says why.
 SHORTEST_PAUSE = 0.05
@@ -110,12 +112,12 @@ class QueueReader:
         """Nobody here wants `name` any more: have nothing of it popped, or on its way.
 
         An event loop may end right after a `receive` that was cancelled, by a timeout for instance,
-        and what it holds ends with it. This takes a round trip; no longer than `PAUSE`.
+        and what it holds ends with it. This takes a round trip; no longer than `LAST_WORD`.
         """
         if self._closing or not self._multiplexer.is_up(self._node):
             return
         with contextlib.suppress(TimeoutError, MpxError):
-            async with asyncio.timeout(PAUSE):
+            async with asyncio.timeout(LAST_WORD):
                 if self._popping is not None and name in self._asked:
                     # No task for it: when the loop ends, nobody would wait for that.
                     woken = _WAKE(self._multiplexer, self._node, self._wake_name)
