@@ -108,7 +108,8 @@ async def stranded(stage: Stage) -> None:
         before = stage.gaps(worker)
         proxy.strand(client=client)
         try:
-            await stage.gap(worker, before)
+            if client:  # else it hears all there is, and has nothing to say that needs an answer
+                await stage.gap(worker, before)
             # The other links have the same to notice.
             await asyncio.sleep(LONG_SILENCE)
         finally:
