@@ -19,23 +19,32 @@ from typing import Self
 __all__ = ["Direction", "Proxy", "free_port"]
 
 
+# Not that of `random`, which tests set back to what it was.
+_chance = random.SystemRandom()
+_drawn: set[int] = set()
+
+
 def free_port() -> int:
     """A TCP port that nobody has now.
 
     Below those that the system gives to clients: a client that tries in vain to connect to one of
     them may be given that very port, and find itself connected to itself. Each process of
-    pytest-xdist draws from its own, since a port that was drawn is still free for others.
+    pytest-xdist draws from its own, and none twice, since a port that was drawn is still free for
+    others.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
-        port = random.randrange(15_000 + worker, 30_000, workers)
+        port = _chance.randrange(15_000 + worker, 30_000, workers)
+        if port in _drawn:
+            continue
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _drawn.add(port)
             return port
 
 
