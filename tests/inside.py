@@ -43,7 +43,7 @@ def hubs_of(layer: MpxChannelLayer) -> Hubs:
 
 def loops_of(layer: MpxChannelLayer) -> Mapping[asyncio.AbstractEventLoop, Hub]:
     """The event loops that use a layer, with what each has."""
-    return layer._hubs._by_loop
+    return layer._hubs.by_loop
 
 
 def hub_of(layer: MpxChannelLayer) -> Hub:

@@ -32,25 +32,24 @@ class Hubs:
 
     def __init__(self, make: Callable[[bool], Hub]) -> None:
         self._make = make
-        self._by_loop: dict[asyncio.AbstractEventLoop, Hub] = {}
+        # Hot paths look here for the running loop's hub.
+        self.by_loop: dict[asyncio.AbstractEventLoop, Hub] = {}
         self.ledger = Ledger()
-        # For the hot paths: the hub of a loop, if it has one.
-        self.get = self._by_loop.get
         _all.add(self)
 
     def __len__(self) -> int:
-        return len(self._by_loop)
+        return len(self.by_loop)
 
     @property
     def here(self) -> Hub | None:
         """The running loop's hub, if it has one."""
-        return self.get(get_running_loop())
+        return self.by_loop.get(get_running_loop())
 
     @property
     def of_portal(self) -> Hub | None:
         """The hub that synchronous callers share, if there is one; from any thread."""
         loop = portal.running_loop
-        return self.get(loop) if loop is not None else None
+        return self.by_loop.get(loop) if loop is not None else None
 
     @property
     def for_one_call(self) -> bool:
@@ -60,15 +59,15 @@ class Hubs:
     async def open(self) -> Hub:
         """The running loop's hub, connected or about to be."""
         loop = get_running_loop()
-        hub = self.get(loop)
+        hub = self.by_loop.get(loop)
         if hub is None:
             # Other threads do the same at the same time.
-            for other in list(self._by_loop):
-                if other.is_closed() and (ended := self._by_loop.pop(other, None)) is not None:
+            for other in list(self.by_loop):
+                if other.is_closed() and (ended := self.by_loop.pop(other, None)) is not None:
                     ended.on_end()
-            hub = self._by_loop[loop] = self._make(portal.is_current())
+            hub = self.by_loop[loop] = self._make(portal.is_current())
             account = self.ledger.open(hub)
-            hub.on_end = functools.partial(_end, self._by_loop, hub, account)
+            hub.on_end = functools.partial(_end, self.by_loop, hub, account)
             when_closed(loop, hub.loop_closed)
         if not hub.running:
             await hub.start()
@@ -103,12 +102,12 @@ class Hubs:
         await asyncio.gather(*closing)
 
     def _take(self) -> Hub | None:
-        return self._by_loop.pop(get_running_loop(), None)
+        return self.by_loop.pop(get_running_loop(), None)
 
     def forget(self) -> None:
         """In a forked child: begin anew, and leave the parent's connections alone."""
-        leave_behind(dict(self._by_loop), self.ledger)
-        self._by_loop.clear()
+        leave_behind(dict(self.by_loop), self.ledger)
+        self.by_loop.clear()
         self.ledger = Ledger()
 
 

@@ -76,7 +76,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         self._published = Published(checked.connect_timeout)
         self._published_at = self._published.at
         self._hubs = Hubs(self._make_hub)
-        self._hub_at = self._hubs.get
+        self._hub_by_loop = self._hubs.by_loop
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
         self._inbox_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_inbox_name)
 
@@ -154,7 +154,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         errors of `Multiplexer.publish`.
         """
         inbox = self._inbox_name(channel)
-        hub = self._hub_at(get_running_loop())
+        hub = self._hub_by_loop.get(get_running_loop())
         if hub is None:
             if self._hubs.for_one_call:
                 await self._hubs.run(lambda _: self.send(channel, message))
@@ -176,7 +176,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         Raises `MultiplexerStopped` when the layer is closed meanwhile, for a plain channel and for
         what synchronous code made.
         """
-        hub = self._hub_at(get_running_loop())
+        hub = self._hub_by_loop.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is None or mailbox is None:
             return await self._receive_otherwise(hub, channel)
@@ -264,7 +264,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         when Redis does not confirm in ``connect_timeout`` seconds; the channel is no member then.
         """
         name = self._group_name(group)
-        hub = self._hub_at(get_running_loop())
+        hub = self._hub_by_loop.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
             topic = hub.groups.topics.get(name)
@@ -291,7 +291,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         trip to Redis. A cancelled call leaves at once.
         """
         name = self._group_name(group)
-        hub = self._hub_at(get_running_loop())
+        hub = self._hub_by_loop.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
             if name in self._published_at:
@@ -316,7 +316,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         name = self._group_name(group)
         header = {"not": channel_names(exclude)} if exclude else None
         data = self.wrapping.wrap(name, message, header)
-        hub = self._hub_at(get_running_loop())
+        hub = self._hub_by_loop.get(get_running_loop())
         if hub is None:
             await self._hubs.run(functools.partial(Hub.group_send, name=name, data=data))
         else:

@@ -287,7 +287,7 @@ class Wire(asyncio.Protocol):
                     append(frame)
             except Exception as error:
                 complete = True
-                self._ends(ConnectionLost(f"the server broke the protocol: {error}"))
+                self._no_more(ConnectionLost(f"the server broke the protocol: {error}"))
                 self._transport.abort()
             if not self._hand_out():
                 return  # until `go_on`
@@ -338,19 +338,19 @@ class Wire(asyncio.Protocol):
         """What arrived before the end still counts, and comes before the news of the end."""
         if self._reason is not None:
             return
-        self._ends(reason)
+        self._no_more(reason)
         if self._reader is None:
             self._end(reason)
         elif not self._frames:
             self._take_turn()
 
-    def _ends(self, reason: Exception) -> None:
+    def _no_more(self, reason: Exception) -> None:
         if self._reason is None:
             self._reason = reason
             self.paused = True  # and stays so: nothing more is to be written
 
     def _end(self, reason: Exception) -> None:
-        self._ends(reason)
+        self._no_more(reason)
         if not self.closed.done():
             self.closed.set_result(reason)
 
