@@ -200,16 +200,18 @@ class Terminal:
 
     def read(self, seconds: float) -> bool:
         """Take what comes within `seconds`; False when the program has ended."""
-        ready, _, _ = select.select([self._fd], [], [], seconds)
-        if not ready:
-            return True
-        try:
-            data = os.read(self._fd, 65536)
-        except OSError:  # Linux' end of a terminal
-            data = b""
-        self.output += data
-        self._stream.feed(data)
-        return bool(data)
+        # A picture comes in pieces, and half of one shows what never was.
+        while select.select([self._fd], [], [], seconds)[0]:
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:  # Linux' end of a terminal
+                data = b""
+            if not data:
+                return False
+            self.output += data
+            self._stream.feed(data)
+            seconds = 0.02
+        return True
 
     def wait_for(self, condition: str | Callable[[str], object]) -> str:
         """Read until the screen shows a text, or fulfils a condition; returns the screen."""

@@ -7,7 +7,6 @@ the first of these tests, and each test waits for the verdict of its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -36,19 +35,13 @@ class Playing(threading.Thread):
         super().__init__(name="faults")
         self.verdicts: dict[str, Future[Verdict]] = {name: Future() for name in names}
         self._waiting = list(chosen(names, SEED))
-        self._loop = asyncio.new_event_loop()
-        self._all = self._loop.create_task(self._play_all())
 
     def run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._ended())
-
-    async def _ended(self) -> None:
-        await asyncio.wait([self._all])
+        asyncio.run(self._play_all())
 
     def stop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(self._all.cancel)
+        """End when the cases that are being played have ended, whose stages end as ever."""
+        self._waiting.clear()
         self.join()
 
     async def _play_all(self) -> None:
@@ -56,17 +49,15 @@ class Playing(threading.Thread):
 
     async def _lane(self) -> None:
         async with Campaign() as campaign:
-            name = ""
             while self._waiting:
                 case, seed = self._waiting.pop(0)
-                name = case.name
                 verdict = await campaign.play(case, seed)
                 if any(problem.what == "the harness failed" for problem in verdict.problems):
                     # Such as a server that did not start: that says nothing of the layer.
                     verdict = await campaign.play(case, seed)
                 if not self._waiting:
                     verdict.add("left over after close()", await campaign.close())
-                self.verdicts[name].set_result(verdict)
+                self.verdicts[case.name].set_result(verdict)
 
 
 @pytest.fixture(scope="module")
