@@ -5,6 +5,7 @@ Ruff (SLF001) refuses ``._x`` anywhere else, so that a change inside is one to t
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from mpx_channels.layer import Mailbox, MpxChannelLayer
     from mpx_channels.layer.channels.queue_reader import QueueReader
+    from mpx_channels.layer.groups.topics import Topic
     from mpx_channels.layer.hub import Hub
     from mpx_channels.layer.hubs import Hubs
     from mpx_channels.layer.names import Names
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mpx_channels.multiplexer.subscriber import Subscriber, Subscribers
     from mpx_channels.multiplexer.subscriptions import ChannelSubscription
     from mpx_channels.multiplexer.wire import Wire
+    from tests.proxy import Proxy
 
 # -- the layer ------------------------------------------------------------------------------------
 
@@ -71,6 +74,11 @@ def mailbox_of(layer: MpxChannelLayer, channel: str) -> Mailbox:
 def names_of(layer: MpxChannelLayer) -> Names:
     """What its names are called in Redis."""
     return layer._names
+
+
+def topic_of(layer: MpxChannelLayer, group: str) -> Topic:
+    """A group with members on the running event loop."""
+    return hub_of(layer).groups.topics[layer._names.group(group)]
 
 
 def published_at(layer: MpxChannelLayer) -> dict[str, float]:
@@ -139,6 +147,13 @@ def wake(reader: QueueReader) -> None:
 def hours_of(cipher: Cipher) -> Collection[int]:
     """The hours that a cipher keeps the first key of."""
     return cipher._first._hours
+
+
+def put_back_clock(layer: MpxChannelLayer, seconds: float) -> None:
+    """Have messages be encrypted, and looked at, as if it were so much earlier."""
+    cipher = layer.wrapping._cipher
+    assert cipher is not None
+    cipher._clock = lambda: time.time() - seconds
 
 
 def serializers_of(registry: SerializersRegistry) -> dict[str, type]:
@@ -250,6 +265,11 @@ def counters_of(publisher: Publisher) -> EngineCounters:
     return publisher._counters
 
 
+def unanswered_by(publisher: Publisher) -> int:
+    """How much was sent that the server has not answered."""
+    return len(publisher._unanswered)
+
+
 def waits_until(publisher: Publisher) -> float:
     """When the first command that waits for a connection is given up."""
     due = publisher._backlog.next_due()
@@ -275,6 +295,11 @@ def kinds_in(log: LimitedLog) -> Mapping[Hashable, Any]:
 def is_reading(wire: Wire) -> bool:
     """Whether it takes bytes from the socket."""
     return wire._transport.is_reading()
+
+
+def lead_to(proxy: Proxy, host: str, port: int) -> None:
+    """Have a proxy lead to another server, from the next connection on."""
+    proxy._upstream = (host, port)
 
 
 # -- Sentinel -------------------------------------------------------------------------------------
@@ -311,6 +336,11 @@ def listens_at(watch: FailoverWatch) -> Any:
 def tasks_of(consumer: Any) -> Collection[asyncio.Task[Any]]:
     """The tasks of a consumer, its pump among them."""
     return consumer._mpx_tasks
+
+
+def hooks_of(consumer: Any) -> Any:
+    """The events of the link that a consumer has handlers for."""
+    return consumer._mpx_hooks()
 
 
 def promises_of(consumer: Any) -> Collection[object]:

@@ -233,7 +233,7 @@ class Dispatch:
         """The events of the link that this consumer has handlers for."""
         types = {
             hook: (f"mpx.{hook}",) if hasattr(self, f"mpx_{hook}") else ()
-            for hook in ("activation", "disconnect", "reconnect")
+            for hook in ("activation", "disconnect", "reconnect", "gap")
         }
         return Hooks(**types) if any(types.values()) else None
 

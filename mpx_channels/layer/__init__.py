@@ -1,5 +1,6 @@
 """The channel layer: Channels' specification on top of the multiplexer."""
 
+from mpx_channels.history.positions import History, Recovery
 from mpx_channels.loops.exceptions import GreenletsUnsupported
 from mpx_channels.messages.broadcasts import BROADCAST
 from mpx_channels.messages.exceptions import (
@@ -49,6 +50,7 @@ __all__ = [
     "FleetStats",
     "ForeignChannel",
     "GreenletsUnsupported",
+    "History",
     "Hooks",
     "InvalidConfig",
     "LayerPromise",
@@ -63,6 +65,7 @@ __all__ = [
     "ProcessStats",
     "PromiseDisconnected",
     "PromiseRejected",
+    "Recovery",
     "RequestFailed",
     "RequestTimeout",
     "Subscription",

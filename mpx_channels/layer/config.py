@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 
 from mpx_channels import embedded
+from mpx_channels.history.settings import wrong_histories
 from mpx_channels.messages.exceptions import SerializerDoesNotExist
 from mpx_channels.messages.serializers import make_format, registry
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
@@ -82,6 +83,13 @@ class LayerConfig:
       messages (Channels' own consumers leave one behind when a handler of a layer's message
       raises), and one of `layer.sync` or `async_to_sync` that nobody reads. Else not needed:
       membership lives in the process and ends with it.
+    - ``history`` (None): which groups keep their messages in Redis, so that who was away gets what
+      was missed: a dict of group name globs or compiled regexes to ``{"size": 1000, "ttl": 300}``,
+      the first match counts. ``size`` in messages, ``ttl`` in seconds after the last one. All
+      processes of a prefix need the same. A message to such a group costs Redis a script instead of
+      a PUBLISH, and the group its messages' memory.
+    - ``recovery_limit`` (1000): messages of one group that who was away gets replayed at most; who
+      missed more gets none of them, and is told so.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -105,6 +113,8 @@ class LayerConfig:
     unsubscribe_delay: float = 1.0
     max_backlog: int = 10_000
     backlog_timeout: float = 5.0
+    history: Mapping[Any, Mapping[str, Any]] | None = None
+    recovery_limit: int = 1000
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -203,6 +213,7 @@ class LayerConfig:
             if value is not None and not (isinstance(value, str) and value):
                 yield f"{key} must be the type of an event (a str), not {value!r}"
         yield from self._wrong_capacities()
+        yield from wrong_histories(self.history)
         yield from self._wrong_serializer()
         yield from self._wrong_keys()
         try:
@@ -225,6 +236,7 @@ class LayerConfig:
                 yield f"{key} must be a number of seconds from 0 up, not {value!r}"
         for key, unit, least in (
             ("max_backlog", "messages", 1),
+            ("recovery_limit", "messages", 1),
             ("max_message_size", "bytes", LEAST_MAX_MESSAGE_SIZE),
             ("random_prefix_length", "bytes", 0),
         ):

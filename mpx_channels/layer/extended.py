@@ -13,17 +13,17 @@ from .answers.requests import REPLY_TO
 from .exceptions import PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
+from .messaging import MessagingLayer
 from .names import require_group_pattern, require_redis_name
 from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
-from .specification import SpecifiedLayer
 from .subscription import Subscription
 from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting
 
 __all__ = ["ExtendedLayer"]
 
 
-class ExtendedLayer(SpecifiedLayer):
+class ExtendedLayer(MessagingLayer):
     """What only this layer has, for code that runs on an event loop."""
 
     # -- beyond groups ------------------------------------------------------------------------
@@ -212,28 +212,6 @@ class ExtendedLayer(SpecifiedLayer):
         return await self._hubs.run(settle)
 
     # -- looks --------------------------------------------------------------------------------
-
-    async def group_send_counted(self, group: str, message: Message) -> int:
-        """As `group_send`, and return how many processes got it.
-
-        Those that look on (`tap`, patterns) do not count, unless an ACL forbids PUBSUB. For tools
-        and tests: it asks Redis for more.
-        """
-        name = self._group_name(group)
-        data = self.wrapping.wrap(name, message)
-        return await self._hubs.run(lambda hub: hub.groups.send_counted(name, data))
-
-    async def send_counted(self, channel: str, message: Message) -> int | None:
-        """As `send`, and return how many processes got it: one or none.
-
-        None for a plain channel, where it waits for whoever reads. Else as `group_send_counted`.
-        """
-        inbox = self._inbox_name(channel)
-        if not inbox:
-            await self.send(channel, message)
-            return None
-        sent = self._hubs.run(lambda hub: hub.inbox.send(inbox, channel, message, exactly=True))
-        return int(await sent)
 
     async def fleet_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
         """Every process of this prefix that is subscribed now, the busiest groups, and the queues.

@@ -21,6 +21,9 @@ class LayerCounters(Counters):
     messages_in: int = 0
     deliveries: int = 0
     gaps: int = 0
+    replayed: int = 0
+    recoveries: int = 0
+    failed_recoveries: int = 0
     dropped_full: int = drop(
         "the mailbox was at its capacity, and its reader slow: it had its turn, and left it full"
     )
@@ -49,6 +52,9 @@ class LayerStats:
       into mailboxes.
     - ``unread``: messages in mailboxes now.
     - ``gaps``: how often a channel may have missed messages because the link to Redis broke.
+    - ``replayed``: messages that were put into mailboxes out of a history; ``recoveries``: how
+      often a channel missed messages, or asked whether it had, and gets all of them;
+      ``failed_recoveries``: how often it does not.
     - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity,
       and its reader slow: it had its turn, and left it full;
       ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
@@ -93,6 +99,21 @@ class LayerStats:
         "mpx_channels_gaps_total",
         "How often a channel may have missed messages because the connection to Redis broke.",
         "gaps",
+    )
+    replayed: int = counter(
+        "mpx_channels_replayed_messages_total",
+        "Messages put into mailboxes out of a group's history.",
+        "messages",
+    )
+    recoveries: int = counter(
+        "mpx_channels_recoveries_total",
+        "How often a channel missed messages, or asked whether it had, and gets all of them.",
+        "recoveries",
+    )
+    failed_recoveries: int = counter(
+        "mpx_channels_failed_recoveries_total",
+        "How often what a channel missed could not be replayed to it in full.",
+        "recoveries",
     )
     drops: Mapping[str, int] = counter(
         "mpx_channels_dropped_messages_total", "Messages dropped, by cause.", "messages", by="cause"

@@ -5,6 +5,10 @@
     <prefix>:r:<promise>      answers to a promise
     <prefix>:q:<channel>      a list: the messages of a plain channel
     <prefix>:w:<process id>   a list: wakes the process that reads plain channels
+    <prefix>:h:<group>        a stream: the history of a group
+    <prefix>:m:<group>        a hash: its epoch, its last offset, and the server that gave it out
+    <prefix>:i:<group>        a hash: offsets by idempotency keys
+    <prefix>:s:               the replication id of the server, as our scripts know it
     <prefix>:c:               the control channel: questions to all processes
     <prefix>:c:<number>       the same, with several hosts: one on each of them
     <prefix>:c:<process id>:<pid>:<host>    carries nothing: that a process is subscribed to it
@@ -51,9 +55,11 @@ class Names:
         self.control = f"{prefix}:c:"
         # What matches the names that processes are alive by, and nothing else.
         self.all_alive = f"{escape_glob(prefix)}:c:?*"
-        # What matches every list of this prefix, and nothing else.
-        self.lists = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qw")
-        self.queues = self.lists[0]
+        self._history = tuple(f"{prefix}:{kind}:" for kind in "hmi")
+        self.server = f"{prefix}:s:"
+        # What matches every key of this prefix, and nothing else.
+        self.keys = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qwhmis")
+        self.queues = self.keys[0]
         # What matches the names of groups, of inboxes and of promises.
         self.traffic = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "gpr")
 
@@ -62,6 +68,11 @@ class Names:
 
     def group_of(self, name: str) -> str:
         return name[len(self._group) :]
+
+    def history(self, group: str) -> tuple[str, str, str, str]:
+        """The keys of a group's history, as its scripts take them."""
+        stream, meta, keys = self._history
+        return stream + group, meta + group, keys + group, self.server
 
     def group_pattern(self, pattern: str) -> str:
         return self._group_pattern + pattern

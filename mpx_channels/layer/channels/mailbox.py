@@ -13,6 +13,7 @@ from mpx_channels.messages.codec import Message, is_flat
 from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
 from ..layer_stats import LayerCounters
+from .marker import Marker
 
 __all__ = [
     "Delivery",
@@ -108,20 +109,23 @@ class Hooks:
     """The types of the events that a channel gets about its link; empty for none.
 
     ``activation``: a name's subscription is live; ``disconnect``: the link broke; ``reconnect``:
-    it stands again, and all that the channel subscribed to is live again.
+    it stands again, and all that the channel subscribed to is live again; ``gap``: messages may
+    have been missed, or were and now follow.
     """
 
-    __slots__ = ("activation", "disconnect", "reconnect")
+    __slots__ = ("activation", "disconnect", "gap", "reconnect")
 
     def __init__(
         self,
         activation: tuple[str, ...] = (),
         disconnect: tuple[str, ...] = (),
         reconnect: tuple[str, ...] = (),
+        gap: tuple[str, ...] = (),
     ) -> None:
         self.activation = activation
         self.disconnect = disconnect
         self.reconnect = reconnect
+        self.gap = gap
 
     def __add__(self, other: Hooks) -> Hooks:
         """Both together."""
@@ -129,6 +133,7 @@ class Hooks:
             self.activation + other.activation,
             self.disconnect + other.disconnect,
             self.reconnect + other.reconnect,
+            self.gap + other.gap,
         )
 
 
@@ -249,6 +254,25 @@ class Mailbox:
         if len(unread) >= self.capacity:
             self._flow.filled(self)
 
+    def put_marker(self, marker: Marker) -> None:
+        """Have `Marker.reached` called when all that is unread now was taken."""
+        if self.prefix_mailbox is not None and self._unread is None:
+            self.prefix_mailbox.put_marker(marker)
+        elif self._unread is not None:
+            self._unread.append(marker)
+        else:
+            while (waiter := self._waiter) is not None:
+                if not waiter.done():
+                    marker.reached()
+                    return
+                self._next_waits()
+            self._unread = deque((marker,))
+
+    def enlarge(self, count: int) -> None:
+        """Have room for so many more messages."""
+        self.capacity += count
+        self._last_place += count
+
     async def get(self) -> Message:
         """Take the oldest message that has not expired; cancelling loses none."""
         if self._unread is not None:
@@ -297,7 +321,10 @@ class Mailbox:
         unread, self._unread = self._unread, None
         self.patience = PATIENCE
         for item in unread or ():
-            other.put(item)
+            if isinstance(item, Marker):
+                other.put_marker(item)
+            else:
+                other.put(item)
         self.prefix_mailbox = other
 
     def clear(self) -> None:
@@ -350,7 +377,10 @@ class Mailbox:
                     self._unread = None
                     self.patience = PATIENCE
                 return item
-            self.counters.dropped_expired += 1
+            if type(item) is Marker:
+                item.reached()
+            else:
+                self.counters.dropped_expired += 1
         self._unread = None
         self.patience = PATIENCE
         return None

@@ -7,11 +7,12 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping
 
+from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import MultiplexerStopped
 
 from ..part import Context, Part
 from .idle import Idle, Unread
-from .mailbox import Failure, Hooks, Item, Mailbox, Taken
+from .mailbox import Event, Failure, Hooks, Item, Mailbox, Taken
 
 __all__ = ["Mailboxes"]
 
@@ -36,6 +37,8 @@ class Mailboxes(Part):
         self.by_channel: dict[str, Mailbox] = {}
         # Those with hooks, in the order of their making.
         self.hooked: dict[Mailbox, None] = {}
+        # What those that are full, and want to know, will read of it.
+        self._overflows: dict[Mailbox, _Overflow] = {}
         # Of who receives with a bare prefix, by that.
         self._by_prefix: dict[str, Mailbox] = {}
         self._idle = Idle(group_expiry if shared else context.expiry, self._take_down)
@@ -75,6 +78,8 @@ class Mailboxes(Part):
             for other in self.by_channel.values():
                 if other.prefix_mailbox is mailbox:
                     other.prefix_mailbox = None
+        if self._overflows:
+            self._overflows.pop(mailbox, None)
         self._idle.forget(mailbox)
         mailbox.cut_off = False
         memberships, mailbox.memberships = mailbox.memberships, None
@@ -140,18 +145,24 @@ class Mailboxes(Part):
             mailbox = self._by_prefix.get(_prefix_of(channel))
         return mailbox
 
-    def deliver(self, mailboxes: Iterable[Mailbox], item: Item) -> None:
-        """Put an item into mailboxes, as far as they have room."""
+    def deliver(self, mailboxes: Iterable[Mailbox], item: Item, name: str | None = None) -> None:
+        """Put an item into mailboxes, as far as they have room; ``name`` as in `full`."""
         delivered = 0
         for mailbox in mailboxes:
             if mailbox.put(item):
                 delivered += 1
             else:
-                self.full(mailbox)
+                self.full(mailbox, name)
         self._context.counters.deliveries += delivered
 
-    def full(self, mailbox: Mailbox) -> None:
-        """A message was dropped: its mailbox is at its capacity."""
+    def full(self, mailbox: Mailbox, name: str | None = None) -> None:
+        """A message was dropped: its mailbox is at its capacity. ``name``: in Redis, of a group."""
+        if mailbox.hooks is not None and mailbox.hooks.gap:
+            overflow = self._overflows.get(mailbox)
+            if overflow is None:
+                overflow = self._overflows[mailbox] = _Overflow(mailbox, self._overflows)
+                mailbox.put_always(overflow)
+            overflow.add(self._context.names.group_of(name) if name is not None else None)
         log = self._context.log
         self._context.counters.dropped_full += 1
         log.info(
@@ -160,6 +171,20 @@ class Mailboxes(Part):
             mailbox.channel,
             mailbox.capacity,
         )
+
+    def tell_gap(
+        self,
+        mailbox: Mailbox,
+        reason: str,
+        groups: list[str],
+        *,
+        recovered: bool = False,
+        dropped: int | None = None,
+    ) -> None:
+        """Tell a channel, if it wants to know, that it missed something in front of what comes."""
+        for type_ in mailbox.hooks.gap if mailbox.hooks is not None else ():
+            event = {"type": type_, "reason": reason, "groups": groups, "recovered": recovered}
+            mailbox.put_always(Event({**event, "dropped": dropped}))
 
     # -- Part ---------------------------------------------------------------------------------
 
@@ -188,6 +213,31 @@ class Mailboxes(Part):
             "channels": len(self.by_channel),
             "unread": sum(map(len, self.by_channel.values())),
         }
+
+
+class _Overflow(Event):
+    """Messages that a full mailbox dropped; it counts on until it is read."""
+
+    __slots__ = ("_groups", "_mailbox", "_open")
+
+    def __init__(self, mailbox: Mailbox, open_: dict[Mailbox, _Overflow]) -> None:
+        assert mailbox.hooks is not None
+        event = {"type": mailbox.hooks.gap[0], "reason": "overflow", "groups": []}
+        super().__init__({**event, "recovered": False, "dropped": 0})
+        self._groups: dict[str, None] = {}
+        self._mailbox = mailbox
+        self._open = open_
+
+    def add(self, group: str | None) -> None:
+        """One more."""
+        self.message["dropped"] += 1
+        if group is not None:
+            self._groups[group] = None
+
+    def take(self) -> Message:
+        if self._open.get(self._mailbox) is self:
+            del self._open[self._mailbox]
+        return {**self.message, "groups": list(self._groups)}
 
 
 def _prefix_of(channel: str) -> str:

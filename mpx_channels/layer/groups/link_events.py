@@ -14,6 +14,9 @@ from .topics import Topic
 
 __all__ = ["LinkEvents"]
 
+# The kinds of topics whose names are groups, or patterns over them.
+GROUPS = ("group", "group_pattern")
+
 
 class LinkEvents(Part):
     """Observes memberships, and puts the events of `Hooks` into mailboxes.
@@ -28,6 +31,8 @@ class LinkEvents(Part):
         inbox.on_live = self._inbox_live
         # Members of what a link carried that broke just now.
         self._down: set[Mailbox] = set()
+        # What those that want to know miss, if it was live.
+        self._gaps: dict[Mailbox, list[str]] = {}
 
     # -- Observer -----------------------------------------------------------------------------
 
@@ -44,8 +49,15 @@ class LinkEvents(Part):
                 mailbox.put_always(Event(event))
             self.left(mailbox)
 
-    def went_down(self, mailboxes: Collection[Mailbox]) -> None:
-        self._down.update(mailboxes)
+    def went_down(self, topic: Topic) -> None:
+        members = topic.members.values()
+        self._down.update(members)
+        # With a history, it is known later what was missed.
+        if topic.live and topic.track is None and topic.owner.kind in GROUPS:
+            for mailbox in members:
+                if mailbox.hooks is not None and mailbox.hooks.gap:
+                    groups = self._gaps.setdefault(mailbox, [])
+                    groups.append(topic.owner.public(topic.name))
 
     def left(self, mailbox: Mailbox) -> None:
         """Tell a channel that was cut off, once all that it subscribed to is live again."""
@@ -64,6 +76,7 @@ class LinkEvents(Part):
 
     def lost(self, loss: LinkLost) -> None:
         down, self._down = self._down, set()
+        gaps, self._gaps = self._gaps, {}
         self._context.counters.gaps += len(down)
         everybody = loss.includes(self._inbox.name)
         for mailbox in self._mailboxes.hooked:
@@ -75,3 +88,5 @@ class LinkEvents(Part):
                 # CONFIG's events are as bare as those of channels_redis.
                 reason = {"reason": str(loss)} if type_.startswith("mpx.") else {}
                 mailbox.put_always(Event({"type": type_, **reason}))
+        for mailbox, groups in gaps.items():
+            self._mailboxes.tell_gap(mailbox, "reconnect", groups)

@@ -20,8 +20,8 @@ class Observer(Protocol):
     def went_live(self, topic: Topic, mailboxes: Collection[Mailbox], /) -> None:
         """Redis delivers a topic to these members from now on."""
 
-    def went_down(self, mailboxes: Collection[Mailbox], /) -> None:
-        """These members of a topic do not get its messages any more."""
+    def went_down(self, topic: Topic, /) -> None:
+        """The members of a topic do not get its messages any more; it is ``live`` if they did."""
 
     def left(self, mailbox: Mailbox, /) -> None:
         """A channel that was cut off has one topic less to wait for."""
@@ -30,7 +30,7 @@ class Observer(Protocol):
 class Topic:
     """One name, and the channels of this process that hear it."""
 
-    __slots__ = ("live", "members", "name", "owner")
+    __slots__ = ("live", "members", "name", "owner", "track")
 
     def __init__(self, owner: Topics, name: str, live: bool) -> None:
         self.owner = owner
@@ -38,6 +38,8 @@ class Topic:
         self.members: dict[str, Mailbox] = {}
         # Whether Redis delivers the name here now.
         self.live = live
+        # How far this process has come in the history, of a group that has one.
+        self.track: Track | None = None
 
     def add(self, mailbox: Mailbox) -> None:
         """Make a channel a member; once is enough."""
@@ -58,6 +60,29 @@ class Topic:
     def leave(self, mailbox: Mailbox) -> None:
         """Make a channel no member."""
         self.owner.leave(self.name, mailbox)
+
+
+class Track(Protocol):
+    """What is kept of a topic whose messages have an order that is known."""
+
+    def left(self, mailbox: Mailbox, /) -> None:
+        """It is no member any more."""
+
+    def end(self) -> None:
+        """Nobody is a member any more."""
+
+
+class Histories(Protocol):
+    """Whoever keeps track of topics that have a history."""
+
+    def opened(self, topic: Topic, /) -> None:
+        """It is about to have its first member here."""
+
+    def activated(self, topic: Topic, /) -> None:
+        """Redis has confirmed a topic that has a track."""
+
+    def received(self, topic: Topic, data: bytes, /) -> None:
+        """A message with a position has come to a topic that has a track."""
 
 
 class Tentative:
@@ -85,6 +110,8 @@ class Topics(Part):
         # Members that leave once something has come, each with a token of this leave.
         self.leaving: dict[tuple[Topic, Mailbox], object] = {}
         self._observer = observer
+        # None where no topic can have one.
+        self.histories: Histories | None = None
 
     def public(self, name: str) -> str:
         """From the name in Redis to the name as users know it."""
@@ -127,8 +154,19 @@ class Topics(Part):
         """Make a channel a member; messages come once the topic is live."""
         topic = self.topics.get(name)
         if topic is None:
-            topic = self.topics[name] = Topic(self, name, self._subscribe(name))
+            topic = self._open(name)
         topic.add(mailbox)
+        return topic
+
+    def opened(self, name: str) -> Topic:
+        """A topic, perhaps without members: somebody is about to enter."""
+        return self.topics.get(name) or self._open(name)
+
+    def _open(self, name: str) -> Topic:
+        """A topic that has no members yet."""
+        topic = self.topics[name] = Topic(self, name, self._subscribe(name))
+        if self.histories is not None:
+            self.histories.opened(topic)
         return topic
 
     def leave(self, name: str, mailbox: Mailbox) -> bool:
@@ -142,6 +180,8 @@ class Topics(Part):
             self.tentative.pop((name, mailbox.channel), None)
         if mailbox.memberships is not None:
             mailbox.memberships.remove(topic)
+        if topic.track is not None:
+            topic.track.left(mailbox)
         if not topic.members:
             del self.topics[name]
             self._unsubscribe(name)
@@ -186,14 +226,16 @@ class Topics(Part):
     def lost(self, loss: LinkLost) -> None:
         for topic in self.topics.values():
             if self._is_lost(topic.name, loss):
+                self._observer.went_down(topic)
                 topic.live = False
-                self._observer.went_down(topic.members.values())
 
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
         self.tentative.clear()
         self.leaving.clear()
-        for name in list(self.topics):
+        for name, topic in list(self.topics.items()):
+            if topic.track is not None:
+                topic.track.end()
             del self.topics[name]
             self._unsubscribe(name, at_once=True)
 
@@ -223,6 +265,8 @@ class Topics(Part):
         if topic is not None and not topic.live:
             topic.live = True
             self._observer.went_live(topic, topic.members.values())
+        if topic is not None and topic.track is not None and self.histories is not None:
+            self.histories.activated(topic)
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
         raise NotImplementedError

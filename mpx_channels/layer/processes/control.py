@@ -61,18 +61,12 @@ class Control(Part):
         body = self._encode(question)
         return (await self._requests.ask(inbox, body, timeout, enough=1)).answers
 
-    async def ask_owner(
-        self, do: str, group: str, channel: str, inbox: str, *, sent: bool = False
-    ) -> None:
-        """Have the process that owns a channel do something with it; returns when it has.
+    async def ask_owner(self, do: str, group: str, channel: str, inbox: str, **more: Any) -> Any:
+        """Have the process that owns a channel do something with it; returns what comes of it.
 
-        ``sent``: we published to the group just now, and that may reach the owner later than this.
         Raises `ForeignChannel` when it cannot, or does not say in ``connect_timeout`` seconds.
         """
-        question: Message = {"do": do, "group": group, "channel": channel}
-        if sent:
-            question["sent"] = True
-        body = self._context.wrapping.encode(question)
+        body = self._context.wrapping.encode({"do": do, "group": group, "channel": channel, **more})
         poll = await self._requests.ask(inbox, body, self._context.connect_timeout, enough=1)
         if not poll.asked:
             raise ForeignChannel(f"no process has the channel {channel!r} any more")
@@ -82,6 +76,7 @@ class Control(Part):
             raise ForeignChannel(f"the process of {channel!r} does not answer")
         if "error" in poll.answers[0]:
             raise ForeignChannel(f"{do} of {channel!r} by its process: {poll.answers[0]['error']}")
+        return poll.answers[0].get("value")
 
     def reachable(self) -> tuple[Node, ...]:
         """The nodes to ask: of several, those with a connection."""

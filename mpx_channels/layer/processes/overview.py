@@ -83,17 +83,17 @@ class Overview(Part):
         return (await self._group_sizes([group]))[group]
 
     async def flush(self) -> None:
-        """Have every process forget its groups and unread messages, and delete the queues."""
+        """Have every process forget its groups and unread messages, and delete all keys."""
         await self._wait_for_servers()
         await self._control.ask_everyone({"do": "flush"})
-        deleting = [self._delete_lists(node) for node in self._context.multiplexer.nodes]
+        deleting = [self._delete_keys(node) for node in self._context.multiplexer.nodes]
         for result in await asyncio.gather(*deleting, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _delete_lists(self, node: Node) -> None:
+    async def _delete_keys(self, node: Node) -> None:
         multiplexer = self._context.multiplexer
-        for pattern in self._context.names.lists:
+        for pattern in self._context.names.keys:
             async for keys in commands.scan(multiplexer, node, pattern):
                 await commands.unlink(multiplexer, node, keys)
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
+from mpx_channels.layer.channels.marker import Marker
 from mpx_channels.layer.layer_stats import LayerCounters
 from mpx_channels.messages.codec import decode, encode
 from mpx_channels.multiplexer.flow import Flow
@@ -60,6 +61,45 @@ async def test_capacity_counts_what_nobody_waits_for(mailbox: Mailbox) -> None:
     assert [mailbox.put(delivery(n)) for n in range(6)] == [True] * 4 + [False] * 2
     assert (await reader)["n"] == 0
     assert len(mailbox) == 3
+
+
+async def test_a_larger_mailbox_takes_more(mailbox: Mailbox) -> None:
+    mailbox.enlarge(2)
+    assert [mailbox.put(delivery(n)) for n in range(6)] == [True] * 5 + [False]
+    mailbox.enlarge(-2)
+    assert not mailbox.put(delivery(6))
+    for _ in range(3):
+        await mailbox.get()
+    assert mailbox.put(delivery(7))
+
+
+async def test_a_marker_is_reached_between_messages(mailbox: Mailbox) -> None:
+    reached: list[int] = []
+    loop = asyncio.get_running_loop()
+    mailbox.put(delivery(1))
+    mailbox.put_marker(Marker(loop.time(), lambda: reached.append(1)))
+    mailbox.put(delivery(2))
+    assert (await mailbox.get())["n"] == 1
+    assert not reached
+    assert (await mailbox.get())["n"] == 2
+    assert reached == [1]
+    assert mailbox.counters.dropped_expired == 0
+
+
+async def test_a_marker_is_reached_at_once_by_who_waits(mailbox: Mailbox) -> None:
+    reached: list[int] = []
+    loop = asyncio.get_running_loop()
+    cancelled = await reader_waits(mailbox)
+    cancelled.cancel()
+    mailbox.put_marker(Marker(loop.time(), lambda: reached.append(1)))
+    await asyncio.wait([cancelled])
+    assert not reached  # it waits for who comes next
+    reader = await reader_waits(mailbox)
+    assert reached == [1]
+    mailbox.put_marker(Marker(loop.time(), lambda: reached.append(2)))
+    assert reached == [1, 2]
+    mailbox.put(delivery(1))
+    assert (await reader)["n"] == 1
 
 
 async def test_what_has_expired_is_skipped_and_counted(mailbox: Mailbox) -> None:
