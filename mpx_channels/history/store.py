@@ -114,13 +114,12 @@ class Store:
         stream, keys = self._keys(name)
         arguments = (
             *keys,
-            self._process,
+            mark,
             b"%d" % setting.meta_ttl_ms,
             name.encode(),
             envelope,
             b"%d" % setting.size,
             b"%d" % setting.ttl_ms,
-            mark,
             (key or "").encode(),
         )
         known = self._known.get(name)

@@ -176,7 +176,8 @@ async def test_a_hole_is_filled(
     await send(sender, "room-1", 3)
     assert await got(mailbox, 3) == [1, 2, 3]
     # What comes twice is told apart.
-    (data,) = [entry[1][b"d"] for entry in client.xrevrange(f"{prefix}:h:room-1", count=1)]  # type: ignore
+    ((_, entry),) = client.xrevrange(f"{prefix}:h:room-1", count=1)  # type: ignore[misc]
+    (data,) = entry.values()
     client.publish(topic.name, data)
     await send(sender, "room-1", 4)
     assert await got(mailbox, 1) == [4]
