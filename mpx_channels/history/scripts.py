@@ -63,12 +63,7 @@ local function given(entry)
 end
 """
 
-_ONE = f"""{_CURRENT}
-local server = redis.call('GET', KEYS[4]) or learn(KEYS[4])
-local m = current(KEYS[1], KEYS[2], KEYS[3], server, ARGV[1], ARGV[2])
-"""
-
-# ARGV: the sender's mark, the meta's life (ms), the Redis channel, the envelope, size, ttl (ms), the
+# ARGV: the meta's life (ms), the Redis channel, size, ttl (ms), the sender's mark, the envelope, the
 # idempotency key. Return epoch, offset, receivers; -1 if it was there already.
 #
 # What most publishes are comes first, and makes as few calls as it can: each costs Redis about as
@@ -77,14 +72,18 @@ _AGAIN = """
 local m = redis.call('HMGET', KEYS[2], 'e', 'r', 'k')
 if ARGV[7] == '' and m[1] and not m[3] and m[2] == redis.call('GET', KEYS[4]) then
   local offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
-  local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[4]
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], offset .. '-0', ARGV[1], data)
-  redis.call('PEXPIRE', KEYS[1], ARGV[6])
-  if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
-  return {m[1], offset, redis.call('PUBLISH', ARGV[3], data)}
+  local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[6]
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], offset .. '-0', ARGV[5], data)
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
+  return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
 end
 """
 
+_TO_SEND = f"""{_CURRENT}
+local server = redis.call('GET', KEYS[4]) or learn(KEYS[4])
+local m = current(KEYS[1], KEYS[2], KEYS[3], server, ARGV[5], ARGV[1])
+"""
 _KNOWN_KEY = """
 local key = ARGV[7]
 if key ~= '' then
@@ -96,9 +95,9 @@ end
 _APPEND = """
 local offset = m[2] + 1
 local id = string.format('%.0f-0', offset)
-local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[4]
+local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[6]
 if m[4] or key ~= '' then
-  local over = redis.call('XLEN', KEYS[1]) + 1 - ARGV[5]
+  local over = redis.call('XLEN', KEYS[1]) + 1 - ARGV[3]
   if over > 0 then
     for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', over)) do
       local old = entry[2][4]
@@ -109,28 +108,28 @@ if m[4] or key ~= '' then
   end
 end
 if not m[4] and key == '' then
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], id, ARGV[1], data)
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], id, ARGV[5], data)
   redis.call('HSET', KEYS[2], 'o', offset)
 elseif key == '' then
-  redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], id, ARGV[1], data)
+  redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data)
   redis.call('HSET', KEYS[2], 'o', offset)
 else
-  redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], id, ARGV[1], data, 'k', key)
+  redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data, 'k', key)
   redis.call('HSET', KEYS[2], 'o', offset, 'k', 1)
   redis.call('HSET', KEYS[3], key, id)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
-if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
-if m[4] or key ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[6]) end
-return {m[1], offset, redis.call('PUBLISH', ARGV[3], data)}
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
+if m[4] or key ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
+return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
 """
 
-PUBLISH = _AGAIN + _ONE + _KNOWN_KEY + _APPEND
+PUBLISH = _AGAIN + _TO_SEND + _KNOWN_KEY + _APPEND
 
 # The answer to a PUBLISH was lost: find the sender's mark, or append now. ARGV[8] and ARGV[9] are
 # the last position that the sender knew before; what came after that may be ours, and if some of
 # it is not there any more, nobody can tell.
-SETTLE = f"""{_ONE}{_KNOWN_KEY}
+SETTLE = f"""{_TO_SEND}{_KNOWN_KEY}
 local seen = tonumber(ARGV[9])
 if ARGV[8] == m[5] then
   if seen > tonumber(m[6]) then seen = tonumber(m[6]) end
@@ -141,7 +140,7 @@ local from = string.format('(%.0f-0', seen)
 while true do
   local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 100)
   for _, entry in ipairs(entries) do
-    if entry[2][1] == ARGV[1] then return given(entry) end
+    if entry[2][1] == ARGV[5] then return given(entry) end
   end
   if #entries < 100 then break end
   from = '(' .. entries[100][1]
@@ -172,7 +171,9 @@ return found
 # ARGV: the process, the meta's life, the size, the offset to begin behind, how many, how many bytes
 # about. Returns the state, and the messages. They may be large, so the first few say how many more
 # to read.
-PAGE = f"""{_ONE}
+PAGE = f"""{_CURRENT}
+local server = redis.call('GET', KEYS[4]) or learn(KEYS[4])
+local m = current(KEYS[1], KEYS[2], KEYS[3], server, ARGV[1], ARGV[2])
 local top, wanted, room = tonumber(m[2]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local oldest = first(KEYS[1], top, ARGV[3])
 local from = string.format('%.0f-0', math.max(tonumber(ARGV[4]) + 1, oldest))

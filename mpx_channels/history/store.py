@@ -89,6 +89,7 @@ class Store:
         self._numbers = itertools.count(1)
         self._scripts: dict[Node, _Scripts] = {}
         self._keys = functools.lru_cache(KNOWN)(self._make_keys)
+        self._always = functools.lru_cache(KNOWN)(self._make_always)
         # The newest position of groups that this process has seen of late.
         self._known: OrderedDict[str, Position] = OrderedDict()
 
@@ -108,20 +109,10 @@ class Store:
         that of the first one. Raises `ConnectionLost` only if it can never be known whether it was
         appended, and else as `Multiplexer.publish`.
         """
-        node = self._multiplexer.node_of(name)
-        calls = self._scripts_of(node)
+        calls = self._scripts_of(self._multiplexer.node_of(name))
+        stream, always = self._always(name, setting)
         mark = b"%s:%d" % (self._process, next(self._numbers))
-        stream, keys = self._keys(name)
-        arguments = (
-            *keys,
-            mark,
-            b"%d" % setting.meta_ttl_ms,
-            name.encode(),
-            envelope,
-            b"%d" % setting.size,
-            b"%d" % setting.ttl_ms,
-            (key or "").encode(),
-        )
+        arguments = (*always, mark, envelope, key.encode() if key is not None else b"")
         known = self._known.get(name)
         try:
             answer = await calls.publish(stream, *arguments, keys=3)
@@ -208,6 +199,12 @@ class Store:
         if found is None:
             found = self._scripts[node] = _Scripts(self._multiplexer, self._server, node)
         return found
+
+    def _make_always(self, name: str, setting: HistorySetting) -> tuple[str, tuple[bytes, ...]]:
+        """What all publishes to a group begin with, after the stream."""
+        stream, keys = self._keys(name)
+        times = b"%d" % setting.meta_ttl_ms, b"%d" % setting.ttl_ms
+        return stream, (*keys, times[0], name.encode(), b"%d" % setting.size, times[1])
 
     def _make_keys(self, name: str) -> tuple[str, tuple[bytes, ...]]:
         stream, *others = self._keys_of(name)

@@ -390,7 +390,11 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     async def _send_kept(
         self, name: str, setting: HistorySetting, data: bytes, key: str | None
     ) -> str:
-        position = await self._hubs.run(lambda hub: hub.archive.send(name, setting, data, key))
+        hub = self._hub_by_loop.get(get_running_loop())
+        if hub is None:
+            position = await self._hubs.run(lambda hub: hub.archive.send(name, setting, data, key))
+        else:
+            position = await hub.archive.send(name, setting, data, key)
         self._published_at[name] = monotonic()
         return position
 
