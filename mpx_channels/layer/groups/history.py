@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -142,20 +143,26 @@ class GroupHistory(Part):
         if behind:
             members = [mailbox for mailbox in members if mailbox not in behind]
 
-        def put(mailbox: Mailbox, item: Item) -> None:
-            if mailbox.put(item):
-                context.counters.deliveries += 1
-            else:
-                self._overflowed(track, mailbox, position)
-
         if header or self._wildcards.topics:
             excluded = header.get("not", ())
+            put = functools.partial(self._put, track, position)
             self._wildcards.deliver_first(
                 topic.name, data, body, item, excluded, members, put=put, behind=tuple(behind)
             )
             return
-        for mailbox in tuple(members):
-            put(mailbox, item)
+        delivered = 0
+        for mailbox in members:
+            if mailbox.put(item):
+                delivered += 1
+            else:
+                self._overflowed(track, mailbox, position)
+        context.counters.deliveries += delivered
+
+    def _put(self, track: Track, position: Position, mailbox: Mailbox, item: Item) -> None:
+        if mailbox.put(item):
+            self.context.counters.deliveries += 1
+        else:
+            self._overflowed(track, mailbox, position)
 
     def _is_news(self, track: Track, position: Position) -> bool:
         """Whether a message is none that has come already; have members read what it skips."""
