@@ -224,7 +224,7 @@ async def test_foreign_bytes_kill_nobody(
     assert len([r for r in caplog.records if "unreadable" in r.getMessage()]) == 1
 
 
-async def test_a_channel_without_readers_is_taken_down(make_layer: MakeLayer) -> None:
+async def test_an_abandoned_channel_is_taken_down(make_layer: MakeLayer) -> None:
     layer = make_layer(expiry=0.05)
     channel = await layer.new_channel()
     kept = await layer.new_channel()
