@@ -57,9 +57,8 @@ class Subscriber:
         subscriptions: Collection[LinkListener],
         *,
         linger: float,
-        alone: bool = True,
     ) -> None:
-        self.alone = alone
+        self.alone = True
         put_off = EqualJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
         self.registry = Registry(
             linger, forbidden_backoff=FORBIDDEN_BACKOFF.compute, put_off_backoff=put_off.compute
