@@ -63,8 +63,8 @@ local function given(entry)
 end
 """
 
-# ARGV: the meta's life (ms), the Redis channel, size, ttl (ms), the sender's mark, the envelope, the
-# idempotency key. Return epoch, offset, receivers; -1 if it was there already.
+# ARGV: the meta's life (ms), the Redis channel, size, ttl (ms), the sender's mark, the envelope,
+# the idempotency key. Return epoch, offset, receivers; -1 if it was there already.
 #
 # What most publishes are comes first, and makes as few calls as it can: each costs Redis about as
 # much as a whole PUBLISH.
