@@ -316,7 +316,7 @@ async def test_a_link_of_which_one_direction_is_dead_is_ended(
 async def test_a_ping_that_is_not_answered_ends_the_link(
     new_multiplexer: NewMultiplexer, raw: RawServer
 ) -> None:
-    mpx = new_multiplexer(raw.url, connect_timeout=0.2, ping_interval=0.3)
+    mpx = new_multiplexer(raw.url, connect_timeout=0.2, ping_interval=0.6)
     subscriber_of(mpx).start()
     await eventually(lambda: raw.connected)
     await eventually(lambda: link_of(mpx).connections == 2)
