@@ -171,11 +171,11 @@ class Subscriber:
             self._call_at(self._silence.next_look(now))
 
     def _write(self, wire: Wire, now: float) -> None:
-        waiting = self.registry.unanswered
+        if not self.registry.unanswered:
+            # From here on we wait, if anything is written: commands, or a PING alone.
+            self._silence.broken(now)
         commands = self.registry.commands(now)
         if commands:
-            if not waiting:
-                self._silence.broken(now)
             wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
         if self.fences.ping():
