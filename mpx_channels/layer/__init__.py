@@ -11,6 +11,7 @@ from mpx_channels.messages.exceptions import (
 from mpx_channels.multiplexer import (
     CommandRefused,
     ConnectionLost,
+    Health,
     MpxError,
     NotConnected,
     PromiseDisconnected,
@@ -49,6 +50,7 @@ __all__ = [
     "FleetStats",
     "ForeignChannel",
     "GreenletsUnsupported",
+    "Health",
     "Hooks",
     "InvalidConfig",
     "LayerPromise",
