@@ -187,6 +187,13 @@ def links_of(multiplexer: Multiplexer) -> list[Link]:
     return [each.link for each in ends]
 
 
+def probes_of(multiplexer: Multiplexer) -> Collection[object]:
+    """What was published for whoever asks for its health, and is waited for."""
+    assert multiplexer._probes is not None
+    probes = multiplexer._probes.of.values()
+    return [question for probe in probes for question in (*probe.questions, *probe._new)]
+
+
 def watch_of(multiplexer: Multiplexer) -> FailoverWatch:
     """What listens to Sentinels."""
     return multiplexer._watches[0]

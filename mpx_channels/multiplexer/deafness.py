@@ -75,6 +75,13 @@ class DeafnessWatch:
             answer.remove_done_callback(self._published)
             answer.cancel()
 
+    def came_back(self) -> None:
+        """The probe; there is no need to wait for the end of its time."""
+        if self._timer is not None or self._answer is not None:
+            self.stop()
+            # It is counted with the others that came with it, after this.
+            self._call_in(0, self._look)
+
     def _hears(self) -> bool:
         """Whether messages have come since the last look, or wait to be handled."""
         messages, wire = self._subscriber.messages_in, self._subscriber.link.wire

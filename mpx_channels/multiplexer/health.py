@@ -1,18 +1,19 @@
-"""Health: whether a process hears its own publish, on every node."""
+"""Health: whether a process hears its own publish, on every host."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .exceptions import ConnectionLost, MpxError, describe
-from .link import Link
-from .probes import Probes
+from .probe import Probe
+from .publisher import Publisher
+from .subscriber import Subscriber
 from .topology import Node
 
-__all__ = ["Health", "examine", "require_timeout"]
+__all__ = ["Health", "Host", "examine", "require_timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +37,47 @@ def require_timeout(timeout: float) -> None:
         raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
 
-async def examine(
-    probes: Probes, links: Sequence[tuple[Node, Sequence[Link]]], timeout: float
-) -> Health:
-    """Publish on every node, and listen for `timeout` seconds; never raises.
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A node, and what a message takes to get there and back."""
 
-    ``links``: the nodes, each with the connections that this takes.
-    """
-    found = await asyncio.gather(*[_look(probes, *each, timeout) for each in links])
+    node: Node
+    probe: Probe
+    subscriber: Subscriber
+    publisher: Publisher
+
+
+async def examine(hosts: Iterable[Host], timeout: float) -> Health:
+    """Publish on every host, and listen for `timeout` seconds; never raises."""
+    found = await asyncio.gather(*[_look(host, timeout) for host in hosts])
     reasons = [each for each in found if isinstance(each, str)]
     if reasons:
         return Health(False, reason="; ".join(reasons))
     return Health(True, round_trip=max(each for each in found if isinstance(each, float)))
 
 
-async def _look(probes: Probes, node: Node, links: Sequence[Link], timeout: float) -> float | str:
-    """How long it takes on one node, or what is wrong there."""
+async def _look(host: Host, timeout: float) -> float | str:
+    """How long it takes on one host, or what is wrong there."""
     try:
         async with asyncio.timeout(timeout):
             while True:
                 try:
-                    await probes.listening(node)
-                    return await probes.round_trip(node)
+                    await host.probe.listening()
+                    return await host.probe.round_trip(host.publisher)
                 except ConnectionLost:
                     continue  # it may be back in time
     except TimeoutError:
-        return _what_is_missing(probes, node, links, timeout)
+        return _what_is_missing(host, timeout)
     except MpxError as error:
         text = describe(error)
-        return text if str(node) in text else f"{node}: {text}"
+        return text if str(host.node) in text else f"{host.node}: {text}"
 
 
-def _what_is_missing(probes: Probes, node: Node, links: Sequence[Link], timeout: float) -> str:
-    for link in links:
+def _what_is_missing(host: Host, timeout: float) -> str:
+    for link in (host.subscriber.link, host.publisher.link):
         if link.wire is None:
             cause = f": {describe(link.last_error)}" if link.last_error is not None else ""
-            return f"no connection to {node}{cause}"
-    if not probes.listens_at(node):
-        return f"{node} did not confirm a subscription in {timeout:g} s"
-    return f"{node} did not deliver in {timeout:g} s what this process published there"
+            return f"no connection to {host.node}{cause}"
+    if not host.probe.listens:
+        return f"{host.node} did not confirm a subscription in {timeout:g} s"
+    return f"{host.node} did not deliver in {timeout:g} s what this process published there"

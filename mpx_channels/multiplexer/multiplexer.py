@@ -12,9 +12,10 @@ from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .flow import Flow
-from .health import Health, examine, require_timeout
+from .health import Health, Host, examine, require_timeout
 from .link import LinkOptions
 from .packing import pack, pack_publish
+from .probe import Probe
 from .probes import Probes
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
@@ -274,13 +275,17 @@ class Multiplexer:
         ``connect_timeout`` seconds, twice, the connection stands and delivers nothing, and is made
         anew. If that does not help, the next ones are given longer. A second call changes nothing.
         """
+        key = encode_name(name)
         if self._probes is None:
             self._probes = Probes(
                 self._subscribers,
-                self._publishers,
-                encode_name(name),
-                interval=self._probe_interval,
-                patience=self._probe_patience,
+                lambda subscriber: Probe(
+                    subscriber,
+                    self._publishers.of(subscriber.node),
+                    key,
+                    interval=self._probe_interval,
+                    patience=self._probe_patience,
+                ),
             )
 
     async def healthy(self, timeout: float = 1.0) -> Health:
@@ -291,11 +296,12 @@ class Multiplexer:
         require_timeout(timeout)
         if self._probes is None:
             raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
-        links = [
-            (node, (self._subscribers.of_node(node).link, self._publishers.of(node).link))
-            for node in self.nodes
-        ]
-        return await examine(self._probes, links, timeout)
+        hosts = []
+        for node in self.nodes:
+            subscriber = self._subscribers.of_node(node)
+            probe, publisher = self._probes.of[subscriber], self._publishers.of(node)
+            hosts.append(Host(node, probe, subscriber, publisher))
+        return await examine(hosts, timeout)
 
     # -- talk ---------------------------------------------------------------------------------
 

@@ -34,8 +34,8 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 FORBIDDEN_BACKOFF = EqualJitterBackoff(cap=5.0, base=0.1)
 
 
-class LinkListener(Listener, Protocol):
-    """A listener that wants to know of the link, too."""
+class LinkListener(Protocol):
+    """Whoever wants to know of the link, whatever it listens to."""
 
     def disconnected(self, loss: LinkLost, subscriber: Subscriber, /) -> None:
         """This subscriber's link broke; all that came over it was delivered."""
