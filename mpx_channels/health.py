@@ -11,7 +11,7 @@ from typing import Any
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.db import transaction
+from django.db import connections, transaction
 from django.http import HttpRequest, JsonResponse
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
@@ -47,7 +47,7 @@ async def ready(request: HttpRequest) -> JsonResponse:
 
 if settings.configured:
     # Django refuses async views where ATOMIC_REQUESTS is on, and this one asks no database.
-    for _database in settings.DATABASES:
+    for _database in connections:
         ready = transaction.non_atomic_requests(using=_database)(ready)
 
 
