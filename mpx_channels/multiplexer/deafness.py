@@ -9,6 +9,7 @@ from redis.backoff import EqualJitterBackoff
 
 from .exceptions import ConnectionLost, MpxError
 from .publisher import Publisher
+from .silence import Silence
 from .subscriber import Subscriber
 
 __all__ = ["DeafnessWatch"]
@@ -44,13 +45,13 @@ class DeafnessWatch:
         # The command that publishes it.
         self._probe = probe
         self._interval = interval
-        self._patience = patience
+        # Since the answer to a probe's publish.
+        self._silence = Silence(patience)
         self._backoff = EqualJitterBackoff(cap=LONGEST_PAUSE * interval, base=interval)
         self._timer: asyncio.TimerHandle | None = None
         self._answer: asyncio.Future[object] | None = None
-        # At the last look: the messages that had come, and the bytes.
+        # That had come at the last look.
         self._messages = 0
-        self._bytes = 0
         self._missed = 0
         # Links given up since the last message.
         self._deaf = 0
@@ -83,15 +84,13 @@ class DeafnessWatch:
             self._call_in(0, self._look)
 
     def _hears(self) -> bool:
-        """Whether messages have come since the last look, or wait to be handled."""
-        messages, wire = self._subscriber.messages_in, self._subscriber.link.wire
-        behind = wire is not None and wire.behind(self._bytes)
-        self._bytes = wire.bytes_in if wire is not None else 0
-        if messages != self._messages:
-            self._messages = messages
-            self._missed = self._deaf = 0
-            return True
-        return behind
+        """Whether messages have come since the last look."""
+        messages = self._subscriber.messages_in
+        if messages == self._messages:
+            return False
+        self._messages = messages
+        self._missed = self._deaf = 0
+        return True
 
     def _look(self) -> None:
         if self._hears():
@@ -116,11 +115,19 @@ class DeafnessWatch:
         if answer.cancelled() or answer.exception() is not None:
             self._call_in(self._interval, self._look)
         else:
-            self._call_in(self._patience, self._probe_due)
+            now = asyncio.get_running_loop().time()
+            self._silence.broken(now)
+            self._call_in(self._silence.next_look(now) - now, self._probe_due)
 
     def _probe_due(self) -> None:
+        wire, now = self._subscriber.link.wire, asyncio.get_running_loop().time()
+        if wire is None:
+            return
         if self._hears():
             self._call_in(self._interval, self._look)
+            return
+        if not self._silence.lasts_too_long(wire, now):
+            self._call_in(self._silence.next_look(now) - now, self._probe_due)
             return
         self._missed += 1
         if self._missed < MOST_MISSED:
@@ -130,7 +137,7 @@ class DeafnessWatch:
         self._subscriber.give_up_deaf(
             ConnectionLost(
                 f"it delivers nothing: {MOST_MISSED} probes that this process published there "
-                f"did not come back in {self._patience:g} s each"
+                f"did not come back in {self._silence.patience:g} s each"
             )
         )
 
