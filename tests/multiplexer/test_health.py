@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from mpx_channels.multiplexer import Health, Multiplexer
-from tests.inside import links_of
+from tests.inside import ask_again_in, forbidden_in, links_of, registry_of
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy, free_port, without
@@ -119,11 +119,13 @@ async def test_what_the_acl_forbids(
     rules: tuple[str, ...],
     words: str,
 ) -> None:
-    mpx = await started(new_multiplexer(server_of_its_own.start_with_user(*rules)))
+    mpx = new_multiplexer(server_of_its_own.start_with_user(*rules))
+    ask_again_in(forbidden_in(registry_of(mpx)), 1000.0)
+    await started(mpx)
     # Said at once, and not when the time is over.
     reasons = [unhealthy(await mpx.healthy(LONG)) for _ in range(2)]
     assert all(f"{server_of_its_own.url} {words}" in each for each in reasons)
-    # It is asked again, so that it gets well when the ACL does.
+    # It is asked again at once, so that it gets well when the ACL does.
     with server_of_its_own.client() as admin:
         admin.execute_command("ACL", "SETUSER", "app", "&probe:*", "+publish")
     assert (await mpx.healthy(LONG)).ok

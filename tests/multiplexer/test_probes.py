@@ -8,8 +8,15 @@ import logging
 import pytest
 import redis
 
-from mpx_channels.multiplexer import Multiplexer
-from tests.inside import link_of, links_of, probes_of, subscribers_of
+from mpx_channels.multiplexer import ConnectionLost, Multiplexer
+from tests.inside import (
+    are_watched,
+    link_of,
+    links_of,
+    probes_of,
+    publisher_of,
+    subscribers_of,
+)
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy, without
@@ -160,9 +167,15 @@ async def test_all_who_ask_at_once_share_a_publish(
     assert len(set(found)) == 1
     assert found[0].ok
     assert probes_through(proxy) == 1
-    # And who asks later gets an answer of its own.
-    assert (await mpx.healthy(10)).ok
-    assert probes_through(proxy) == 2
+    # And who asks later gets an answer of its own, also while another is on its way.
+    proxy.to_client.freeze()
+    first = asyncio.create_task(mpx.healthy(10))
+    await eventually(lambda: probes_through(proxy) == 2)
+    second = asyncio.create_task(mpx.healthy(10))
+    await eventually(lambda: probes_through(proxy) == 3)
+    proxy.to_client.thaw()
+    assert (await first).ok
+    assert (await second).ok
 
 
 async def test_who_is_cancelled_leaves_the_others_to_it(
@@ -190,13 +203,42 @@ async def test_nothing_is_kept_of_what_never_came_back(
     found = await asyncio.gather(*[mpx.healthy(0.01 * number) for number in range(1, 6)])
     assert not any(each.ok for each in found)
     assert not probes_of(mpx)
-    # Nor of a publish that found no connection: it is no drop, as nobody misses it.
+
+
+async def test_a_probe_that_found_no_connection_is_no_drop(
+    new_multiplexer: NewMultiplexer, proxy: Proxy
+) -> None:
+    """Nobody misses it, and drops are what somebody missed."""
+    mpx = new_multiplexer(proxy.url, probe_interval=0, backlog_timeout=0.2)
+    await connected(mpx)
+    proxy.refuse()
+    publisher = publisher_of(mpx)
+    assert publisher.link.wire is not None
+    publisher.link.wire.abort(ConnectionLost("by the test"))
+    await eventually(lambda: publisher.link.wire is None)
+    reason = (await mpx.healthy(0.02)).reason
+    assert reason is not None
+    assert reason.startswith(f"no connection to {mpx.node}: ")
+    assert publisher.waiting == 1
+    await eventually(lambda: publisher.waiting == 0)
+    assert sum(mpx.stats().drops.values()) == 0
+
+
+async def test_a_link_that_is_gone_is_not_watched(
+    new_multiplexer: NewMultiplexer, proxy: Proxy
+) -> None:
+    mpx = new_multiplexer(proxy.url)
+    await connected(mpx)
+    assert are_watched(mpx)
     proxy.refuse()
     proxy.cut()
-    await eventually(lambda: not any(link.wire for link in links_of(mpx)))
-    assert not (await mpx.healthy(0.05)).ok
-    assert not probes_of(mpx)
-    assert sum(mpx.stats().drops.values()) == 0
+    await eventually(lambda: not mpx.stats().connected)
+    assert not are_watched(mpx)
+    await proxy.accept()
+    await eventually(lambda: mpx.stats().connected)
+    await eventually(lambda: are_watched(mpx))
+    await mpx.stop()
+    assert not are_watched(mpx)
 
 
 async def test_what_somebody_else_publishes_there_is_no_answer(
