@@ -75,9 +75,10 @@ class MpxWorker(Worker):
             await asyncio.wait(others)
         if isinstance(self.channel_layer, MpxChannelLayer):
             await self.channel_layer.close()
-        for listener in listeners:
-            if not listener.cancelled():
-                listener.result()  # such as what Redis refused
+        # Such as what Redis refused. Several may have met it in the same moment.
+        ends = [listener.exception() for listener in listeners if not listener.cancelled()]
+        if error := next(filter(None, ends), None):
+            raise error
 
     async def listener(self, channel: str) -> None:
         """Serve one channel, with one consumer after the other."""

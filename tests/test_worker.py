@@ -196,6 +196,9 @@ async def test_what_redis_refuses_ends_it_with_an_error(
     process = Workers(warm, tmp_path, url, prefix).start()
     await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert process.returncode == 1
+    said = (tmp_path / "output").read_text()
+    assert "plain channels cannot be read" in said
+    assert "never retrieved" not in said
 
 
 async def test_what_redis_refuses_for_one_channel_ends_all(

@@ -20,15 +20,13 @@ from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLaye
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 from .connections import LastCheck, last_check
+from .turns import Turns
 
 __all__ = ["Dispatch"]
 
 logger = logging.getLogger("mpx_channels.consumers")
 # One for all consumers of the process: they fail by the thousand.
 log = LimitedLog(logger, burst=5)
-
-# Seconds that a consumer may have the event loop to itself while there is more to handle.
-TURN = 0.001
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -265,16 +263,18 @@ class Dispatch:
     async def _mpx_serve(self, mailbox: Mailbox, handling: dict[int, asyncio.Future[None]]) -> None:
         """Handle events until one of them ends the consumer."""
         # Bound methods are not kept: of a thousand consumers, none has its own in the CPU's cache.
+        loop = asyncio.get_running_loop()
+        turns = Turns.of(loop)
         turn_ends = 0.0
         while True:
             message = mailbox.get_nowait()
             if message is None:
                 # Whoever waits for the loop has it meanwhile.
                 message = await mailbox.get()
-                turn_ends = monotonic() + TURN
+                turn_ends = turns.begin(loop)
             elif monotonic() > turn_ends:
                 await asyncio.sleep(0)
-                turn_ends = monotonic() + TURN
+                turn_ends = turns.begin(loop)
             await self.dispatch(message)
             if handling:
                 handled = handling.pop(id(message), None)

@@ -21,6 +21,7 @@ from .output import Output
 from .session import Session
 from .streams import read_all
 from .subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand, named, seconds
+from .values import milliseconds
 
 __all__ = ["Request", "Resolve", "Send"]
 
@@ -129,12 +130,12 @@ class Request(Subcommand):
             raise Refusal(str(error)) from error
         except (*BAD_INPUT, ValueError) as error:
             raise named(channel, error) from error
-        seconds = time.perf_counter() - started
+        took = time.perf_counter() - started
         if out.as_json:
-            out.json({"channel": channel, "answer": answer, "seconds": seconds})
+            out.json({"channel": channel, "answer": answer, "seconds": took})
         else:
             out.pretty(answer)
-            out.say(f"answered in {seconds * 1000:.1f} ms", "dim")
+            out.say(f"answered in {milliseconds(took)}", "dim")
         return FINE
 
 

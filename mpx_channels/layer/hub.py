@@ -47,7 +47,7 @@ class Hub:
     """One layer on one event loop: it lives and dies with the loop.
 
     ``shared``: its channels are those of synchronous callers. The parts are composed here, and
-    whatever concerns all of them goes over `parts`, in this order.
+    whatever concerns all of them goes over `parts`, in the order of their lines.
     """
 
     def __init__(
@@ -88,29 +88,19 @@ class Hub:
         self.mailboxes = self.channels.by_channel
         self.queues = Queues(context)
         self.inbox = Inbox(context, self.channels)
-        self.events = LinkEvents(context, self.channels, self.inbox)
-        self.wildcards = Wildcards(context, self.events, self.channels)
-        self.groups = Groups(context, self.events, self.channels, self.wildcards)
-        self.raw_channels = RawChannels(context, self.events, self.channels)
-        self.raw_patterns = RawPatterns(context, self.events, self.channels)
+        events = LinkEvents(context, self.channels, self.inbox)
+        self.wildcards = Wildcards(context, events, self.channels)
+        self.groups = Groups(context, events, self.channels, self.wildcards)
+        self.raw_channels = RawChannels(context, events, self.channels)
+        self.raw_patterns = RawPatterns(context, events, self.channels)
+        # Behind those: they say first who was cut off.
+        self.events = events
         self.requests = Requests(context, self.inbox, self.queues)
         self.promises = Promises(context, self.requests)
         self.control = Control(context, self.inbox, self.requests)
         self.overview = Overview(context, self.control, self.groups, self.stats)
-        self.parts: tuple[Part, ...] = (
-            self.channels,
-            self.queues,
-            self.inbox,
-            self.groups,
-            self.raw_channels,
-            self.raw_patterns,
-            self.wildcards,
-            self.events,
-            self.requests,
-            self.promises,
-            self.control,
-            self.overview,
-        )
+        # In the order of the lines above.
+        self.parts = tuple(each for each in vars(self).values() if isinstance(each, Part))
         multiplexer.on_lost(self._lost)
         self.control.handlers |= {
             "flush": self._flush,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from .layer_stats import LayerCounters
 from .names import Names
 
 __all__ = ["Context", "Part"]
-
-logger = logging.getLogger("mpx_channels.layer")
 
 
 @dataclass(frozen=True, slots=True)

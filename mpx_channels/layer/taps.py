@@ -155,13 +155,17 @@ def _opened(
 async def waiting(hub: Hub, channel: str) -> list[Tapped]:
     """The unread messages of a plain channel, the oldest first; they stay where they are."""
     multiplexer, name = hub.multiplexer, hub.names.queue(channel)
+    wrapping = hub.context.wrapping
     now = await commands.server_time(multiplexer, multiplexer.node_of(name))
     found = []
-    async for stamped in commands.list_items(multiplexer, name):
-        expires = int(stamped[:STAMP]) / 1000
-        if expires > now:
-            data, wrapping = stamped[STAMP:], hub.context.wrapping
-            found.append(_opened(wrapping, QUEUE, channel, name, data, time.time(), expires))
+    async for data in commands.list_items(multiplexer, name):
+        expires = None
+        stamp = data[:STAMP]  # no number in what others put there: it is shown as unreadable
+        if stamp.isdigit():
+            expires, data = int(stamp) / 1000, data[STAMP:]
+            if expires <= now:
+                continue
+        found.append(_opened(wrapping, QUEUE, channel, name, data, time.time(), expires))
     return found
 
 

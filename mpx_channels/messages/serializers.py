@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import codec
 from .codec import Message
@@ -27,16 +27,6 @@ __all__ = [
     "make_format",
     "registry",
 ]
-
-
-class Serializer(Protocol):
-    """What the layer needs of a serializer."""
-
-    def serialize(self, message: Message) -> bytes:
-        """The message as bytes; raises whatever it likes for what it cannot do."""
-
-    def deserialize(self, message: bytes) -> Message:
-        """The message in these bytes; raises whatever it likes."""
 
 
 class BaseMessageSerializer(abc.ABC):

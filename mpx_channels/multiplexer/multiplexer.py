@@ -175,8 +175,7 @@ class Multiplexer:
 
         That is after the ``on_disconnect`` of subscriptions: for whoever has many of them.
         """
-        for subscriber in self._subscribers.all:
-            subscriber.on_lost = callback
+        self._subscribers.on_lost(callback)
 
     # -- life ---------------------------------------------------------------------------------
 

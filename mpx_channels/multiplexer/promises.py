@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Generator
-from typing import Self
+from typing import Any, Self
 
 from .exceptions import InactiveSubscription, PromiseDisconnected, SubscriptionClosed
 from .subscribers import Subscribers
 from .subscriptions import PatternSubscription, encode_name
 
-__all__ = ["Promise", "PromiseSubscription", "escape_glob"]
+__all__ = ["Promise", "PromiseSubscription", "escape_glob", "fail_quietly"]
 
 _GLOB_SPECIALS = re.compile(r"([*?\[\]\\])")
 
@@ -19,6 +19,14 @@ _GLOB_SPECIALS = re.compile(r"([*?\[\]\\])")
 def escape_glob(text: str) -> str:
     """`text` as a Redis pattern that matches just itself."""
     return _GLOB_SPECIALS.sub(r"\\\1", text)
+
+
+def fail_quietly(future: asyncio.Future[Any], error: Exception) -> None:
+    """Whoever awaits it meets this error; harmless when it is done."""
+    if not future.done():
+        future.set_exception(error)
+        # A promise that nobody came to await is no error worth asyncio's log.
+        future.exception()
 
 
 class Promise:
@@ -55,10 +63,7 @@ class Promise:
             self._future.set_result(data)
 
     def _fail(self, error: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
-            # A promise that nobody came to await is no error worth asyncio's log.
-            self._future.exception()
+        fail_quietly(self._future, error)
 
     def _time_out(self, timeout: float) -> None:
         self._fail(TimeoutError(f"no message for the promise {self.name!r} in {timeout} s"))

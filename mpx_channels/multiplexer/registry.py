@@ -44,7 +44,7 @@ class Registry:
         self.patterns: dict[bytes, Entry] = {}
         # In order of their first change, as the names should appear on the wire.
         self._dirty: dict[Entry, None] = {}
-        # Abandoned entries and when each is due.
+        # Entries without listeners, and when each is due.
         self._lingering: DueOrder[Entry] = DueOrder()
         self._late: list[tuple[Entry, Listener]] = []
         # Commands that Redis has not fully answered, oldest first; a PING stands as None.

@@ -57,9 +57,8 @@ class Subscriber:
         subscriptions: Collection[LinkListener],
         *,
         linger: float,
-        alone: bool = True,
     ) -> None:
-        self.alone = alone
+        self.alone = True
         put_off = EqualJitterBackoff(cap=options.max_backoff, base=options.min_backoff)
         self.registry = Registry(
             linger, forbidden_backoff=FORBIDDEN_BACKOFF.compute, put_off_backoff=put_off.compute
@@ -180,11 +179,11 @@ class Subscriber:
             self._call_at(self._silence.next_look(now))
 
     def _write(self, wire: Wire, now: float) -> None:
-        waiting = self.registry.unanswered
+        if not self.registry.unanswered:
+            # From here on we wait, if anything is written: commands, or a PING alone.
+            self._silence.broken(now)
         commands = self.registry.commands(now)
         if commands:
-            if not waiting:
-                self._silence.broken(now)
             wire.write(b"".join([pack(*command.words) for command in commands]))
             self.counters.commands_out += len(commands)
         if self.fences.ping():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from .counters import EngineCounters
+from .exceptions import LinkLost
 from .flow import Flow
 from .link import LinkOptions
 from .subscriber import LinkListener, Subscriber
@@ -36,6 +38,7 @@ class Subscribers:
         # One for all: a buffer may be filled over any of the connections.
         self.flow = Flow()
         self.subscriptions: set[Everywhere] = set()
+        self._on_lost: Callable[[LinkLost], object] = lambda loss: None
         self._topology = topology
         self._options = options
         self._linger = linger
@@ -55,6 +58,7 @@ class Subscribers:
             self.subscriptions,
             linger=self._linger,
         )
+        subscriber.on_lost = self._on_lost
         self._counted()
         for subscription in tuple(self.subscriptions):
             subscription.server_added(subscriber)
@@ -78,6 +82,12 @@ class Subscribers:
         self.only = self.all[0] if len(self.all) == 1 else None
         for subscriber in self.all:
             subscriber.alone = self.only is not None
+
+    def on_lost(self, callback: Callable[[LinkLost], object]) -> None:
+        """Have `callback` called once for each link that breaks, also to servers yet to come."""
+        self._on_lost = callback
+        for subscriber in self.all:
+            subscriber.on_lost = callback
 
     def of(self, name: bytes) -> Subscriber:
         """The one that has a channel's name."""

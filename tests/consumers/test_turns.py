@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from mpx_channels.consumers.dispatch import TURN
+from mpx_channels.consumers.turns import ALONE, TOGETHER, Turns
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
@@ -80,9 +83,65 @@ def burst(default: MpxChannelLayer, connected: Connected, gate: Gate) -> Callabl
 async def test_a_task_beside_the_handlers_sees_every_message_that_takes_its_time(
     burst: Callable[[float], Any],
 ) -> None:
-    assert await burst(2 * TURN) == list(range(BURST))
+    assert await burst(2 * ALONE) == list(range(BURST))
 
 
 async def test_quick_handlers_share_a_turn(burst: Callable[[float], Any]) -> None:
     """A turn for each message would cost more than most handlers do."""
     assert len(await burst(0.0)) < BURST / 2
+
+
+async def test_all_consumers_together_leave_the_loop_to_others() -> None:
+    """Each has a part of a turn of all, and when that is over none has more than a message."""
+    loop = asyncio.get_running_loop()
+    turns = Turns.of(loop)
+    assert turns is Turns.of(loop)
+    first = turns.begin(loop)
+    while (end := turns.begin(loop)) > monotonic():
+        while monotonic() < end:
+            pass
+    assert first + TOGETHER - 2 * ALONE < end <= first + TOGETHER
+    await asyncio.sleep(0)
+    assert turns.begin(loop) > monotonic()
+
+
+def test_a_loop_that_ended_is_not_kept() -> None:
+    loop = asyncio.new_event_loop()
+    turns = weakref.ref(Turns.of(loop))
+    loop.close()
+    del loop
+    gc.collect()
+    assert turns() is None
+
+
+async def test_many_consumers_with_much_to_do(
+    default: MpxChannelLayer, connected: Connected, gate: Gate
+) -> None:
+    """They hold up a task beside them for a turn of all and a message each."""
+    handled: list[int] = []
+
+    class Consumer(Noticeboard):
+        work = ALONE / 5
+        seen: list[int] = []
+
+        async def note(self, event: Any) -> None:
+            await super().note(event)
+            handled.append(event["n"])
+
+    Consumer.gate = gate
+    for _ in range(60):
+        socket = await connected(Consumer)
+        await default.group_add("all", await socket.text())
+    await default.group_send("all", {"type": "hold"})
+    await gate.reached.wait()
+    for number in range(BURST - 30, BURST):
+        await default.group_send("all", {"type": "note", "n": number})
+    await eventually(lambda: default.stats().unread == 60 * 30)
+    gate.open()
+    steps = [0]
+    while len(handled) < 60 * 30:
+        steps.append(len(handled))
+        await asyncio.sleep(0)
+    most = max(later - earlier for earlier, later in itertools.pairwise(steps))
+    # A turn of all are a hundred of them, and each of the sixty has one more.
+    assert most <= TOGETHER / Consumer.work + 2 * 60

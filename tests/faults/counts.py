@@ -241,11 +241,11 @@ class Ledger:
         verdict.add("out of order", disordered)
         verdict.add("received though its sending had failed", revenants)
         verdict.add("received in the run after", self._strays)
-        untold = []
+        unannounced = []
         for worker, of_worker in lost.items():
             # A drop that was counted is told, too: it has no name, so the numbers must agree.
-            untold += of_worker[drops.get(worker, 0) :]
-        verdict.add("lost and not told", untold)
+            unannounced += of_worker[drops.get(worker, 0) :]
+        verdict.add("lost and not told", unannounced)
         self._judge_queues(verdict, sum(drops.values()))
         self._judge_senders(verdict)
         verdict.add("gap without an end", self._endless())

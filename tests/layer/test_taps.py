@@ -157,6 +157,20 @@ async def test_expired_messages_of_a_plain_channel_are_not_shown(make_layer: Mak
     assert seen == [{"type": "new"}]
 
 
+async def test_what_others_put_into_a_plain_channel_is_shown(
+    layer: MpxChannelLayer, client: redis.Redis, prefix: str
+) -> None:
+    await layer.send("jobs", {"type": "job"})
+    client.rpush(f"{prefix}:q:jobs", b"foreign, and long enough", b"")
+    first, *others = [each async for each in layer.peek("jobs")]
+    assert first.message == {"type": "job"}
+    assert [(each.data, each.message) for each in others] == [
+        (b"foreign, and long enough", None),
+        (b"", None),
+    ]
+    assert all(each.error and each.expires is None for each in others)
+
+
 @pytest.mark.parametrize("limit", ["max_messages", "max_bytes"])
 async def test_what_nobody_takes_is_dropped_and_counted(layer: MpxChannelLayer, limit: str) -> None:
     size = len(layer.wrapping.wrap("", {"type": "n", "n": 1}))

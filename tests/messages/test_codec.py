@@ -170,11 +170,6 @@ def test_nan() -> None:
         codec.encode_json({"a": [math.nan]})
 
 
-class Unlucky:
-    def __init__(self) -> None:
-        raise AssertionError
-
-
 @Formats
 @pytest.mark.parametrize(
     ("message", "says"),

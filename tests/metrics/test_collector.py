@@ -24,8 +24,6 @@ from tests.inside import hub_of
 
 from .conftest import Configure
 
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
 
 def samples(metrics: Any, label: str = "default") -> dict[str, float]:
     """The samples of one layer, as ``name``, ``name:cause`` or ``name:node``."""

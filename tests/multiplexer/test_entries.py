@@ -6,7 +6,7 @@ import pytest
 
 from mpx_channels.multiplexer.entries import CHANNEL, Entry
 
-from .test_registry import Ear
+from .test_registry import FakeListener
 
 
 @pytest.fixture
@@ -18,35 +18,35 @@ def entry() -> Entry:
 
 
 def test_one_listener_needs_no_dict(entry: Entry) -> None:
-    ear = Ear()
-    assert entry.add(ear)
-    assert not entry.add(ear)
+    listener = FakeListener()
+    assert entry.add(listener)
+    assert not entry.add(listener)
     assert entry.several is None
-    assert list(entry.not_notified()) == [ear]
+    assert list(entry.not_notified()) == [listener]
     assert list(entry.not_notified()) == []
-    assert entry.discard(ear)
-    assert not entry.discard(ear)
+    assert entry.discard(listener)
+    assert not entry.discard(listener)
     assert not entry.wanted
 
 
 def test_who_was_notified_is_known_when_others_come_and_go(entry: Entry) -> None:
-    ears = [Ear(), Ear(), Ear()]
-    entry.add(ears[0])
-    assert list(entry.not_notified()) == ears[:1]
-    entry.add(ears[1])
-    entry.add(ears[2])
-    assert entry.was_notified(ears[0])
-    assert entry.listeners == tuple(ears)
-    assert entry.discard(ears[2])
-    assert list(entry.not_notified()) == [ears[1]]
+    listeners = [FakeListener(), FakeListener(), FakeListener()]
+    entry.add(listeners[0])
+    assert list(entry.not_notified()) == listeners[:1]
+    entry.add(listeners[1])
+    entry.add(listeners[2])
+    assert entry.was_notified(listeners[0])
+    assert entry.listeners == tuple(listeners)
+    assert entry.discard(listeners[2])
+    assert list(entry.not_notified()) == [listeners[1]]
     entry.deactivated()
-    assert not any(map(entry.was_notified, ears))
-    for ear in ears[:2]:
-        assert entry.discard(ear)
+    assert not any(map(entry.was_notified, listeners))
+    for listener in listeners[:2]:
+        assert entry.discard(listener)
     assert not entry.wanted
     entry.sent = entry.confirmed = True
-    entry.add(ears[2])
-    assert list(entry.not_notified()) == [ears[2]]
+    entry.add(listeners[2])
+    assert list(entry.not_notified()) == [listeners[2]]
 
 
 def test_a_name_is_not_decoded_again() -> None:

@@ -27,7 +27,7 @@ BUSY = Exception("BUSY")
 LONG = 10.0
 
 
-class Ear:
+class FakeListener:
     """A listener that notes what it hears."""
 
     def __init__(self) -> None:
@@ -66,41 +66,43 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def ear() -> Ear:
-    return Ear()
+def listener() -> FakeListener:
+    return FakeListener()
 
 
-def test_names_of_one_turn_share_a_command(registry: Registry, ear: Ear) -> None:
+def test_names_of_one_turn_share_a_command(registry: Registry, listener: FakeListener) -> None:
     for name in (b"a", b"b", b"c"):
-        registry.add(CHANNEL, name, ear)
-    registry.add(PATTERN, b"a*", ear)
+        registry.add(CHANNEL, name, listener)
+    registry.add(PATTERN, b"a*", listener)
     assert words(registry.commands(0)) == [(b"SUBSCRIBE", b"a", b"b", b"c"), (b"PSUBSCRIBE", b"a*")]
     assert registry.commands(0) == []
 
 
-def test_many_names_are_sent_in_chunks(registry: Registry, ear: Ear) -> None:
+def test_many_names_are_sent_in_chunks(registry: Registry, listener: FakeListener) -> None:
     for number in range(1100):
-        registry.add(CHANNEL, b"%d" % number, ear)
+        registry.add(CHANNEL, b"%d" % number, listener)
     commands = registry.commands(0)
     assert [len(command.entries) for command in commands] == [512, 512, 76]
     confirm_all(registry, commands)
     assert registry.confirmed(CHANNEL) == 1100
-    assert ear.activations == [str(number) for number in range(1100)]
+    assert listener.activations == [str(number) for number in range(1100)]
 
 
-def test_a_second_listener_costs_nothing(registry: Registry, ear: Ear) -> None:
-    registry.add(CHANNEL, b"a", ear)
+def test_a_second_listener_costs_nothing(registry: Registry, listener: FakeListener) -> None:
+    registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    registry.add(CHANNEL, b"a", Ear())
+    registry.add(CHANNEL, b"a", FakeListener())
     assert registry.commands(0) == []
 
 
-def test_removing_the_last_listener_unsubscribes(registry: Registry, ear: Ear) -> None:
-    other = Ear()
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_removing_the_last_listener_unsubscribes(
+    registry: Registry, listener: FakeListener
+) -> None:
+    other = FakeListener()
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.add(CHANNEL, b"a", other)
     confirm_all(registry, registry.commands(0))
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     assert registry.commands(0) == []
     registry.remove(entry, other, 0)
     commands = registry.commands(0)
@@ -109,176 +111,192 @@ def test_removing_the_last_listener_unsubscribes(registry: Registry, ear: Ear) -
     assert not registry.channels
 
 
-def test_the_last_pattern_listener_unsubscribes_that_pattern(registry: Registry, ear: Ear) -> None:
+def test_the_last_pattern_listener_unsubscribes_that_pattern(
+    registry: Registry, listener: FakeListener
+) -> None:
     # go-mpx unsubscribed the wrong name here.
-    registry.add(PATTERN, b"a*", ear)
-    entry = registry.add(PATTERN, b"b*", ear)
-    registry.add(CHANNEL, b"b*", ear)
+    registry.add(PATTERN, b"a*", listener)
+    entry = registry.add(PATTERN, b"b*", listener)
+    registry.add(CHANNEL, b"b*", listener)
     confirm_all(registry, registry.commands(0))
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     assert words(registry.commands(0)) == [(b"PUNSUBSCRIBE", b"b*")]
 
 
-def test_remove_then_add_in_one_turn_sends_nothing(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_remove_then_add_in_one_turn_sends_nothing(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    registry.remove(entry, ear, 0)
-    registry.add(CHANNEL, b"a", ear)
+    registry.remove(entry, listener, 0)
+    registry.add(CHANNEL, b"a", listener)
     assert registry.commands(0) == []
     assert entry.active
 
 
-def test_add_then_remove_in_one_turn_sends_nothing(registry: Registry, ear: Ear) -> None:
-    registry.remove(registry.add(CHANNEL, b"a", ear), ear, 0)
+def test_add_then_remove_in_one_turn_sends_nothing(
+    registry: Registry, listener: FakeListener
+) -> None:
+    registry.remove(registry.add(CHANNEL, b"a", listener), listener, 0)
     assert registry.commands(0) == []
     assert not registry.channels
 
 
-def test_whoever_joins_and_leaves_while_the_server_is_away_leaves_nothing(ear: Ear) -> None:
+def test_whoever_joins_and_leaves_while_the_server_is_away_leaves_nothing(
+    listener: FakeListener,
+) -> None:
     registry = Registry(linger=1)
     for number in range(100):
-        registry.remove(registry.add(CHANNEL, b"%d" % number, ear), ear, 0)
+        registry.remove(registry.add(CHANNEL, b"%d" % number, listener), listener, 0)
     # No connection, so nobody asks for commands.
     assert not registry.channels
     assert not registry.dirty
 
 
-def test_a_name_lingers_after_its_last_listener(ear: Ear) -> None:
+def test_a_name_lingers_after_its_last_listener(listener: FakeListener) -> None:
     registry = Registry(linger=1)
-    entry = registry.add(CHANNEL, b"a", ear)
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(10))
-    registry.remove(entry, ear, 10)
+    registry.remove(entry, listener, 10)
     assert registry.commands(10.5) == []
     assert registry.next_due() == 11
     assert words(registry.commands(11)) == [(b"UNSUBSCRIBE", b"a")]
     assert registry.next_due() is None
 
 
-def test_coming_back_while_it_lingers_sends_nothing(ear: Ear) -> None:
+def test_coming_back_while_it_lingers_sends_nothing(listener: FakeListener) -> None:
     registry = Registry(linger=1)
-    entry = registry.add(CHANNEL, b"a", ear)
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(10))
-    registry.remove(entry, ear, 10)
-    registry.add(CHANNEL, b"a", ear)
+    registry.remove(entry, listener, 10)
+    registry.add(CHANNEL, b"a", listener)
     assert registry.commands(12) == []
-    assert [listener for _, listener in registry.late_joiners()] == [ear]
+    assert [listener for _, listener in registry.late_joiners()] == [listener]
     assert registry.next_due() is None
 
 
-def test_lingering_starts_anew_with_each_departure(ear: Ear) -> None:
+def test_lingering_starts_anew_with_each_departure(listener: FakeListener) -> None:
     registry = Registry(linger=1)
-    first, second = (registry.add(CHANNEL, name, ear) for name in (b"a", b"b"))
+    first, second = (registry.add(CHANNEL, name, listener) for name in (b"a", b"b"))
     confirm_all(registry, registry.commands(0))
-    registry.remove(first, ear, 10)
-    registry.remove(second, ear, 10.25)
-    registry.add(CHANNEL, b"a", ear)
-    registry.remove(first, ear, 10.5)
+    registry.remove(first, listener, 10)
+    registry.remove(second, listener, 10.25)
+    registry.add(CHANNEL, b"a", listener)
+    registry.remove(first, listener, 10.5)
     assert registry.next_due() == 11.25
     assert words(registry.commands(11.25)) == [(b"UNSUBSCRIBE", b"b")]
     assert words(registry.commands(11.5)) == [(b"UNSUBSCRIBE", b"a")]
 
 
-def test_activation_waits_for_the_last_answer(registry: Registry, ear: Ear) -> None:
+def test_activation_waits_for_the_last_answer(registry: Registry, listener: FakeListener) -> None:
     # SUBSCRIBE a, UNSUBSCRIBE a, SUBSCRIBE a: the first confirmation says nothing about the end.
-    entry = registry.add(CHANNEL, b"a", ear)
+    entry = registry.add(CHANNEL, b"a", listener)
     commands = registry.commands(0)
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     commands += registry.commands(0)
-    registry.add(CHANNEL, b"a", ear)
+    registry.add(CHANNEL, b"a", listener)
     commands += registry.commands(0)
     confirm_all(registry, commands[:2])
-    assert ear.activations == []
+    assert listener.activations == []
     assert not entry.active
     confirm_all(registry, commands[2:])
-    assert ear.activations == ["a"]
+    assert listener.activations == ["a"]
 
 
-def test_late_joiners_are_told_once(registry: Registry, ear: Ear) -> None:
-    registry.add(CHANNEL, b"a", ear)
+def test_late_joiners_are_told_once(registry: Registry, listener: FakeListener) -> None:
+    registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    late = Ear()
+    late = FakeListener()
     entry = registry.add(CHANNEL, b"a", late)
     assert list(registry.late_joiners()) == [(entry, late)]
     assert list(registry.late_joiners()) == []
 
 
-def test_a_late_joiner_that_left_again_is_not_told(registry: Registry, ear: Ear) -> None:
-    registry.add(CHANNEL, b"a", ear)
+def test_a_late_joiner_that_left_again_is_not_told(
+    registry: Registry, listener: FakeListener
+) -> None:
+    registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    late = Ear()
+    late = FakeListener()
     registry.remove(registry.add(CHANNEL, b"a", late), late, 0)
     assert list(registry.late_joiners()) == []
 
 
 def test_whoever_is_removed_while_others_are_told_is_not_told(registry: Registry) -> None:
-    ears = [Ear(), Ear()]
-    for ear in ears:
-        entry = registry.add(CHANNEL, b"a", ear)
+    listeners = [FakeListener(), FakeListener()]
+    for listener in listeners:
+        entry = registry.add(CHANNEL, b"a", listener)
     (command,) = registry.commands(0)
     registry.confirm(command.kind.confirmed, b"a")
     told = []
     for listener in entry.not_notified():
         told.append(listener)
-        registry.remove(entry, ears[1], 0)
-    assert told == ears[:1]
+        registry.remove(entry, listeners[1], 0)
+    assert told == listeners[:1]
 
 
 def test_whoever_comes_back_while_others_are_told_is_told_once(registry: Registry) -> None:
-    ears = [Ear(), Ear()]
-    for ear in ears:
-        entry = registry.add(CHANNEL, b"a", ear)
+    listeners = [FakeListener(), FakeListener()]
+    for listener in listeners:
+        entry = registry.add(CHANNEL, b"a", listener)
     (command,) = registry.commands(0)
     registry.confirm(command.kind.confirmed, b"a")
     told = []
     for listener in entry.not_notified():
         if not told:
-            registry.remove(entry, ears[1], 0)
-            registry.add(CHANNEL, b"a", ears[1])
+            registry.remove(entry, listeners[1], 0)
+            registry.add(CHANNEL, b"a", listeners[1])
         told.append(listener)
     told += [listener for _, listener in registry.late_joiners()]
-    assert told == ears
+    assert told == listeners
 
 
-def test_a_forgotten_name_does_not_take_its_successor_along(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_a_forgotten_name_does_not_take_its_successor_along(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     unsubscribe = registry.commands(0)
-    registry.remove(registry.add(CHANNEL, b"a", ear), ear, 0)
+    registry.remove(registry.add(CHANNEL, b"a", listener), listener, 0)
     confirm_all(registry, unsubscribe)
-    successor = registry.add(CHANNEL, b"a", ear)
+    successor = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
     assert registry.channels == {b"a": successor}
     assert successor.active
 
 
-def test_a_refused_name_does_not_take_its_successor_along(registry: Registry, ear: Ear) -> None:
-    entries = [registry.add(CHANNEL, name, ear) for name in (b"a", b"b")]
+def test_a_refused_name_does_not_take_its_successor_along(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entries = [registry.add(CHANNEL, name, listener) for name in (b"a", b"b")]
     registry.commands(0)
     registry.refuse(REFUSED, 0)
-    registry.remove(entries[0], ear, 0)
-    successor = registry.add(CHANNEL, b"a", ear)
+    registry.remove(entries[0], listener, 0)
+    successor = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
     assert registry.channels == {b"a": successor, b"b": entries[1]}
-    assert ear.activations == ["b", "a"]
+    assert listener.activations == ["b", "a"]
 
 
 def test_a_late_joiner_of_a_name_that_was_taken_away_is_told_when_it_is_back(
-    registry: Registry, ear: Ear
+    registry: Registry, listener: FakeListener
 ) -> None:
-    registry.add(CHANNEL, b"a", Ear())
+    registry.add(CHANNEL, b"a", FakeListener())
     confirm_all(registry, registry.commands(0))
-    registry.add(CHANNEL, b"a", ear)
+    registry.add(CHANNEL, b"a", listener)
     registry.confirm(b"unsubscribe", b"a")
     assert list(registry.late_joiners()) == []
     confirm_all(registry, registry.commands(0))
-    assert ear.activations == ["a"]
+    assert listener.activations == ["a"]
     assert list(registry.late_joiners()) == []
 
 
-def test_a_refused_batch_is_asked_for_name_by_name(registry: Registry, ear: Ear) -> None:
+def test_a_refused_batch_is_asked_for_name_by_name(
+    registry: Registry, listener: FakeListener
+) -> None:
     for name in (b"a", b"secret", b"b"):
-        registry.add(CHANNEL, name, ear)
+        registry.add(CHANNEL, name, listener)
     registry.commands(0)
     assert registry.refuse(REFUSED, 0) == []
     assert registry.dirty
@@ -290,26 +308,28 @@ def test_a_refused_batch_is_asked_for_name_by_name(registry: Registry, ear: Ear)
     assert refused.text == "secret"
     assert refused.refusal is REFUSED
     assert registry.refused() == [refused]
-    assert ear.activations == ["a", "b"]
+    assert listener.activations == ["a", "b"]
     assert registry.commands(0) == []
 
 
 def test_a_refused_name_is_asked_for_again_by_the_next_listener(
-    registry: Registry, ear: Ear
+    registry: Registry, listener: FakeListener
 ) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.commands(0)
     registry.refuse(REFUSED, 0)
-    registry.add(CHANNEL, b"a", Ear())
+    registry.add(CHANNEL, b"a", FakeListener())
     commands = registry.commands(0)
     assert words(commands) == [(b"SUBSCRIBE", b"a")]
     confirm_all(registry, commands)
     assert entry.refusal is None
-    assert ear.activations == ["a"]
+    assert listener.activations == ["a"]
 
 
-def test_a_refused_name_is_asked_for_again_ever_more_rarely(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_a_refused_name_is_asked_for_again_ever_more_rarely(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.commands(0)
     waits = []
     for _ in range(100):
@@ -322,26 +342,26 @@ def test_a_refused_name_is_asked_for_again_ever_more_rarely(registry: Registry, 
     assert waits == sorted(waits)
     assert 0 < waits[0] < 1 < waits[-1] < LONG
     confirm_all(registry, [Command(CHANNEL, True, [entry])])
-    assert ear.activations == ["a"]
+    assert listener.activations == ["a"]
     assert registry.next_due() is None
 
 
 def test_a_refused_name_that_nobody_wants_any_more_is_not_asked_for(
-    registry: Registry, ear: Ear
+    registry: Registry, listener: FakeListener
 ) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.commands(0)
     registry.refuse(REFUSED, 0)
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     assert registry.next_due() is None
     assert registry.commands(LONG) == []
     assert not registry.channels
 
 
 def test_whoever_waits_for_a_refused_name_has_it_asked_for_at_once(
-    registry: Registry, ear: Ear
+    registry: Registry, listener: FakeListener
 ) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.commands(0)
     registry.refuse(REFUSED, 0)
     for _ in range(2):
@@ -352,13 +372,13 @@ def test_whoever_waits_for_a_refused_name_has_it_asked_for_at_once(
 
 
 def test_of_many_refused_names_some_are_asked_for_until_one_is_allowed(
-    registry: Registry, ear: Ear, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, listener: FakeListener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_module, "MOST_ALONE", 2)
     registry = Registry()
     names = [b"%d" % number for number in range(7)]
     for name in names:
-        registry.add(CHANNEL, name, ear)
+        registry.add(CHANNEL, name, listener)
     registry.commands(0)
     registry.refuse(REFUSED, 0)
     for _ in registry.commands(0):
@@ -386,22 +406,22 @@ def test_of_many_refused_names_some_are_asked_for_until_one_is_allowed(
     registry.refuse(REFUSED, now)
     confirm_all(registry, alone[1:])
     assert registry.commands(now) == []
-    assert ear.activations == ["0", "3", "4", "5", "6"]
+    assert listener.activations == ["0", "3", "4", "5", "6"]
     assert [entry.text for entry in registry.refused()] == ["1", "2"]
 
 
 def test_what_redis_puts_off_is_asked_for_again_together(
-    registry: Registry, ear: Ear, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, listener: FakeListener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_module, "CHUNK", 2)
     registry = Registry()
-    entries = [registry.add(CHANNEL, name, ear) for name in (b"a", b"b", b"c")]
+    entries = [registry.add(CHANNEL, name, listener) for name in (b"a", b"b", b"c")]
     registry.commands(0)
     refused = [entry for _ in range(2) for entry in registry.refuse(BUSY, 0, transient=True)]
     assert refused == registry.refused() == entries
     assert all(entry.refusal is BUSY for entry in entries)
     registry.ask_again(entries[0])  # it is asked for soon, whoever comes
-    registry.add(CHANNEL, b"a", Ear())
+    registry.add(CHANNEL, b"a", FakeListener())
     assert registry.commands(0) == []
     # As much as tells whether Redis is still busy; then the rest.
     for _ in range(2):
@@ -412,40 +432,44 @@ def test_what_redis_puts_off_is_asked_for_again_together(
         registry.refuse(BUSY, due, transient=True)
     confirm_all(registry, registry.commands(LONG))
     confirm_all(registry, registry.commands(LONG))
-    assert sorted(ear.activations) == ["a", "b", "c"]
+    assert sorted(listener.activations) == ["a", "b", "c"]
     assert registry.refused() == []
     assert registry.next_due() is None
 
 
-def test_an_unsubscribe_that_redis_puts_off_is_sent_again(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_an_unsubscribe_that_redis_puts_off_is_sent_again(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     registry.commands(0)
     assert registry.refuse(BUSY, 0, transient=True) == registry.refused() == []
     # Whoever comes meanwhile finds it there.
-    registry.add(CHANNEL, b"a", ear)
-    assert [(each.text, who) for each, who in registry.late_joiners()] == [("a", ear)]
-    registry.remove(entry, ear, 0)
+    registry.add(CHANNEL, b"a", listener)
+    assert [(each.text, who) for each, who in registry.late_joiners()] == [("a", listener)]
+    registry.remove(entry, listener, 0)
     commands = registry.commands(LONG)
     assert words(commands) == [(b"UNSUBSCRIBE", b"a")]
     confirm_all(registry, commands)
     assert not registry.channels
 
 
-def test_a_refused_name_without_listeners_is_forgotten(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_a_refused_name_without_listeners_is_forgotten(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.commands(0)
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     registry.refuse(REFUSED, 0)
     registry.commands(0)
     assert not registry.channels
 
 
-def test_a_refused_unsubscribe_is_let_be(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_a_refused_unsubscribe_is_let_be(registry: Registry, listener: FakeListener) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     registry.commands(0)
     assert registry.refuse(REFUSED, 0) == []
     assert not registry.channels
@@ -456,8 +480,8 @@ def test_an_error_out_of_the_blue_changes_nothing(registry: Registry) -> None:
     assert registry.refuse(REFUSED, 0) == []
 
 
-def test_answers_to_pings_come_in_their_turn(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_answers_to_pings_come_in_their_turn(registry: Registry, listener: FakeListener) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     registry.ping()
     (command,) = registry.commands(0)
     registry.ping()
@@ -465,18 +489,18 @@ def test_answers_to_pings_come_in_their_turn(registry: Registry, ear: Ear) -> No
     confirm_all(registry, [command])
     assert entry.active
     assert registry.refuse(REFUSED, 0) == []  # that was the PING
-    registry.add(CHANNEL, b"b", ear)
+    registry.add(CHANNEL, b"b", listener)
     confirm_all(registry, registry.commands(0))
-    assert ear.activations == ["a", "b"]
+    assert listener.activations == ["a", "b"]
 
 
-def test_disconnecting_makes_everything_wanted_again(ear: Ear) -> None:
+def test_disconnecting_makes_everything_wanted_again(listener: FakeListener) -> None:
     registry = Registry(linger=1)
-    gone = registry.add(CHANNEL, b"gone", ear)
-    registry.add(CHANNEL, b"a", ear)
-    registry.add(PATTERN, b"a*", ear)
+    gone = registry.add(CHANNEL, b"gone", listener)
+    registry.add(CHANNEL, b"a", listener)
+    registry.add(PATTERN, b"a*", listener)
     confirm_all(registry, registry.commands(0))
-    registry.remove(gone, ear, 0)
+    registry.remove(gone, listener, 0)
     registry.ping()
     registry.disconnect()
     assert registry.confirmed(CHANNEL) == registry.confirmed(PATTERN) == 0
@@ -484,38 +508,42 @@ def test_disconnecting_makes_everything_wanted_again(ear: Ear) -> None:
     commands = registry.commands(0)
     assert words(commands) == [(b"SUBSCRIBE", b"a"), (b"PSUBSCRIBE", b"a*")]
     confirm_all(registry, commands)
-    assert ear.activations == ["gone", "a", "a*", "a", "a*"]
+    assert listener.activations == ["gone", "a", "a*", "a", "a*"]
 
 
-def test_a_name_that_the_server_took_away_is_asked_for_again(registry: Registry, ear: Ear) -> None:
-    entry = registry.add(CHANNEL, b"a", ear)
+def test_a_name_that_the_server_took_away_is_asked_for_again(
+    registry: Registry, listener: FakeListener
+) -> None:
+    entry = registry.add(CHANNEL, b"a", listener)
     confirm_all(registry, registry.commands(0))
     assert registry.confirm(b"unsubscribe", b"a") is None
     assert not entry.active
     confirm_all(registry, registry.commands(0))
-    assert ear.activations == ["a", "a"]
+    assert listener.activations == ["a", "a"]
 
 
-def test_confirmations_of_unknown_names_change_nothing(registry: Registry, ear: Ear) -> None:
-    registry.add(CHANNEL, b"a", ear)
+def test_confirmations_of_unknown_names_change_nothing(
+    registry: Registry, listener: FakeListener
+) -> None:
+    registry.add(CHANNEL, b"a", listener)
     assert registry.confirm(b"subscribe", b"b") is None
     assert registry.confirm(b"unsubscribe", b"b") is None
     assert words(registry.commands(0)) == [(b"SUBSCRIBE", b"a")]
 
 
-def test_counts(registry: Registry, ear: Ear) -> None:
-    registry.add(CHANNEL, b"a", ear)
-    registry.add(CHANNEL, b"b", ear)
-    registry.add(CHANNEL, b"b", Ear())
+def test_counts(registry: Registry, listener: FakeListener) -> None:
+    registry.add(CHANNEL, b"a", listener)
+    registry.add(CHANNEL, b"b", listener)
+    registry.add(CHANNEL, b"b", FakeListener())
     confirm_all(registry, registry.commands(0))
-    entry = registry.add(CHANNEL, b"c", ear)
-    registry.add(PATTERN, b"c*", ear)
+    entry = registry.add(CHANNEL, b"c", listener)
+    registry.add(PATTERN, b"c*", listener)
     assert registry.wanted(CHANNEL) == 3
     assert registry.confirmed(CHANNEL) == 2
     assert registry.wanted(PATTERN) == 1
     assert registry.confirmed(PATTERN) == 0
     assert registry.listeners() == 5
-    registry.remove(entry, ear, 0)
+    registry.remove(entry, listener, 0)
     assert registry.wanted(CHANNEL) == 2
 
 
@@ -565,7 +593,7 @@ class World:
 
     def __init__(self, linger: float) -> None:
         self.registry = Registry(linger)
-        self.ears = [Ear(), Ear()]
+        self.listeners = [FakeListener(), FakeListener()]
         self.now = 0.0
         self.redis: Redis | None = Redis()
         self.forbidden: set[bytes] = set()
@@ -578,18 +606,18 @@ class World:
     def toggle(self, wish: Wish) -> None:
         """Add what is not there, remove what is."""
         kind, name, number = wish
-        ear = self.ears[number]
+        listener = self.listeners[number]
         entry = self.wanted.pop(wish, None)
         if entry is None:
-            self.wanted[wish] = self.registry.add(kind, name, ear)
+            self.wanted[wish] = self.registry.add(kind, name, listener)
         else:
-            self.registry.remove(entry, ear, self.now)
-            self.registry.remove(entry, ear, self.now)  # twice is harmless
+            self.registry.remove(entry, listener, self.now)
+            self.registry.remove(entry, listener, self.now)  # twice is harmless
             del self.told[wish]
 
-    def close(self, ear: int) -> None:
+    def close(self, listener: int) -> None:
         for wish in list(self.wanted):
-            if wish[2] == ear:
+            if wish[2] == listener:
                 self.toggle(wish)
 
     def flush(self) -> None:
@@ -640,7 +668,7 @@ class World:
             self.told.clear()
 
     def tell(self, entry: Entry, listener: object) -> None:
-        wish = (entry.kind, entry.name, self.ears.index(listener))  # type: ignore[arg-type]
+        wish = (entry.kind, entry.name, self.listeners.index(listener))  # type: ignore[arg-type]
         assert wish in self.wanted, "told though it had left"
         assert self.redis is not None
         assert (entry.kind, entry.name) in self.redis.subscribed, "told though Redis has it not"
@@ -649,9 +677,9 @@ class World:
 
     def check(self) -> None:
         """What holds at any moment."""
-        for (kind, name, ear), entry in self.wanted.items():
+        for (kind, name, listener), entry in self.wanted.items():
             assert self.registry.table(kind)[name] is entry
-            assert self.ears[ear] in entry
+            assert self.listeners[listener] in entry
             assert len(set(entry.listeners)) == len(entry.listeners)
         assert self.registry.listeners() == len(self.wanted)
         for kind in (CHANNEL, PATTERN):
@@ -692,10 +720,10 @@ class World:
         assert refused == {(entry.kind, entry.name) for entry in self.registry.refused()}
         assert {name for _, name in refused} <= self.forbidden
         assert redis.subscribed == wanted - refused
-        for kind, name, ear in self.wanted:
+        for kind, name, listener in self.wanted:
             heard = (kind, name) not in refused
             assert tables[kind, name].active is heard
-            assert self.told[kind, name, ear] == heard, "not told once of an activation"
+            assert self.told[kind, name, listener] == heard, "not told once of an activation"
         assert not self.registry.dirty
         assert (self.registry.next_due() is not None) is bool(refused)
 
@@ -707,10 +735,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WISHES: list[Wish] = [
-    (kind, name, ear)
+    (kind, name, listener)
     for kind in (CHANNEL, PATTERN)
     for name in (b"a", b"b", b"c")
-    for ear in (0, 1)
+    for listener in (0, 1)
 ]
 
 
@@ -731,9 +759,9 @@ class RegistryMachine(RuleBasedStateMachine):
         for wish in data.draw(st.lists(st.sampled_from(self.wishes), min_size=1, max_size=4)):
             self.world.toggle(wish)
 
-    @rule(ear=st.integers(0, 1))
-    def close(self, ear: int) -> None:
-        self.world.close(ear)
+    @rule(listener=st.integers(0, 1))
+    def close(self, listener: int) -> None:
+        self.world.close(listener)
 
     @rule()
     def flush(self) -> None:

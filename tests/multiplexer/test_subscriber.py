@@ -316,11 +316,33 @@ async def test_a_link_of_which_one_direction_is_dead_is_ended(
 async def test_a_ping_that_is_not_answered_ends_the_link(
     new_multiplexer: NewMultiplexer, raw: RawServer
 ) -> None:
-    mpx = new_multiplexer(raw.url, connect_timeout=0.2, ping_interval=0.3)
+    mpx = new_multiplexer(raw.url, connect_timeout=0.2, ping_interval=0.6)
     subscriber_of(mpx).start()
     await eventually(lambda: raw.connected)
     await eventually(lambda: link_of(mpx).connections == 2)
     assert raw.received.count(b"PING") == 1
+    await mpx.stop()
+
+
+async def test_a_fence_after_a_quiet_time_has_its_time_for_an_answer(
+    new_multiplexer: NewMultiplexer, raw: RawServer
+) -> None:
+    mpx = new_multiplexer(raw.url, connect_timeout=1.0)
+    subscriber_of(mpx).start()
+    await eventually(lambda: raw.connected)
+    sub = mpx.new_channel_subscription()
+    sub.add("a")
+    await eventually(lambda: b"SUBSCRIBE" in raw.received)
+    raw.send(confirmation("subscribe", "a"))
+    await sub.wait_for_activation("a")
+    await asyncio.sleep(1.1)
+    (fence,) = mpx.fences(time.monotonic(), "a")
+    await eventually(lambda: b"PING" in raw.received)
+    await asyncio.sleep(0.3)
+    assert not fence.done()
+    raw.send(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+    await fence
+    assert link_of(mpx).connections == 1
     await mpx.stop()
 
 

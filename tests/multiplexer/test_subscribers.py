@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from mpx_channels.multiplexer import Multiplexer, Node
+from mpx_channels.multiplexer import LinkLost, Multiplexer, Node
 from tests.inside import subscribers_of
 
 from ..conftest import RestartableServer, eventually
@@ -75,3 +75,11 @@ async def test_a_name_is_removed_where_its_entry_is(mpx: Multiplexer, other: Nod
     await sub.wait_for_activation("stays")
     sub.remove("stays", at_once=True)
     await eventually(lambda: not first.wanted)
+
+
+async def test_the_loss_of_a_server_that_was_added_is_told(mpx: Multiplexer, other: Node) -> None:
+    lost: list[LinkLost] = []
+    mpx.on_lost(lost.append)
+    subscriber = subscribers_of(mpx).add(other)
+    subscriber.link_down(ConnectionError("of the test"))
+    assert [(str(loss), loss.names) for loss in lost] == [(f"{other}: of the test", frozenset())]

@@ -9,6 +9,7 @@ from typing import Any
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, SubscriptionClosed
 from mpx_channels.multiplexer.deadlines import Deadlines
+from mpx_channels.multiplexer.promises import fail_quietly
 
 from ..exceptions import PromiseRejected
 from ..part import Context, Part
@@ -70,10 +71,7 @@ class LayerPromise:
 
     def fail(self, error: Exception) -> None:
         """Whoever awaits it meets this error; harmless when it is settled."""
-        if not self._future.done():
-            self._future.set_exception(error)
-            # A promise that nobody came to await is no error worth asyncio's log.
-            self._future.exception()
+        fail_quietly(self._future, error)
 
     def _time_out(self, timeout: float) -> None:
         self.fail(TimeoutError(f"nobody settled the promise {self.name!r} in {timeout} s"))

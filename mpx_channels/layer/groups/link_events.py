@@ -51,7 +51,8 @@ class LinkEvents(Part):
         """Tell a channel that was cut off, once all that it subscribed to is live again."""
         if not mailbox.cut_off:
             return
-        if self._inbox.live and all(each.live for each in mailbox.memberships or ()):
+        # The newest come back last: who is in thousands of groups is looked through but once.
+        if self._inbox.live and all(each.live for each in reversed(mailbox.memberships or ())):
             mailbox.cut_off = False
             for type_ in mailbox.hooks.reconnect if mailbox.hooks is not None else ():
                 mailbox.put_always(Event({"type": type_}))

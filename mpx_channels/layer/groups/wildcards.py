@@ -57,13 +57,13 @@ class Wildcards(PatternTopics):
 
     def enter(self, name: str, mailbox: Mailbox) -> Topic:
         topic = self.topics.get(name)
-        if topic is None:
-            # A pattern is new: what comes from now on is another publish, even if it looks the
-            # same. Redis confirms a pattern between one publish and the next, never within one.
-            self._copies.clear()
         if topic is None or mailbox.channel not in topic.members:
             mailbox.wildcards += 1
-        return super().enter(name, mailbox)
+        entered = super().enter(name, mailbox)
+        if topic is None and entered.live:
+            # Redis has the pattern still, and will not confirm it.
+            self._copies.clear()
+        return entered
 
     def leave(self, name: str, mailbox: Mailbox) -> bool:
         left = super().leave(name, mailbox)
@@ -119,6 +119,9 @@ class Wildcards(PatternTopics):
             copies.deliver(mailbox, copies.item, self._mailboxes)
 
     def _activated(self, name: str) -> None:
+        # A pattern is new: what comes from now on is another publish, even if it looks the same.
+        # Redis confirms a pattern between one publish and the next, never within one. Whoever adds
+        # one may do so within one, while its other copies wait for a reader.
         self._copies.clear()
         super()._activated(name)
 

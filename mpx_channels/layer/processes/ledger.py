@@ -16,8 +16,6 @@ from mpx_channels.multiplexer.figures import gauges, parts
 
 from ..layer_stats import LayerCounters, LayerStats
 
-__all__ = ["Ledger", "LocalStats"]
-
 __all__ = ["Ledger", "LocalStats", "Source"]
 
 # Seconds that busy event loops have, all together, to take their snapshots themselves.
@@ -83,16 +81,6 @@ class LocalStats:
                 nodes=tuple(node for engine in engines for node in engine.nodes),
             ),
         )
-
-
-class Hub(Protocol):
-    """What there is to know of a hub here."""
-
-    loop: asyncio.AbstractEventLoop
-    process_id: str
-
-    def stats(self) -> LayerStats:
-        """A snapshot."""
 
 
 class Ledger:

@@ -186,6 +186,23 @@ async def test_the_same_message_around_a_confirmation(
     assert await layer.receive(channel) == of("abc")
 
 
+async def test_a_pattern_added_while_copies_are_held_back(
+    make_layer: MakeLayer, other_layer: MpxChannelLayer
+) -> None:
+    """A message fills a mailbox; its other copy comes when somebody has added a pattern."""
+    layer = make_layer(capacity=2)
+    member, newcomer = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("tea", member)
+    await layer.group_pattern_add("t*", member)
+    for pattern in ("a*", "b*", "c*"):
+        await other_layer.group_send_many([("tea", {"type": "x", "n": n}) for n in (1, 2)])
+        await eventually(lambda: layer.stats().unread == 2)
+        adding = asyncio.create_task(layer.group_pattern_add(pattern, newcomer))
+        await asyncio.sleep(0)
+        assert await unread(layer, member) == [of("tea", 1), of("tea", 2)]
+        await adding
+
+
 async def test_the_same_message_to_a_group_left_and_heard_by_pattern(
     layer: MpxChannelLayer,
 ) -> None:

@@ -25,7 +25,7 @@ from mpx_channels.diagnostics.doctor.permissions import (
 from mpx_channels.layer import MpxChannelLayer
 from tests.proxy import Proxy
 
-from .conftest import ROOT, MakeProject, Project
+from ..conftest import ROOT, MakeProject, Project
 from .examine import examine, of, one, worst
 
 USER = "mpx-doctor-test"

@@ -17,9 +17,9 @@ from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import PATIENCE, RestartableServer
 
-from .conftest import MakeProject, Project
+from ..conftest import MakeProject, Project
+from ..schemas import check
 from .examine import examine, of, one, worst
-from .schemas import check
 
 KEYS = ["a passphrase that is long enough"]
 

@@ -21,9 +21,9 @@ from mpx_channels.diagnostics.doctor.versions import (
 from tests.conftest import RestartableServer
 from tests.proxy import Proxy, free_port
 
-from .conftest import ROOT, MakeProject, Project
+from ..conftest import ROOT, MakeProject, Project
+from ..schemas import check
 from .examine import examine, of, one
-from .schemas import check
 
 
 def test_all_checks_in_json(project: Project) -> None:

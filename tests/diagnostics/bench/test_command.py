@@ -25,8 +25,8 @@ from mpx_channels.diagnostics.subcommand import Refusal
 from tests.conftest import RestartableServer, eventually, missing
 from tests.warm import ROOT, start_cold
 
-from .conftest import PATIENCE, MakeProject, Project, ended
-from .schemas import check
+from ..conftest import PATIENCE, MakeProject, Project, ended
+from ..schemas import check
 
 SHORT = ("--seconds", "0.2", "--clients", "6", "--groups", "2")
 LONG = ("--seconds", "60", "--clients", "6", "--groups", "2")
