@@ -202,6 +202,20 @@ def links_of(multiplexer: Multiplexer) -> list[Link]:
     return [each.link for each in ends]
 
 
+def probes_of(multiplexer: Multiplexer) -> Collection[object]:
+    """What was published for whoever asks for its health, and is waited for."""
+    assert multiplexer._probes is not None
+    probes = multiplexer._probes.of.values()
+    return [question for probe in probes for question in (*probe.questions, *probe._new)]
+
+
+def are_watched(multiplexer: Multiplexer) -> bool:
+    """Whether something is timed, or asked, in order to find links that deliver nothing."""
+    assert multiplexer._probes is not None
+    watches = [probe._watch for probe in multiplexer._probes.of.values()]
+    return any(watch._timer is not None or watch._answer is not None for watch in watches)
+
+
 def watch_of(multiplexer: Multiplexer) -> FailoverWatch:
     """What listens to Sentinels."""
     return multiplexer._watches[0]

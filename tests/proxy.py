@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import socket
 import ssl
 import struct
 from collections.abc import Callable
 from typing import Self
 
-__all__ = ["Direction", "Proxy", "free_port"]
+__all__ = ["Direction", "Proxy", "free_port", "without"]
 
 
 # Not that of `random`, which tests set back to what it was.
@@ -46,6 +47,16 @@ def free_port() -> int:
                 continue
             _drawn.add(port)
             return port
+
+
+# What Redis pushes of these kinds, of a name and something without line breaks.
+_PUSHED = rb"\*3\r\n\$\d+\r\n(?:%b)\r\n\$\d+\r\n[^\r]*\r\n(?:\$\d+\r\n[^\r]*|:\d+)\r\n"
+
+
+def without(*kinds: bytes) -> Callable[[bytes], bytes]:
+    """For `Direction.rewrite`: what such pushes, ``b"message"`` say, are left out of."""
+    pushed = re.compile(_PUSHED % b"|".join(kinds))
+    return lambda piece: pushed.sub(b"", piece)
 
 
 class Direction:

@@ -12,6 +12,7 @@ from mpx_channels.messages.exceptions import (
 from mpx_channels.multiplexer import (
     CommandRefused,
     ConnectionLost,
+    Health,
     MpxError,
     NotConnected,
     PromiseDisconnected,
@@ -50,6 +51,7 @@ __all__ = [
     "FleetStats",
     "ForeignChannel",
     "GreenletsUnsupported",
+    "Health",
     "History",
     "Hooks",
     "InvalidConfig",

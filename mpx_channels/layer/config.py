@@ -79,6 +79,9 @@ class LayerConfig:
     - ``ping_interval`` (seconds, 30), ``min_backoff`` and ``max_backoff`` (seconds, 0.008 and
       0.512), ``connect_timeout`` (seconds, 5), ``unsubscribe_delay`` (seconds, 1),
       ``max_backlog`` (10,000 messages), ``backlog_timeout`` (seconds, 5): see `Multiplexer`.
+    - ``probe_interval`` (seconds, 30; 0 is off): when no message came over a connection for so
+      long, the process publishes to itself. If it does not hear that in ``connect_timeout``
+      seconds, twice, the connection is made anew. Costs a publish and a message per interval.
     - ``group_expiry`` (seconds, 86400): after that a channel ends of which nobody takes the unread
       messages (Channels' own consumers leave one behind when a handler of a layer's message
       raises), and one of `layer.sync` or `async_to_sync` that nobody reads. Else not needed:
@@ -115,6 +118,7 @@ class LayerConfig:
     backlog_timeout: float = 5.0
     history: Mapping[Any, Mapping[str, Any]] | None = None
     recovery_limit: int = 1000
+    probe_interval: float = 30.0
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -196,6 +200,7 @@ class LayerConfig:
                 unsubscribe_delay=self.unsubscribe_delay,
                 max_backlog=self.max_backlog,
                 backlog_timeout=self.backlog_timeout,
+                probe_interval=self.probe_interval,
             )
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error
@@ -230,7 +235,7 @@ class LayerConfig:
             value = getattr(self, key)
             if not _is_number(value) or value <= 0:
                 yield f"{key} must be a number of seconds above 0, not {value!r}"
-        for key in ("unsubscribe_delay", "backlog_timeout"):
+        for key in ("unsubscribe_delay", "backlog_timeout", "probe_interval"):
             value = getattr(self, key)
             if not _is_number(value) or value < 0:
                 yield f"{key} must be a number of seconds from 0 up, not {value!r}"

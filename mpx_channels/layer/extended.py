@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from mpx_channels.messages.codec import Message
+from mpx_channels.multiplexer import Health, MpxError
+from mpx_channels.multiplexer.health import require_timeout
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
@@ -212,6 +214,19 @@ class ExtendedLayer(MessagingLayer):
         return await self._hubs.run(settle)
 
     # -- looks --------------------------------------------------------------------------------
+
+    async def healthy(self, timeout: float = 1.0) -> Health:
+        """Whether this process hears its own publish, on every host, within `timeout` seconds.
+
+        What is wrong is said in `Health.reason`, with the host, and never raised. It connects, if
+        nothing else has, over the connections that the running event loop uses. Raises
+        `ValueError` if `timeout` is no number of seconds above 0.
+        """
+        require_timeout(timeout)
+        try:
+            return await self._hubs.run(lambda hub: hub.multiplexer.healthy(timeout))
+        except (MpxError, RuntimeError) as error:  # an embedded server, a loop that ended
+            return Health(False, reason=str(error))
 
     async def fleet_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
         """Every process of this prefix that is subscribed now, the busiest groups, and the queues.

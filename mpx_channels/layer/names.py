@@ -11,8 +11,9 @@
     <prefix>:s:               the replication id of the server, as our scripts know it
     <prefix>:c:               the control channel: questions to all processes
     <prefix>:c:<number>       the same, with several hosts: one on each of them
-    <prefix>:c:<process id>:<pid>:<host>    carries nothing: that a process is subscribed to it
-                                            tells the others that it lives, and where
+    <prefix>:c:<process id>:<pid>:<host>    on every host: that a process is subscribed to it tells
+                                            the others that it lives, and where; it carries the
+                                            probes that the process sends itself
 
 Neither group nor promise names have a colon in them, so two prefixes never meet in one name.
 """

@@ -13,6 +13,7 @@ from mpx_channels.loops.portal import portal
 from mpx_channels.loops.threads import blocks_event_loop
 from mpx_channels.messages.broadcasts import broadcast
 from mpx_channels.messages.codec import Message
+from mpx_channels.multiplexer import Health
 
 from .channels.mailbox import give_back
 from .extended import ExtendedLayer
@@ -166,6 +167,10 @@ class SyncLayer:
     def reply_error(self, event: Message, reason: str) -> bool:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
+
+    def healthy(self, timeout: float = 1.0) -> Health:
+        """`MpxChannelLayer.healthy`, over the connections of synchronous code."""
+        return self._run(self._layer.healthy(timeout))
 
     def fleet_stats(self, *, groups: int = 20) -> FleetStats:
         """`MpxChannelLayer.fleet_stats`."""

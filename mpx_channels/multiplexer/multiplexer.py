@@ -12,8 +12,11 @@ from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .flow import Flow
+from .health import Health, Host, examine, require_timeout
 from .link import LinkOptions
 from .packing import pack, pack_publish
+from .probe import Probe
+from .probes import Probes
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
 from .publishers import Publishers
@@ -50,6 +53,7 @@ class Multiplexer:
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
       connection, and for how long, before their senders get `NotConnected`. After a reconnect they
       go out when the subscriptions are confirmed again, within this time.
+    - ``probe_interval`` (seconds, 30): for `probe_over`; 0 is off.
     - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
       URL: ``username``, ``password``, ``credential_provider``, ``db``, ``ssl_ca_certs``,
       ``client_name``, ``protocol``, ...
@@ -69,12 +73,14 @@ class Multiplexer:
         max_queue: int = 1000,
         max_backlog: int = 10_000,
         backlog_timeout: float = 5.0,
+        probe_interval: float = 30.0,
         **redis_options: Any,
     ) -> None:
         options = LinkOptions(ping_interval, min_backoff, max_backoff, connect_timeout)
         for name, seconds in (
             ("unsubscribe_delay", unsubscribe_delay),
             ("backlog_timeout", backlog_timeout),
+            ("probe_interval", probe_interval),
         ):
             if not seconds >= 0:
                 raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
@@ -117,6 +123,8 @@ class Multiplexer:
             for server in self._subscribers.all
             if isinstance(server.link.node, SentinelNode)
         ]
+        self._probe_interval, self._probe_patience = probe_interval, connect_timeout
+        self._probes: Probes | None = None
         # The subscriber and publisher, where there is but one node and nobody need look for it.
         self._subscriber: Subscriber = self._subscribers.all[0]
         self._publisher = self._publishers.only
@@ -257,6 +265,42 @@ class Multiplexer:
             raise NotConnected(
                 f"no connection to {link.node} in {timeout} s{cause}"
             ) from link.last_error
+
+    def probe_over(self, name: str | bytes) -> None:
+        """Have a channel of this process' own, to hear its own publishes over, on every server.
+
+        Nobody else may publish to `name`. When no message came from a server for
+        ``probe_interval`` seconds, something is published there; if that does not come back in
+        ``connect_timeout`` seconds, twice, the connection stands and delivers nothing, and is made
+        anew. If that does not help, the next ones are given longer. A second call changes nothing.
+        """
+        key = encode_name(name)
+        if self._probes is None:
+            self._probes = Probes(
+                self._subscribers,
+                lambda subscriber: Probe(
+                    subscriber,
+                    self._publishers.of(subscriber.node),
+                    key,
+                    interval=self._probe_interval,
+                    patience=self._probe_patience,
+                ),
+            )
+
+    async def healthy(self, timeout: float = 1.0) -> Health:
+        """Whether what is published arrives, on every node, in `timeout` seconds.
+
+        Needs `probe_over`. Raises `ValueError` without it, and for no number of seconds above 0.
+        """
+        require_timeout(timeout)
+        if self._probes is None:
+            raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
+        hosts = []
+        for node in self.nodes:
+            subscriber = self._subscribers.of_node(node)
+            probe, publisher = self._probes.of[subscriber], self._publishers.of(node)
+            hosts.append(Host(node, probe, subscriber, publisher))
+        return await examine(hosts, timeout)
 
     # -- talk ---------------------------------------------------------------------------------
 

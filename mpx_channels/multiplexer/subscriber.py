@@ -34,8 +34,8 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 FORBIDDEN_BACKOFF = EqualJitterBackoff(cap=5.0, base=0.1)
 
 
-class LinkListener(Listener, Protocol):
-    """A listener that wants to know of the link, too."""
+class LinkListener(Protocol):
+    """Whoever wants to know of the link, whatever it listens to."""
 
     def disconnected(self, loss: LinkLost, subscriber: Subscriber, /) -> None:
         """This subscriber's link broke; all that came over it was delivered."""
@@ -68,6 +68,8 @@ class Subscriber:
         self.up = asyncio.Event()
         self.counters = counters
         self.flow = flow
+        # That came from this server, over all connections.
+        self.messages_in = 0
         self.log = LimitedLog(logger)
         self.on_lost: Callable[[LinkLost], object] = lambda loss: None
         # Called when all that was wanted before a connection came is confirmed, or refused.
@@ -156,6 +158,12 @@ class Subscriber:
         if fence is not None:
             self.changed()
         return fence
+
+    def give_up_deaf(self, reason: ConnectionLost) -> None:
+        """Have the connection made anew, as it delivers nothing."""
+        if self._wire is not None:
+            self.counters.probe_reconnects += 1
+            self._wire.abort(reason)
 
     def _flush(self) -> None:
         self._flush_soon = None
@@ -297,7 +305,7 @@ class Subscriber:
                 self.counters.dropped_no_listener += 1
         if taken > messages:  # the others are answers
             self._silence.broken(self.now())
-        self.counters.messages_in += messages
+        self.messages_in += messages
         self.counters.deliveries += deliveries
         return taken
 

@@ -28,7 +28,7 @@ class Control(Part):
     """Asks all processes of the prefix, or the one that owns a channel; and serves what they ask.
 
     A question says under ``do`` what it wants; parts put here what they do. Besides, each process
-    is subscribed to a name that says that it lives, and where.
+    is subscribed to a name that says that it lives, and where; its probes go over that.
     """
 
     def __init__(self, context: Context, inbox: Inbox, requests: Requests) -> None:
@@ -43,7 +43,8 @@ class Control(Part):
 
     def started(self) -> None:
         alive = self._context.names.alive(self._context.process_id, os.getpid(), host_name())
-        self._subscription.add(*self._names.values(), alive)
+        self._subscription.add(*self._names.values())
+        self._context.multiplexer.probe_over(alive)
 
     # -- asking -------------------------------------------------------------------------------
 
