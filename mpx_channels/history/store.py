@@ -121,7 +121,7 @@ class Store:
             b"%d" % setting.size,
             b"%d" % setting.ttl_ms,
             mark,
-            (key or "").encode(),
+            (key or "").encode("utf-8", "surrogatepass"),
         )
         known = self._known.get(name)
         try:

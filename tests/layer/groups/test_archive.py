@@ -149,6 +149,8 @@ async def test_idempotency(
     assert again == first
     assert await layer.group_broadcast("room-1", "x", idempotency_key="a") == first
     assert await layer.group_send("room-2", {"type": "x", "n": 1}, idempotency_key="a") != first
+    strange = await layer.group_send("room-2", {"type": "x"}, idempotency_key="\ud800\0")
+    assert await layer.group_send("room-2", {"type": "x"}, idempotency_key="\ud800\0") == strange
     second = await layer.group_send("room-1", {"type": "x", "n": 3}, idempotency_key="b")
     assert (await layer.receive(channel))["n"] == 1
     assert (await layer.receive(channel))["mpx_position"] == second
