@@ -91,24 +91,25 @@ class GroupHistory(Part):
         topic = self._groups.opened(name)
         track = track_of(topic)
         known = mailbox.channel in topic.members and (topic, mailbox) not in self._groups.leaving
-        replay = Replay(self, track, mailbox)
+        replay = Replay(self, track, mailbox, joins=not known)
         try:
             await self._groups.join(name, mailbox)
             state = await self._looks.state(topic)
         except BaseException:
-            replay.end()
-            if not known:
-                self._groups.leave(name, mailbox)
+            if not replay.is_new:
+                replay.undo()
+            elif track.behind.get(mailbox) is replay:
+                self._groups.leave(name, mailbox)  # nobody else waits for it
+                replay.end()
             raise
         gap = judge(parse(since), state, self._limit)
         self._count(gap.reason)
         if track.position is None:
             track.known(state)
-        replay.position = (state.epoch, gap.start)
-        if gap.count:
-            replay.read_on()
+        if gap.reason is not None and not gap.count and not replay.is_new:
+            replay.undo()  # it misses nothing of what came since it is a member
         else:
-            replay.rest()
+            replay.begin((state.epoch, gap.start), gap.count)
         return Recovery(gap.reason is None, gap.count, text(state.position), gap.reason)
 
     def _count(self, reason: str | None) -> None:

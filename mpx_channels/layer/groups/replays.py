@@ -136,10 +136,28 @@ class Replay:
     all there was, it rests until one comes that follows upon it, and is a member like others then.
     """
 
-    __slots__ = ("_ended", "_exact", "_history", "_raised", "mailbox", "phase", "position", "track")
+    __slots__ = (
+        "_ended",
+        "_exact",
+        "_history",
+        "_raised",
+        "before",
+        "joins",
+        "mailbox",
+        "phase",
+        "position",
+        "previous",
+        "track",
+    )
 
     def __init__(
-        self, history: Source, track: Track, mailbox: Mailbox, position: Position = ("", 0)
+        self,
+        history: Source,
+        track: Track,
+        mailbox: Mailbox,
+        position: Position = ("", 0),
+        *,
+        joins: bool = False,
     ) -> None:
         self._history = history
         self.track = track
@@ -151,10 +169,42 @@ class Replay:
         # Whether pages are to begin right behind the position.
         self._exact = False
         self._ended = False
-        previous = track.behind.get(mailbox)
+        # Where the member was before; None while that is not known.
+        self.before = None if track.tentative else track.position
+        self.previous = previous = track.behind.get(mailbox)
         if previous is not None:
+            self.before = previous.before or self.before
+            joins = joins or previous.is_new
             previous.end()
+        # Whether the member is one only if it comes to a good end.
+        self.joins = joins
         track.behind[mailbox] = self
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the member is one only by this, and by others that have not begun."""
+        return self.joins and (self.previous is None or self.previous.is_new)
+
+    def begin(self, position: Position, count: int) -> None:
+        """So many messages, or perhaps more, are to be replayed from a position."""
+        self.joins, self.previous = False, None
+        self.position = position
+        if count:
+            self.read_on()
+        else:
+            self.rest()
+
+    def undo(self) -> None:
+        """Have the member go on as before, with what came meanwhile."""
+        before: Replay | None = self.previous
+        while before is not None and not before.position[0]:
+            before = before.previous
+        if before is not None:
+            self.begin(before.position, 0 if before.phase is Phase.RESTING else 1)
+        elif self.before is not None:
+            self.begin(self.before, 0)
+        else:
+            self.end()
 
     def end(self) -> None:
         """The member gets what comes, or is none any more."""
@@ -188,6 +238,8 @@ class Replay:
     def follows(self, position: Position) -> bool:
         """A live message has come; whether this member gets it as others do, from now on."""
         if self.phase is not Phase.RESTING:
+            if self.before is None:
+                self.before = (position[0], position[1] - 1)
             return False
         epoch, offset = self.position
         if epoch == position[0]:
