@@ -23,6 +23,7 @@ from mpx_channels.messages.envelope import POSITION_LENGTH, POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 
 __all__ = [
+    "NO_REPLAY",
     "Gap",
     "History",
     "Position",
@@ -40,6 +41,16 @@ _TEXT = re.compile(r"([0-9a-f]{16})-(0|[1-9][0-9]{0,14})", re.ASCII)
 _LONGEST = 32
 
 Position = tuple[str, int]
+
+
+class _NoReplay:
+    """What `group_add` is given if nothing is to be replayed: None may come from a browser."""
+
+    def __repr__(self) -> str:
+        return "NO_REPLAY"
+
+
+NO_REPLAY = _NoReplay()
 
 
 def text(position: Position) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from mpx_channels.layer import History, MpxChannelLayer
+from mpx_channels.layer import History, MpxChannelLayer, Recovery
 from tests.layer.conftest import MakeLayer
 
 HISTORY = {"room-*": {"size": 10, "ttl": 60}}
@@ -111,10 +111,24 @@ async def test_what_is_no_position(layer: MpxChannelLayer, wrong: Any) -> None:
     history = await layer.group_history("room-1", since=wrong)
     assert numbers(history) == [1]
     assert not history.complete
+    await wrong_position(layer, wrong, sent)
+
+
+async def wrong_position(layer: MpxChannelLayer, wrong: Any, sent: str | None) -> None:
     recovery = await layer.group_add("room-1", await layer.new_channel(), since=wrong)
     assert recovery is not None
     assert (recovery.recovered, recovery.replayed, recovery.position) == (False, 0, sent)
     assert recovery.reason in ("invalid", "epoch")
+
+
+async def test_none_is_no_position(layer: MpxChannelLayer) -> None:
+    """It is what a browser's null becomes."""
+    sent = await layer.group_send("room-1", {"type": "x"})
+    await wrong_position(layer, None, sent)
+    recovery = await layer.group_add("lobby", await layer.new_channel(), since=None)
+    assert recovery == Recovery(False, 0, None, "no_history")
+    assert await layer.group_add("room-1", await layer.new_channel()) is None
+    assert (await layer.group_history("room-1", since=None)).complete
 
 
 async def test_long_histories_come_in_pages(make_layer: MakeLayer) -> None:
