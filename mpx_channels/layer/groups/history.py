@@ -194,9 +194,8 @@ class GroupHistory(Part):
 
     def _overflowed(self, track: Track, mailbox: Mailbox, position: Position) -> None:
         """A mailbox is full: what it has no room for is read when there is some."""
-        self._tell(mailbox, "overflow", [track], recovered=True)
-        self.context.counters.recoveries += 1
-        Replay(self, track, mailbox, (position[0], position[1] - 1)).read_on()
+        before = (position[0], position[1] - 1)
+        Replay(self, track, mailbox, before, overflowed=True).read_on()
 
     # -- after a reconnect --------------------------------------------------------------------
 
@@ -312,6 +311,13 @@ class GroupHistory(Part):
         """So many messages were put into a mailbox."""
         self.context.counters.deliveries += count
         self.context.counters.replayed += count
+
+    def refilled(self, replay: Replay, reason: str | None, dropped: int | None) -> None:
+        """A replay begins behind an overflow: it is known now whether all of it is there."""
+        self._count(reason)
+        told = reason if reason not in (None, "trimmed", "expired") else "overflow"
+        recovered, tracks = reason is None, [replay.track]
+        self._tell(replay.mailbox, told, tracks, recovered=recovered, dropped=dropped)
 
     def not_recovered(self, replay: Replay, reason: str, dropped: int | None) -> None:
         """A replay goes on behind something that is lost."""

@@ -114,6 +114,9 @@ class Source(Protocol):
     def replayed(self, count: int) -> None:
         """So many messages were put into a mailbox."""
 
+    def refilled(self, replay: Replay, reason: str | None, dropped: int | None) -> None:
+        """A replay begins behind an overflow; ``reason`` why something is lost, if it is."""
+
     def not_recovered(self, replay: Replay, reason: str, dropped: int | None) -> None:
         """A replay goes on behind something that is lost."""
 
@@ -144,6 +147,7 @@ class Replay:
         "before",
         "joins",
         "mailbox",
+        "overflowed",
         "phase",
         "position",
         "previous",
@@ -158,6 +162,7 @@ class Replay:
         position: Position = ("", 0),
         *,
         joins: bool = False,
+        overflowed: bool = False,
     ) -> None:
         self._history = history
         self.track = track
@@ -169,11 +174,14 @@ class Replay:
         # Whether pages are to begin right behind the position.
         self._exact = False
         self._ended = False
+        # Whether it begins where the mailbox was full, and the member is not told of that yet.
+        self.overflowed = overflowed
         # Where the member was before; None while that is not known.
         self.before = None if track.tentative else track.position
         self.previous = previous = track.behind.get(mailbox)
         if previous is not None:
             self.before = previous.before or self.before
+            self.overflowed = overflowed or previous.overflowed
             joins = joins or previous.is_new
             previous.end()
         # Whether the member is one only if it comes to a good end.
@@ -270,7 +278,10 @@ class Replay:
     def _take(self, read: Read) -> None:
         state, channel = read.state, self.mailbox.channel
         offset, reason, dropped = salvage(self.position, state)
-        if reason is not None:
+        if self.overflowed:
+            self.overflowed = False
+            self._history.refilled(self, reason, dropped)
+        elif reason is not None:
             self._history.not_recovered(self, reason, dropped)
         items = []
         before = offset
