@@ -18,6 +18,9 @@ from ..part import Context
 
 __all__ = ["Archive", "Entry"]
 
+# Seconds that a message waits in a mailbox at most. Channels that nobody reads end sooner or later.
+DAY = 86_400
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -125,9 +128,12 @@ class Archive:
     def delivery(
         self, setting: HistorySetting, position: Position, body: bytes | memoryview
     ) -> Delivery:
-        """A message with its position; raises `UnreadableMessage`."""
-        context = self._context
-        expires = self._context.loop.time() + self.expiry(setting)
+        """A message with its position; raises `UnreadableMessage`.
+
+        In the mailbox of a slow consumer it lives for as long as it may be in the history.
+        """
+        context, expiry = self._context, self.expiry(setting)
+        expires = context.loop.time() + max(expiry, min(expiry * setting.size, DAY))
         extra = {"mpx_position": text(position)}
         return Delivery(context.wrapping.decode, body, expires, extra)
 

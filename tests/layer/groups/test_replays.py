@@ -132,6 +132,22 @@ async def test_an_overflow_that_the_history_has_not(
     assert taken[-10:] == list(range(290, 300))
 
 
+@pytest.mark.parametrize("wildcard", [False, True])
+async def test_a_slow_reader_gets_what_the_history_has(
+    make_layer: MakeLayer, wildcard: bool
+) -> None:
+    """Messages wait for longer than ``expiry``, and ``ttl``."""
+    layer = make_layer(history={"*": {"size": 1000, "ttl": 0.2}}, expiry=0.2)
+    mailbox = await layer.open_channel(hooks=GAP)
+    await layer.group_add("room", mailbox.channel)
+    if wildcard:
+        await layer.group_pattern_add("ro*", mailbox.channel)
+    for n in range(8):
+        await send(layer, "room", n)
+        await asyncio.sleep(0.1)
+    assert await got(mailbox, 8) == list(range(8))
+
+
 async def test_an_overflow_without_history(layer: MpxChannelLayer, sender: MpxChannelLayer) -> None:
     mailbox = await layer.open_channel(hooks=GAP)
     await layer.group_add("lobby", mailbox.channel)
