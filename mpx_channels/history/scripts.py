@@ -12,12 +12,13 @@ from __future__ import annotations
 
 __all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE"]
 
-# Where an ACL refuses INFO, all servers look the same: a failover is not noticed.
+# Forgotten after a day, it is asked for again. Where an ACL refuses INFO, all servers look the same:
+# a failover is not noticed.
 _LEARN = """
 local function learn(key)
   local info = redis.pcall('INFO', 'replication')
   local id = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or 'unknown'
-  redis.call('SET', key, id)
+  redis.call('SET', key, id, 'EX', 86400)
   return id
 end
 """
@@ -72,10 +73,30 @@ local m = current(KEYS[1], KEYS[2], KEYS[3], server, ARGV[1], ARGV[2])
 
 # ARGV: the process, the meta's life (ms), the Redis channel, the envelope, size, ttl (ms), the
 # sender's mark, the idempotency key. Returns epoch, offset, receivers; -1 if it was there already.
+#
+# The hash of the keys has the field '' as well, to be there while there are messages: if it is not,
+# it was evicted, and is made anew out of them.
 _KNOWN_KEY = """
 local key = ARGV[8]
+local function keys_anew()
+  local from = '-'
+  redis.call('HSET', KEYS[3], '', '')
+  repeat
+    local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 100)
+    for _, entry in ipairs(entries) do
+      local old = field(entry, 'k')
+      if old then redis.call('HSET', KEYS[3], old, entry[1]) end
+      from = '(' .. entry[1]
+    end
+  until #entries < 100
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
+end
 if key ~= '' then
   local at = redis.call('HGET', KEYS[3], key)
+  if not at and m[4] and not redis.call('HGET', KEYS[3], '') then
+    keys_anew()
+    at = redis.call('HGET', KEYS[3], key)
+  end
   local entry = at and redis.call('XRANGE', KEYS[1], at, at)[1]
   if entry and field(entry, 'k') == key then return given(entry) end
 end
@@ -104,11 +125,13 @@ elseif key == '' then
 else
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], id, 'd', data, 's', ARGV[7], 'k', key)
   redis.call('HSET', KEYS[2], 'o', offset, 'k', 1)
-  redis.call('HSET', KEYS[3], key, id)
+  redis.call('HSET', KEYS[3], key, id, '', '')
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 if m[4] or key ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[6]) end
-if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+if offset % 16 == 0 or redis.call('XLEN', KEYS[1]) == 1 then
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+end
 return {m[1], offset, redis.call('PUBLISH', ARGV[3], data)}
 """
 

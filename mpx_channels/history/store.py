@@ -179,7 +179,11 @@ class Store:
             arguments.append(b"%d" % setting.size)
             arguments.append(f"{known[0]}-{known[1]}".encode() if known is not None else b"")
         found = await self._scripts_of(node).look(self._server, *keys, *arguments, keys=len(keys))
-        return [None if each == 0 else _state(each) for each in found]
+        states = [None if each == 0 else _state(each) for each in found]
+        for (name, _, _), state in zip(groups, states, strict=True):
+            if state is not None:
+                self.saw(name, state.position)
+        return states
 
     async def state(self, name: str, setting: HistorySetting) -> State:
         """How a history stands; raises as `Multiplexer.command`."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from mpx_channels.history.positions import History, Position, judge, parse, split, text
+from mpx_channels.history.positions import History, Position, judge, parse, salvage, split, text
 from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.history.store import Store
 from mpx_channels.messages.codec import Message
@@ -106,7 +106,7 @@ class Archive:
         elif position is None or gap.reason in ("epoch", "invalid"):
             after = max(oldest, state.top - limit)
         else:
-            after = max(oldest, min(position[1], state.top))
+            after = salvage(position, state)[0]
         messages: list[Message] = []
         while len(messages) < limit and after < state.top:
             page = await self.store.page(name, setting, after, limit - len(messages))

@@ -118,6 +118,8 @@ async def test_a_failover_with_writes_that_were_lost(
         assert (recovery.recovered, recovery.replayed, recovery.reason) == (False, 0, "failover")
     # The offsets of what was lost are given out again, in another epoch.
     again = await send(layer, "room-1", 7, 8)
+    history = await layer.group_history("room-1", since=lost[1])
+    assert (numbers(history), history.complete) == ([7, 8], False)
     assert [str(p)[17:] for p in again] == [str(p)[17:] for p in lost]
     for each in (mailbox, joined[0], joined[1]):
         assert await got(each, 2) == [7, 8]
@@ -212,6 +214,25 @@ async def test_a_publish_that_nobody_can_know_of(
     proxy.to_client.thaw()
     with pytest.raises(ConnectionLost):
         await sending
+    assert numbers(await other.group_history("room")) == [5, 6, 7, 8, 9]
+
+
+async def test_the_first_publish_of_a_member_in_doubt(
+    make_layer: MakeLayer, proxy: Proxy, client: redis.Redis, prefix: str
+) -> None:
+    """It knows how far the group has come, though it has sent nothing yet, nor heard."""
+    config = {"history": {"*": {"size": 5, "ttl": 60}}}
+    layer, other = make_layer(hosts=[proxy.url], **config), make_layer(**config)
+    await send(other, "room", *range(9))
+    client.xtrim(f"{prefix}:h:room", maxlen=5, approximate=False)
+    await layer.group_add("room", await layer.new_channel())
+    await eventually(lambda: all_known(layer))
+    proxy.to_server.freeze()
+    sending = asyncio.create_task(layer.group_send("room", {"type": "x", "n": 9}))
+    await eventually(lambda: unanswered_by(publisher_of(multiplexer_of(layer))))
+    proxy.cut()
+    proxy.to_server.thaw()
+    assert (await sending or "").endswith("-10")
     assert numbers(await other.group_history("room")) == [5, 6, 7, 8, 9]
 
 
