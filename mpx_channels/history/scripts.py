@@ -12,7 +12,7 @@ from __future__ import annotations
 
 __all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE"]
 
-# Forgotten after a day, it is asked for again. Where an ACL refuses INFO, all servers look the same:
+# Forgotten after a day, it is asked for again. Where an ACL refuses INFO, all servers look alike:
 # a failover is not noticed.
 _LEARN = """
 local function learn(key)
