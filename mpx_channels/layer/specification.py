@@ -280,7 +280,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
             topic = hub.groups.topics.get(name)
-            if topic is not None and topic.live and mailbox.hooks is None:
+            if topic is not None and topic.at_once and mailbox.hooks is None:
                 topic.add(mailbox)  # what most joins are, and all there is to them
             else:
                 await hub.groups.join(name, mailbox)

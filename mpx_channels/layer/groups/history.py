@@ -76,9 +76,9 @@ class GroupHistory(Part):
         """A group has its first member here."""
         setting = self.archive.setting_of(topic.name)
         if setting is not None:
-            topic.track = Track(topic, setting)
-            if topic.live:
-                self.activated(topic)
+            topic.track = track = Track(topic, setting, self.loop.create_future())
+            track.was_live, topic.at_once = topic.live, False
+            self._looks.at(topic)
 
     async def join(self, name: str, mailbox: Mailbox, since: object) -> Recovery:
         """Make a channel a member, and replay to it what it missed since a position.
@@ -206,8 +206,10 @@ class GroupHistory(Part):
 
     def activated(self, topic: Topic) -> None:
         """A group with a history is live."""
-        track_of(topic).was_live = True
-        self._looks.at(topic)
+        track = track_of(topic)
+        if track.was_live:
+            self._looks.at(topic)
+        track.was_live = True
 
     def _on_looked(self, found: list[Looked]) -> None:
         told = Told()
@@ -231,13 +233,17 @@ class GroupHistory(Part):
         ``losses``: how often the topic had been lost when that was asked, if it was live.
         """
         track = track_of(topic)
-        if losses != track.losses or self._groups.topics.get(topic.name) is not topic:
-            return  # it will be asked again
+        if self._groups.topics.get(topic.name) is not topic:
+            return
+        track.found()
         if track.position is None:
             if state is not None:
                 track.known(state)
-            self._nothing_known(track)
+            if losses == track.losses:
+                self._nothing_known(track)
             return
+        if losses != track.losses:
+            return  # it will be asked again
         if not track.lost:
             return
         track.lost = False
@@ -370,6 +376,9 @@ class GroupHistory(Part):
         for task in self._tasks:
             task.cancel()
         self._looks.close()
+        for topic in self._groups.topics.values():
+            if topic.track is not None:
+                track_of(topic).found()
 
     def abandon(self) -> None:
         for task in self._tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from asyncio import AbstractEventLoop, Task
+from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,15 +34,16 @@ class Read:
 class Track:
     """The messages of one topic as they come, by their positions.
 
-    ``epoch`` and ``offset`` are the newest that came, or was known when the topic became live: then
-    it is ``tentative``, as some before it may be on their way. ``lost``: the link broke, for the
-    ``losses``-th time, and it is not known yet what was missed. ``held``: the first message that
-    came meanwhile, if it does not follow upon the others.
+    ``epoch`` and ``offset`` are the newest that came, or was known before the first join was over:
+    then it is ``tentative``, as some before it may be on their way. ``lost``: the link broke, for
+    the ``losses``-th time, and it is not known yet what was missed. ``held``: the first message
+    that came meanwhile, if it does not follow upon the others.
     """
 
     __slots__ = (
         "behind",
         "epoch",
+        "first",
         "held",
         "losses",
         "lost",
@@ -54,8 +55,9 @@ class Track:
         "was_live",
     )
 
-    def __init__(self, topic: Topic, setting: HistorySetting) -> None:
+    def __init__(self, topic: Topic, setting: HistorySetting, first: Future[None]) -> None:
         self.topic = topic
+        self.first: Future[None] | None = first
         self.setting = setting
         self.epoch = ""
         self.offset = 0
@@ -84,9 +86,19 @@ class Track:
     def known(self, state: State) -> None:
         """So far it had come on the server a moment ago."""
         self.epoch, self.offset = state.position
+        if self.lost:
+            self.tentative = False
+
+    def found(self) -> None:
+        """It was asked how far it had come, and there is an answer, or none to be had."""
+        if self.first is not None:
+            if not self.first.done():
+                self.first.set_result(None)
+            self.first = None
 
     def end(self) -> None:
         """Nobody is a member any more."""
+        self.found()
         for replay in list(self.behind.values()):
             replay.end()
 
