@@ -25,9 +25,10 @@ end
 
 LEARN = f"{_LEARN}\nlearn(KEYS[1])\n"
 
-# `current` is the meta hash as {epoch, top, server, whether keys were used, the epoch before, where
-# that ended}. One that was evicted begins anew, and the stream with it: XADD would refuse its
-# offsets for ever. The sender makes two epochs differ that begin in one microsecond.
+# `current` is the meta hash as {epoch, top, server, whether keys were used, the last 16 epochs that
+# ended by failovers, and where}. One that was evicted begins anew, and the stream with it: XADD
+# would refuse its offsets for ever. The sender makes two epochs differ that begin in one
+# microsecond.
 #
 # `first` is the oldest offset of the last `size`. Some before them may not be trimmed yet: to trim
 # whole nodes of a stream takes half the time.
@@ -36,16 +37,19 @@ local function begin(sender)
   local time = redis.call('TIME')
   return string.format('%013x', time[1] * 1000000 + time[2]) .. string.sub(sender, 1, 3)
 end
+local function ended(m)
+  return string.sub(string.format('%s-%015.0f ', m[1], m[2]) .. (m[5] or ''), 1, 16 * 33 - 1)
+end
 local function current(stream, meta, keys, server, sender, life)
-  local m = redis.call('HMGET', meta, 'e', 'o', 'r', 'k', 'pe', 'po')
+  local m = redis.call('HMGET', meta, 'e', 'o', 'r', 'k', 'p')
   if not m[1] then
     redis.call('DEL', stream, keys)
-    m = {{begin(sender), 0, server, false, false, false}}
+    m = {{begin(sender), 0, server, false, false}}
     redis.call('HSET', meta, 'e', m[1], 'o', 0, 'r', server)
     redis.call('PEXPIRE', meta, life)
   elseif m[3] ~= server then
-    m = {{begin(sender), m[2], server, m[4], m[1], m[2]}}
-    redis.call('HSET', meta, 'e', m[1], 'r', server, 'pe', m[5], 'po', m[6])
+    m = {{begin(sender), m[2], server, m[4], ended(m)}}
+    redis.call('HSET', meta, 'e', m[1], 'r', server, 'p', m[5])
     redis.call('PEXPIRE', meta, life)
   end
   return m
@@ -142,10 +146,10 @@ PUBLISH = _ONE + _KNOWN_KEY + _APPEND
 # it is not there any more, nobody can tell.
 SETTLE = f"""{_ONE}{_KNOWN_KEY}
 local seen = tonumber(ARGV[10])
-if ARGV[9] == m[5] then
-  if seen > tonumber(m[6]) then seen = tonumber(m[6]) end
-elseif ARGV[9] ~= '' and ARGV[9] ~= m[1] then
-  return 'unknown'
+if ARGV[9] ~= '' and ARGV[9] ~= m[1] then
+  local last = string.match(m[5] or '', ARGV[9] .. '%-(%d+)')
+  if not last then return 'unknown' end
+  seen = math.min(seen, tonumber(last))
 end
 local from = string.format('(%.0f-0', seen)
 while true do
@@ -173,7 +177,7 @@ for i = 0, (#KEYS - 1) / 3 - 1 do
     found[i + 1] = 0
   else
     local top = tonumber(m[2])
-    found[i + 1] = {{m[1], top, m[5] or '', tonumber(m[6] or 0), first(stream, top, size)}}
+    found[i + 1] = {{m[1], top, m[5] or '', first(stream, top, size)}}
   end
 end
 return found
@@ -198,5 +202,5 @@ while #messages < wanted and size < room do
   from = '(' .. entries[step][1]
   step = math.max(1, math.floor((room - size) * #messages / size))
 end
-return {{m[1], top, m[5] or '', tonumber(m[6] or 0), oldest, messages}}
+return {{m[1], top, m[5] or '', oldest, messages}}
 """

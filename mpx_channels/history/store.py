@@ -232,8 +232,13 @@ class _Scripts:
 
 
 def _state(found: Sequence[Any]) -> State:
-    epoch, top, previous, ended, first = found
-    return State(epoch.decode(), top, previous.decode(), ended, first)
+    epoch, top, ended, first = found
+    return State(epoch.decode(), top, dict(map(_ended, ended.decode().split())), first)
+
+
+def _ended(each: str) -> Position:
+    epoch, _, offset = each.partition("-")
+    return epoch, int(offset)
 
 
 def _passes(error: MpxError) -> bool:

@@ -133,6 +133,25 @@ async def test_a_failover_with_writes_that_were_lost(
     )
 
 
+async def test_positions_from_before_many_failovers(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """Whoever comes back after a night in which the server was restarted, again and again."""
+    layer = make_layer(history=HISTORY)
+    sent: list[str | None] = []
+    for n in range(20):
+        sent += await send(layer, "room-1", n)
+        client.set(f"{prefix}:s:", f"server {n}")
+    for n in range(20):
+        mailbox = await layer.open_channel()
+        recovery = await layer.group_add("room-1", mailbox.channel, since=sent[n])
+        replayed, reason = (19 - n, "failover") if n >= 4 else (0, "epoch")
+        assert recovery is not None
+        assert (recovery.recovered, recovery.replayed, recovery.reason) == (False, replayed, reason)
+        assert await got(mailbox, replayed) == list(range(n + 1, 20))[:replayed]
+    assert numbers(await layer.group_history("room-1", since=sent[9])) == list(range(10, 20))
+
+
 async def test_a_key_is_known_across_a_failover(make_layer: MakeLayer, failover: Failover) -> None:
     layer = make_layer(hosts=[failover.proxy.url], history=HISTORY)
     first = await layer.group_send("room-1", {"type": "x"}, idempotency_key="a")
