@@ -12,12 +12,13 @@ from __future__ import annotations
 
 __all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE"]
 
-# Forgotten after a day, it is asked for again. Where an ACL refuses INFO, all servers look alike:
-# a failover is not noticed.
+# SET alone would be refused where memory is full. Forgotten after a day, it is asked for again.
+# Where an ACL refuses INFO, all servers look alike: a failover is not noticed.
 _LEARN = """
 local function learn(key)
   local info = redis.pcall('INFO', 'replication')
   local id = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or 'unknown'
+  redis.call('DEL', key)
   redis.call('SET', key, id, 'EX', 86400)
   return id
 end

@@ -133,6 +133,41 @@ async def test_a_failover_with_writes_that_were_lost(
     )
 
 
+async def test_a_replica_that_is_promoted_under_our_connections(
+    make_layer: MakeLayer, failover: Failover
+) -> None:
+    """It could not say which server it is when they began."""
+    layer = make_layer(hosts=[failover.proxy.url], history=HISTORY)
+    mailbox = await layer.open_channel(hooks=GAP)
+    await layer.group_add("room-1", mailbox.channel)
+    sent = await send(layer, "room-1", *range(5))
+    assert await got(mailbox, 5) == list(range(5))
+    await failover.replicated()
+    failover.switch()
+    await eventually(lambda: layer.stats().multiplexer.reconnects)  # type: ignore[union-attr]
+    with pytest.raises(CommandRefused, match=r"(?i)read only"):
+        await layer.group_send("room-1", {"type": "x", "n": 5})
+    failover.part()
+    assert await got(mailbox, 1) == [("failover", ["room-1"], False, None)]
+    recovery = await layer.group_add("room-1", mailbox.channel, since=sent[2])
+    assert recovery is not None
+    assert (recovery.recovered, recovery.replayed, recovery.reason) == (False, 2, "failover")
+
+
+async def test_a_server_without_memory_is_known(
+    make_layer: MakeLayer, restartable_server: RestartableServer, prefix: str
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], history=HISTORY)
+    await send(layer, "room-1", 0)
+    with restartable_server.client() as client:
+        client.set(f"{prefix}:s:", "another one")
+        client.config_set("maxmemory", 1)
+        client.client_kill_filter(_type="normal", skipme=True)
+        own = client.info("replication")["master_replid"].encode()  # type: ignore[index]
+        await eventually(lambda: client.get(f"{prefix}:s:") == own)
+
+
 async def test_positions_from_before_many_failovers(
     make_layer: MakeLayer, client: redis.Redis, prefix: str
 ) -> None:
