@@ -359,7 +359,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return None
 
     async def flush(self) -> None:
-        """Forget all groups and unread messages of this prefix: in Redis, and in every process.
+        """Forget groups, histories and unread messages of this prefix: in Redis, in every process.
 
         Channels stay, and can be added to groups again. A process that does not answer in a
         second keeps its groups.
