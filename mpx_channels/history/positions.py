@@ -9,13 +9,13 @@ A published message of such a group, and its entry in the stream, is
 
 The position stands outside of the envelope, and of its seal, as Redis gives it out and has no key.
 An epoch is one unbroken count. Offsets of two epochs have nothing to do with each other, with one
-exception: of the epoch before the present one it is known where it ended (`State.ended`).
+exception: of the epochs before the present one it is known where they ended (`State.ended`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mpx_channels.messages.codec import Message
@@ -23,6 +23,7 @@ from mpx_channels.messages.envelope import POSITION_LENGTH, POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 
 __all__ = [
+    "NO_REPLAY",
     "Gap",
     "History",
     "Position",
@@ -40,6 +41,16 @@ _TEXT = re.compile(r"([0-9a-f]{16})-(0|[1-9][0-9]{0,14})", re.ASCII)
 _LONGEST = 32
 
 Position = tuple[str, int]
+
+
+class _NoReplay:
+    """What `group_add` is given if nothing is to be replayed: None may come from a browser."""
+
+    def __repr__(self) -> str:
+        return "NO_REPLAY"
+
+
+NO_REPLAY = _NoReplay()
 
 
 def text(position: Position) -> str:
@@ -102,14 +113,13 @@ class History:
 class State:
     """A history on its server: its epoch and the last offset that was given out.
 
-    ``previous``: the epoch before, if it ended by a failover, and ``ended`` its last offset that
-    this server knows. ``first``: the offset of the oldest message, 0 if there is none.
+    ``ended``: the epochs before that ended by failovers, and the last offset of each that this
+    server knows. ``first``: the offset of the oldest message, 0 if there is none.
     """
 
     epoch: str
     top: int
-    previous: str
-    ended: int
+    ended: Mapping[str, int]
     first: int
 
     @property
@@ -139,9 +149,9 @@ def judge(position: Position | None, state: State, limit: int) -> Gap:
         return Gap(state.top, 0, "invalid")
     epoch, offset = position
     reason = None
-    if epoch == state.previous:
+    if (ended := state.ended.get(epoch)) is not None:
         reason = "failover"
-        if offset > state.ended:
+        if offset > ended:
             return Gap(state.top, 0, reason)
     elif epoch != state.epoch:
         return Gap(state.top, 0, "epoch")
@@ -165,10 +175,8 @@ def salvage(position: Position, state: State) -> tuple[int, str | None, int | No
     """
     epoch, offset = position
     oldest = state.first - 1 if state.first else state.top
-    if epoch == state.previous:
-        if offset > state.ended:
-            return max(oldest, state.ended), "failover", None
-        return max(oldest, offset), "failover", None
+    if (ended := state.ended.get(epoch)) is not None:
+        return max(oldest, min(offset, ended)), "failover", None
     if epoch != state.epoch:
         return oldest, "flushed", None
     if offset < oldest:

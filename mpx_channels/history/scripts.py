@@ -12,21 +12,24 @@ from __future__ import annotations
 
 __all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE"]
 
-# Where an ACL refuses INFO, all servers look the same: a failover is not noticed.
+# SET alone would be refused where memory is full. Forgotten after a day, it is asked for again.
+# Where an ACL refuses INFO, all servers look alike: a failover is not noticed.
 _LEARN = """
 local function learn(key)
   local info = redis.pcall('INFO', 'replication')
   local id = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or 'unknown'
-  redis.call('SET', key, id)
+  redis.call('DEL', key)
+  redis.call('SET', key, id, 'EX', 86400)
   return id
 end
 """
 
 LEARN = f"{_LEARN}\nlearn(KEYS[1])\n"
 
-# `current` is the meta hash as {epoch, top, server, whether keys were used, the epoch before, where
-# that ended}. One that was evicted begins anew, and the stream with it: XADD would refuse its
-# offsets for ever. The sender makes two epochs differ that begin in one microsecond.
+# `current` is the meta hash as {epoch, top, server, whether keys were used, the last 16 epochs that
+# ended by failovers, and where}. One that was evicted begins anew, and the stream with it: XADD
+# would refuse its offsets for ever. The sender makes two epochs differ that begin in one
+# microsecond.
 #
 # An entry of a stream has the sender's mark as a field with the message as its value, and the field
 # `k` with its idempotency key, if it has one.
@@ -38,16 +41,19 @@ local function begin(sender)
   local time = redis.call('TIME')
   return string.format('%013x', time[1] * 1000000 + time[2]) .. string.sub(sender, 1, 3)
 end
+local function ended(m)
+  return string.sub(string.format('%s-%015.0f ', m[1], m[2]) .. (m[5] or ''), 1, 16 * 33 - 1)
+end
 local function current(stream, meta, keys, server, sender, life)
-  local m = redis.call('HMGET', meta, 'e', 'o', 'r', 'k', 'pe', 'po')
+  local m = redis.call('HMGET', meta, 'e', 'o', 'r', 'k', 'p')
   if not m[1] then
     redis.call('DEL', stream, keys)
-    m = {{begin(sender), 0, server, false, false, false}}
+    m = {{begin(sender), 0, server, false, false}}
     redis.call('HSET', meta, 'e', m[1], 'o', 0, 'r', server)
     redis.call('PEXPIRE', meta, life)
   elseif m[3] ~= server then
-    m = {{begin(sender), m[2], server, m[4], m[1], m[2]}}
-    redis.call('HSET', meta, 'e', m[1], 'r', server, 'pe', m[5], 'po', m[6])
+    m = {{begin(sender), m[2], server, m[4], ended(m)}}
+    redis.call('HSET', meta, 'e', m[1], 'r', server, 'p', m[5])
     redis.call('PEXPIRE', meta, life)
   end
   return m
@@ -73,10 +79,13 @@ local m = redis.call('HMGET', KEYS[2], 'e', 'r', 'k')
 if ARGV[7] == '' and m[1] and not m[3] and m[2] == redis.call('GET', KEYS[4]) then
   local offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
   local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[6]
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], offset .. '-0', ARGV[5], data)
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-  if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
-  return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
+  local id = offset .. '-0'
+  if redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[3], id, ARGV[5], data) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+    if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
+    return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
+  end
+  redis.call('HINCRBY', KEYS[2], 'o', -1)
 end
 """
 
@@ -84,10 +93,30 @@ _TO_SEND = f"""{_CURRENT}
 local server = redis.call('GET', KEYS[4]) or learn(KEYS[4])
 local m = current(KEYS[1], KEYS[2], KEYS[3], server, ARGV[5], ARGV[1])
 """
+
+# The hash of the keys has the field '' as well, to be there while there are messages: if it is not,
+# it was evicted, and is made anew out of them.
 _KNOWN_KEY = """
 local key = ARGV[7]
+local function keys_anew()
+  local from = '-'
+  redis.call('HSET', KEYS[3], '', '')
+  repeat
+    local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 100)
+    for _, entry in ipairs(entries) do
+      local old = entry[2][4]
+      if old then redis.call('HSET', KEYS[3], old, entry[1]) end
+      from = '(' .. entry[1]
+    end
+  until #entries < 100
+  redis.call('PEXPIRE', KEYS[3], ARGV[4])
+end
 if key ~= '' then
   local at = redis.call('HGET', KEYS[3], key)
+  if not at and m[4] and not redis.call('HGET', KEYS[3], '') then
+    keys_anew()
+    at = redis.call('HGET', KEYS[3], key)
+  end
   local entry = at and redis.call('XRANGE', KEYS[1], at, at)[1]
   if entry and entry[2][4] == key then return given(entry) end
 end
@@ -116,11 +145,13 @@ elseif key == '' then
 else
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data, 'k', key)
   redis.call('HSET', KEYS[2], 'o', offset, 'k', 1)
-  redis.call('HSET', KEYS[3], key, id)
+  redis.call('HSET', KEYS[3], key, id, '', '')
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
 if m[4] or key ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
+if offset % 16 == 0 or redis.call('XLEN', KEYS[1]) == 1 then
+  redis.call('PEXPIRE', KEYS[2], ARGV[1])
+end
 return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
 """
 
@@ -131,10 +162,10 @@ PUBLISH = _AGAIN + _TO_SEND + _KNOWN_KEY + _APPEND
 # it is not there any more, nobody can tell.
 SETTLE = f"""{_TO_SEND}{_KNOWN_KEY}
 local seen = tonumber(ARGV[9])
-if ARGV[8] == m[5] then
-  if seen > tonumber(m[6]) then seen = tonumber(m[6]) end
-elseif ARGV[8] ~= '' and ARGV[8] ~= m[1] then
-  return 'unknown'
+if ARGV[8] ~= '' and ARGV[8] ~= m[1] then
+  local last = string.match(m[5] or '', ARGV[8] .. '%-(%d+)')
+  if not last then return 'unknown' end
+  seen = math.min(seen, tonumber(last))
 end
 local from = string.format('(%.0f-0', seen)
 while true do
@@ -162,7 +193,7 @@ for i = 0, (#KEYS - 1) / 3 - 1 do
     found[i + 1] = 0
   else
     local top = tonumber(m[2])
-    found[i + 1] = {{m[1], top, m[5] or '', tonumber(m[6] or 0), first(stream, top, size)}}
+    found[i + 1] = {{m[1], top, m[5] or '', first(stream, top, size)}}
   end
 end
 return found
@@ -189,5 +220,5 @@ while #messages < wanted and size < room do
   from = '(' .. entries[step][1]
   step = math.max(1, math.floor((room - size) * #messages / size))
 end
-return {{m[1], top, m[5] or '', tonumber(m[6] or 0), oldest, messages}}
+return {{m[1], top, m[5] or '', oldest, messages}}
 """

@@ -88,18 +88,32 @@ def wrong_histories(history: Any) -> Iterator[str]:
         return
     for pattern, setting in history.items():
         key = f"history[{pattern!r}]"
-        if not isinstance(pattern, str) and not hasattr(pattern, "match"):
-            yield f"history key {pattern!r} must be a glob (str) or a regex"
+        if not isinstance(pattern, str) and not _matches_text(pattern):
+            yield f"history key {pattern!r} must be a glob (str) or a regex over str"
         if not isinstance(setting, Mapping) or set(setting) != {"size", "ttl"}:
             yield f'{key} must be {{"size": messages, "ttl": seconds}}, not {setting!r}'
             continue
         size, ttl = setting["size"], setting["ttl"]
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            yield f"{key}: size must be a whole number of messages from 1 up, not {size!r}"
+        whole = isinstance(size, int) and not isinstance(size, bool)
+        if not whole or not 0 < size <= LARGEST_SIZE:
+            yield (
+                f"{key}: size must be a whole number of messages from 1 to {LARGEST_SIZE:,}, "
+                f"not {size!r}"
+            )
         right = isinstance(ttl, int | float) and not isinstance(ttl, bool)
         if not right or not 0 < ttl < LONGEST_TTL:
             yield f"{key}: ttl must be a number of seconds above 0, not {ttl!r}"
 
 
+def _matches_text(pattern: Any) -> bool:
+    try:
+        pattern.match("group")
+    except (AttributeError, TypeError):  # one over bytes, for instance
+        return False
+    return True
+
+
+# Nobody has the memory for more, and Redis' numbers end somewhere.
+LARGEST_SIZE = 1_000_000_000
 # Seconds; some hundred years, for Redis counts milliseconds in 64 bits.
 LONGEST_TTL = 1e10

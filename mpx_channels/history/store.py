@@ -112,12 +112,18 @@ class Store:
         calls = self._scripts_of(self._multiplexer.node_of(name))
         stream, always = self._always(name, setting)
         mark = b"%s:%d" % (self._process, next(self._numbers))
-        arguments = (*always, mark, envelope, key.encode() if key is not None else b"")
+        key_bytes = key.encode("utf-8", "surrogatepass") if key is not None else b""
+        arguments = (*always, mark, envelope, key_bytes)
         known = self._known.get(name)
         try:
+            if not calls.sure:
+                await calls.learn()
             answer = await calls.publish(stream, *arguments, keys=3)
+        except CommandRefused as error:
+            calls.refused(error)
+            raise
         except ConnectionLost as error:
-            answer = await self._settle(calls.settle, stream, arguments, known or ("", 0), error)
+            answer = await self._settle(calls, stream, arguments, known or ("", 0), error)
         epoch, offset, received = answer
         position = (epoch.decode(), offset)
         if received >= 0:
@@ -126,7 +132,7 @@ class Store:
 
     async def _settle(
         self,
-        settle: FrequentScript,
+        calls: _Scripts,
         stream: str,
         arguments: tuple[bytes, ...],
         known: Position,
@@ -139,7 +145,8 @@ class Store:
         epoch, offset = known
         while True:
             try:
-                answer = await settle(stream, *arguments, epoch.encode(), b"%d" % offset, keys=3)
+                more = (epoch.encode(), b"%d" % offset)
+                answer = await calls.surely(calls.settle, stream, *arguments, *more, keys=3)
             except MultiplexerStopped:
                 raise lost from None
             except CommandRefused as error:
@@ -168,8 +175,13 @@ class Store:
             arguments.append(b"%d" % setting.meta_ttl_ms)
             arguments.append(b"%d" % setting.size)
             arguments.append(f"{known[0]}-{known[1]}".encode() if known is not None else b"")
-        found = await self._scripts_of(node).look(self._server, *keys, *arguments, keys=len(keys))
-        return [None if each == 0 else _state(each) for each in found]
+        calls, count = self._scripts_of(node), len(keys)
+        found = await calls.surely(calls.look, self._server, *keys, *arguments, keys=count)
+        states = [None if each == 0 else _state(each) for each in found]
+        for (name, _, _), state in zip(groups, states, strict=True):
+            if state is not None:
+                self.saw(name, state.position)
+        return states
 
     async def state(self, name: str, setting: HistorySetting) -> State:
         """How a history stands; raises as `Multiplexer.command`."""
@@ -181,7 +193,9 @@ class Store:
     async def page(self, name: str, setting: HistorySetting, after: int, count: int = PAGE) -> Page:
         """The first messages behind an offset; fewer than asked for if they are large."""
         stream, keys = self._keys(name)
-        *state, messages = await self._scripts_of(self._multiplexer.node_of(name)).page(
+        calls = self._scripts_of(self._multiplexer.node_of(name))
+        *state, messages = await calls.surely(
+            calls.page,
             stream,
             *keys,
             self._process,
@@ -212,20 +226,58 @@ class Store:
 
 
 class _Scripts:
-    """The scripts on one node; each connection to it says first which server it is."""
+    """The scripts on one node; each connection to it says first which server it is.
+
+    ``sure``: whether it could. A replica refuses, and may be made the master in the next moment,
+    under the same connection.
+    """
 
     def __init__(self, multiplexer: Multiplexer, server: str, node: Node) -> None:
-        learn = (b"EVAL", scripts.LEARN.encode(), b"1", server.encode())
-        multiplexer.begin_with(*learn, node=node)
+        self.sure = True
+        self._multiplexer = multiplexer
+        self._node = node
+        self._learn = (b"EVAL", scripts.LEARN.encode(), b"1", server.encode())
+        multiplexer.begin_with(*self._learn, node=node, heard=self._learnt)
         self.publish = FrequentScript(scripts.PUBLISH, multiplexer, node)
         self.settle = FrequentScript(scripts.SETTLE, multiplexer, node)
         self.look = FrequentScript(scripts.LOOK, multiplexer, node)
         self.page = FrequentScript(scripts.PAGE, multiplexer, node)
 
+    async def learn(self) -> None:
+        """Have the server say which one it is; raises as `Multiplexer.command`."""
+        await self._multiplexer.command(*self._learn, node=self._node)
+        self.sure = True
+
+    async def surely(self, script: FrequentScript, key: str, *arguments: bytes, keys: int) -> Any:
+        """Call a script on a server that has said which one it is."""
+        while True:
+            if not self.sure:
+                await self.learn()
+            try:
+                answer = await script(key, *arguments, keys=keys)
+            except CommandRefused as error:
+                self.refused(error)
+                raise
+            if self.sure:
+                return answer
+
+    def refused(self, error: CommandRefused) -> None:
+        """A server that is a replica now may be another master afterwards."""
+        if isinstance(error.__cause__, ReadOnlyError):
+            self.sure = False
+
+    def _learnt(self, done: asyncio.Future[Any]) -> None:
+        self.sure = not done.cancelled() and done.exception() is None
+
 
 def _state(found: Sequence[Any]) -> State:
-    epoch, top, previous, ended, first = found
-    return State(epoch.decode(), top, previous.decode(), ended, first)
+    epoch, top, ended, first = found
+    return State(epoch.decode(), top, dict(map(_ended, ended.decode().split())), first)
+
+
+def _ended(each: str) -> Position:
+    epoch, _, offset = each.partition("-")
+    return epoch, int(offset)
 
 
 def _passes(error: MpxError) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from mpx_channels.history.positions import Recovery
+from mpx_channels.history.positions import NO_REPLAY, Recovery
 from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.loops.portal import portal
 from mpx_channels.messages.codec import Message
@@ -258,13 +258,15 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
 
     # -- groups -------------------------------------------------------------------------------
 
-    async def group_add(self, group: str, channel: str, *, since: object = None) -> Recovery | None:
+    async def group_add(
+        self, group: str, channel: str, *, since: object = NO_REPLAY
+    ) -> Recovery | None:
         """Add a channel to a group; returns once Redis has confirmed it.
 
         With ``since``, a position of ``"mpx_position"`` in an event or of `group_history`, the
         channel gets what it missed since then, and behind that what comes, in order and none of it
         twice. What became of that is returned; a position may come from a browser: nothing that it
-        may be raises. None is no position.
+        may be raises, None neither.
 
         What is sent to the group from then on arrives. A channel of another process is added by
         that process, which is asked to. Raises `TypeError` for invalid names, `PlainChannel`,
@@ -272,13 +274,13 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         when Redis does not confirm in ``connect_timeout`` seconds; the channel is no member then.
         """
         name = self._group_name(group)
-        if since is not None:
+        if since is not NO_REPLAY:
             return await self._group_add_since(group, channel, since)
         hub = self._hub_by_loop.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
         if hub is not None and mailbox is not None:
             topic = hub.groups.topics.get(name)
-            if topic is not None and topic.live and mailbox.hooks is None:
+            if topic is not None and topic.at_once and mailbox.hooks is None:
                 topic.add(mailbox)  # what most joins are, and all there is to them
             else:
                 await hub.groups.join(name, mailbox)
@@ -357,7 +359,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return None
 
     async def flush(self) -> None:
-        """Forget all groups and unread messages of this prefix: in Redis, and in every process.
+        """Forget groups, histories and unread messages of this prefix: in Redis, in every process.
 
         Channels stay, and can be added to groups again. A process that does not answer in a
         second keeps its groups.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
-from mpx_channels.history.positions import History, Recovery
+from mpx_channels.history.positions import NO_REPLAY, History, Recovery
 from mpx_channels.loops.portal import portal
 from mpx_channels.loops.threads import blocks_event_loop
 from mpx_channels.messages.broadcasts import broadcast
@@ -123,7 +123,7 @@ class SyncLayer:
         """
         return self._run(self._layer.take(channel, timeout), give_back)[0]
 
-    def group_add(self, group: str, channel: str, *, since: object = None) -> Recovery | None:
+    def group_add(self, group: str, channel: str, *, since: object = NO_REPLAY) -> Recovery | None:
         """`MpxChannelLayer.group_add`."""
         return self._run(self._layer.group_add(group, channel, since=since))
 

@@ -15,16 +15,21 @@ from .logs import LimitedLog, origin
 __all__ = [
     "CALLBACK_ERRORS",
     "Callbacks",
+    "Heard",
     "MessageStream",
     "OnActivation",
     "OnDisconnect",
     "OnMessage",
+    "unheard",
 ]
 
 # Plain functions or coroutine functions; what they return is not used.
 OnMessage = Callable[[str, bytes], object]
 OnDisconnect = Callable[[Exception], object]
 OnActivation = Callable[[str], object]
+
+# Gets what has come of a command.
+Heard = Callable[["asyncio.Future[Any]"], object]
 
 # A CancelledError, too: it comes out of a callback that looks at a cancelled future.
 CALLBACK_ERRORS = (Exception, asyncio.CancelledError)
@@ -35,6 +40,12 @@ def is_async(callback: object) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
         getattr(callback, "__call__", None)  # noqa: B004 - the bound method is what we look at
     )
+
+
+def unheard(done: asyncio.Future[Any]) -> None:
+    """A `Heard`: nobody wants to know."""
+    if not done.cancelled():
+        done.exception()
 
 
 class Callbacks:

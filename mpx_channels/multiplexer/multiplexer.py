@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Self
 
-from .callbacks import OnActivation, OnDisconnect, OnMessage
+from .callbacks import Heard, OnActivation, OnDisconnect, OnMessage, unheard
 from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
@@ -347,13 +347,13 @@ class Multiplexer:
         """
         return self._publishers.of(node).submit(pack(*words))
 
-    def begin_with(self, *words: bytes, node: Node | None = None) -> None:
+    def begin_with(self, *words: bytes, node: Node | None = None, heard: Heard = unheard) -> None:
         """Send a command as `command` does, and again as the first of each new connection.
 
         Such as one that loads a script: what is written to that connection finds it there. It may
-        run any number of times, and nobody hears what is answered.
+        run any number of times; ``heard`` is called with what has come of it, each time.
         """
-        self._publishers.of(node).begin_with(pack(*words))
+        self._publishers.of(node).begin_with(pack(*words), heard)
 
     def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send a command that may block for up to `LONGEST_BLOCK` seconds, such as BLPOP.

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from .callbacks import Heard, unheard
 from .counters import EngineCounters
 from .deadlines import Deadlines
 from .exceptions import (
@@ -104,7 +105,7 @@ class Publisher:
         self._answered = 0
         self._watchdog: asyncio.TimerHandle | None = None
         # What each connection begins with.
-        self._first: list[bytes] = []
+        self._first: list[tuple[bytes, Heard]] = []
         self._subscriber: Subscriber | None = None
         # A connection that is to be used when the subscriber has its names back, or after that.
         self._held: Wire | None = None
@@ -178,15 +179,14 @@ class Publisher:
             self._wait_for_link(command, future)
         return future
 
-    def begin_with(self, command: bytes) -> None:
+    def begin_with(self, command: bytes, heard: Heard = unheard) -> None:
         """Send a command now, and on each connection to come before all else; raises as `submit`.
 
-        Nobody hears what is answered.
+        What comes of it is ``heard`` each time.
         """
         if self._wire is not None or self._held is not None or self._loop is None:
-            sent = self.submit(command)
-            sent.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._first.append(command)
+            self.submit(command).add_done_callback(heard)
+        self._first.append((command, heard))
 
     def _write_batch(self) -> None:
         wire, batch = self._wire or self._held, self._batch
@@ -309,8 +309,11 @@ class Publisher:
 
     def link_up(self, wire: Wire) -> None:
         self._held = wire
-        self._batch.extend(self._first)
-        self._unanswered.extend([None] * len(self._first))
+        for command, heard in self._first:
+            answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(heard)
+            self._batch.append(command)
+            self._unanswered.append(answer)
         self._write_batch()
         subscriber = self._subscriber
         if subscriber is None or not self._link_was_lost or not subscriber.wanted:
@@ -381,8 +384,8 @@ class Publisher:
 
     def _refused(self, future: asyncio.Future[Frame], error: Exception) -> None:
         """What becomes of an error instead of a reply."""
-        take_over = self._on_refusal
-        if take_over is not None and take_over(self._refusable[future], future, error):
+        take_over, command = self._on_refusal, self._refusable.get(future)
+        if take_over is not None and command is not None and take_over(command, future, error):
             return
         refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
         refusal.__cause__ = error

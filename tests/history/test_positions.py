@@ -9,9 +9,9 @@ import pytest
 from mpx_channels.history.positions import Gap, State, judge, parse, salvage, split, text
 from mpx_channels.messages.exceptions import UnreadableMessage
 
-OLD, NOW, OTHER = "0" * 16, "1" * 16, "2" * 16
-# Twenty messages, of which the first ten are gone; the server before knew eight of an older count.
-STATE = State(NOW, 20, OLD, 8, 11)
+OLD, OLDER, NOW, OTHER = "0" * 16, "a" * 16, "1" * 16, "2" * 16
+# Twenty messages, of which the first ten are gone. Of older counts, this server knew less.
+STATE = State(NOW, 20, {OLD: 18, OLDER: 12}, 11)
 
 
 def test_what_users_get_is_what_they_hand_in() -> None:
@@ -43,7 +43,11 @@ def test_the_position_of_a_message() -> None:
         ((NOW, 9), Gap(20, 0, "trimmed")),
         ((NOW, 21), Gap(20, 0, "invalid")),
         ((OTHER, 15), Gap(20, 0, "epoch")),
-        ((OLD, 9), Gap(20, 0, "failover")),
+        ((OLD, 19), Gap(20, 0, "failover")),
+        ((OLD, 18), Gap(18, 2, "failover")),
+        ((OLDER, 13), Gap(20, 0, "failover")),
+        ((OLDER, 12), Gap(12, 8, "failover")),
+        ((OLDER, 9), Gap(20, 0, "failover")),
         (None, Gap(20, 0, "invalid")),
     ],
 )
@@ -53,7 +57,7 @@ def test_judged(position: tuple[str, int] | None, gap: Gap) -> None:
 
 def test_judged_by_the_limit_and_by_time() -> None:
     assert judge((NOW, 15), STATE, limit=4) == Gap(20, 0, "limit")
-    assert judge((NOW, 15), State(NOW, 20, "", 0, 0), limit=10) == Gap(20, 0, "expired")
+    assert judge((NOW, 15), State(NOW, 20, {}, 0), limit=10) == Gap(20, 0, "expired")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,8 @@ def test_judged_by_the_limit_and_by_time() -> None:
         ((NOW, 5), (10, "trimmed", 5)),
         ((OTHER, 15), (10, "flushed", None)),
         ((OLD, 8), (10, "failover", None)),
+        ((OLD, 19), (18, "failover", None)),
+        ((OLDER, 12), (12, "failover", None)),
     ],
 )
 def test_salvaged(position: tuple[str, int], found: tuple[int, str | None, int | None]) -> None:

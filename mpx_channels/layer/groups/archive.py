@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from mpx_channels.history.positions import History, Position, judge, parse, split, text
+from mpx_channels.history.positions import History, Position, judge, parse, salvage, split, text
 from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.history.store import Store
 from mpx_channels.messages.codec import Message
@@ -17,6 +17,9 @@ from ..channels.mailbox import Delivery
 from ..part import Context
 
 __all__ = ["Archive", "Entry"]
+
+# Seconds that a message waits in a mailbox at most. Channels that nobody reads end sooner or later.
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Archive:
         elif position is None or gap.reason in ("epoch", "invalid"):
             after = max(oldest, state.top - limit)
         else:
-            after = max(oldest, min(position[1], state.top))
+            after = salvage(position, state)[0]
         messages: list[Message] = []
         while len(messages) < limit and after < state.top:
             page = await self.store.page(name, setting, after, limit - len(messages))
@@ -125,9 +128,12 @@ class Archive:
     def delivery(
         self, setting: HistorySetting, position: Position, body: bytes | memoryview
     ) -> Delivery:
-        """A message with its position; raises `UnreadableMessage`."""
-        context = self._context
-        expires = self._context.loop.time() + self.expiry(setting)
+        """A message with its position; raises `UnreadableMessage`.
+
+        In the mailbox of a slow consumer it lives for as long as it may be in the history.
+        """
+        context, expiry = self._context, self.expiry(setting)
+        expires = context.loop.time() + max(expiry, min(expiry * setting.size, DAY))
         extra = {"mpx_position": text(position)}
         return Delivery(context.wrapping.decode, body, expires, extra)
 

@@ -77,9 +77,9 @@ class GroupHistory(Part):
         """A group has its first member here."""
         setting = self.archive.setting_of(topic.name)
         if setting is not None:
-            topic.track = Track(topic, setting)
-            if topic.live:
-                self.activated(topic)
+            topic.track = track = Track(topic, setting, self.loop.create_future())
+            track.was_live, topic.at_once = topic.live, False
+            self._looks.at(topic)
 
     async def join(self, name: str, mailbox: Mailbox, since: object) -> Recovery:
         """Make a channel a member, and replay to it what it missed since a position.
@@ -92,24 +92,25 @@ class GroupHistory(Part):
         topic = self._groups.opened(name)
         track = track_of(topic)
         known = mailbox.channel in topic.members and (topic, mailbox) not in self._groups.leaving
-        replay = Replay(self, track, mailbox)
+        replay = Replay(self, track, mailbox, joins=not known)
         try:
             await self._groups.join(name, mailbox)
             state = await self._looks.state(topic)
         except BaseException:
-            replay.end()
-            if not known:
-                self._groups.leave(name, mailbox)
+            if not replay.is_new:
+                replay.undo()
+            elif track.behind.get(mailbox) is replay:
+                self._groups.leave(name, mailbox)  # nobody else waits for it
+                replay.end()
             raise
         gap = judge(parse(since), state, self._limit)
         self._count(gap.reason)
         if track.position is None:
             track.known(state)
-        replay.position = (state.epoch, gap.start)
-        if gap.count:
-            replay.read_on()
+        if gap.reason is not None and not gap.count and not replay.is_new:
+            replay.undo()  # it misses nothing of what came since it is a member
         else:
-            replay.rest()
+            replay.begin((state.epoch, gap.start), gap.count)
         return Recovery(gap.reason is None, gap.count, text(state.position), gap.reason)
 
     def _count(self, reason: str | None) -> None:
@@ -200,9 +201,8 @@ class GroupHistory(Part):
 
     def _overflowed(self, track: Track, mailbox: Mailbox, position: Position) -> None:
         """A mailbox is full: what it has no room for is read when there is some."""
-        self._tell(mailbox, "overflow", [track], recovered=True)
-        self.context.counters.recoveries += 1
-        Replay(self, track, mailbox, (position[0], position[1] - 1)).read_on()
+        before = (position[0], position[1] - 1)
+        Replay(self, track, mailbox, before, overflowed=True).read_on()
 
     # -- after a reconnect --------------------------------------------------------------------
 
@@ -213,8 +213,10 @@ class GroupHistory(Part):
 
     def activated(self, topic: Topic) -> None:
         """A group with a history is live."""
-        track_of(topic).was_live = True
-        self._looks.at(topic)
+        track = track_of(topic)
+        if track.was_live:
+            self._looks.at(topic)
+        track.was_live = True
 
     def _on_looked(self, found: list[Looked]) -> None:
         told = Told()
@@ -238,13 +240,17 @@ class GroupHistory(Part):
         ``losses``: how often the topic had been lost when that was asked, if it was live.
         """
         track = track_of(topic)
-        if losses != track.losses or self._groups.topics.get(topic.name) is not topic:
-            return  # it will be asked again
+        if self._groups.topics.get(topic.name) is not topic:
+            return
+        track.found()
         if track.position is None:
             if state is not None:
                 track.known(state)
-            self._nothing_known(track)
+            if losses == track.losses:
+                self._nothing_known(track)
             return
+        if losses != track.losses:
+            return  # it will be asked again
         if not track.lost:
             return
         track.lost = False
@@ -319,6 +325,13 @@ class GroupHistory(Part):
         self.context.counters.deliveries += count
         self.context.counters.replayed += count
 
+    def refilled(self, replay: Replay, reason: str | None, dropped: int | None) -> None:
+        """A replay begins behind an overflow: it is known now whether all of it is there."""
+        self._count(reason)
+        told = reason if reason not in (None, "trimmed", "expired") else "overflow"
+        recovered, tracks = reason is None, [replay.track]
+        self._tell(replay.mailbox, told, tracks, recovered=recovered, dropped=dropped)
+
     def not_recovered(self, replay: Replay, reason: str, dropped: int | None) -> None:
         """A replay goes on behind something that is lost."""
         self.context.counters.failed_recoveries += 1
@@ -370,6 +383,9 @@ class GroupHistory(Part):
         for task in self._tasks:
             task.cancel()
         self._looks.close()
+        for topic in self._groups.topics.values():
+            if topic.track is not None:
+                track_of(topic).found()
 
     def abandon(self) -> None:
         for task in self._tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from asyncio import AbstractEventLoop, Task
+from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,15 +34,16 @@ class Read:
 class Track:
     """The messages of one topic as they come, by their positions.
 
-    ``epoch`` and ``offset`` are the newest that came, or was known when the topic became live: then
-    it is ``tentative``, as some before it may be on their way. ``lost``: the link broke, for the
-    ``losses``-th time, and it is not known yet what was missed. ``held``: the first message that
-    came meanwhile, if it does not follow upon the others.
+    ``epoch`` and ``offset`` are the newest that came, or was known before the first join was over:
+    then it is ``tentative``, as some before it may be on their way. ``lost``: the link broke, for
+    the ``losses``-th time, and it is not known yet what was missed. ``held``: the first message
+    that came meanwhile, if it does not follow upon the others.
     """
 
     __slots__ = (
         "behind",
         "epoch",
+        "first",
         "held",
         "losses",
         "lost",
@@ -54,8 +55,9 @@ class Track:
         "was_live",
     )
 
-    def __init__(self, topic: Topic, setting: HistorySetting) -> None:
+    def __init__(self, topic: Topic, setting: HistorySetting, first: Future[None]) -> None:
         self.topic = topic
+        self.first: Future[None] | None = first
         self.setting = setting
         self.epoch = ""
         self.offset = 0
@@ -84,9 +86,19 @@ class Track:
     def known(self, state: State) -> None:
         """So far it had come on the server a moment ago."""
         self.epoch, self.offset = state.position
+        if self.lost:
+            self.tentative = False
+
+    def found(self) -> None:
+        """It was asked how far it had come, and there is an answer, or none to be had."""
+        if self.first is not None:
+            if not self.first.done():
+                self.first.set_result(None)
+            self.first = None
 
     def end(self) -> None:
         """Nobody is a member any more."""
+        self.found()
         for replay in list(self.behind.values()):
             replay.end()
 
@@ -114,6 +126,9 @@ class Source(Protocol):
     def replayed(self, count: int) -> None:
         """So many messages were put into a mailbox."""
 
+    def refilled(self, replay: Replay, reason: str | None, dropped: int | None) -> None:
+        """A replay begins behind an overflow; ``reason`` why something is lost, if it is."""
+
     def not_recovered(self, replay: Replay, reason: str, dropped: int | None) -> None:
         """A replay goes on behind something that is lost."""
 
@@ -136,10 +151,30 @@ class Replay:
     all there was, it rests until one comes that follows upon it, and is a member like others then.
     """
 
-    __slots__ = ("_ended", "_exact", "_history", "_raised", "mailbox", "phase", "position", "track")
+    __slots__ = (
+        "_ended",
+        "_exact",
+        "_history",
+        "_raised",
+        "before",
+        "joins",
+        "mailbox",
+        "overflowed",
+        "phase",
+        "position",
+        "previous",
+        "track",
+    )
 
     def __init__(
-        self, history: Source, track: Track, mailbox: Mailbox, position: Position = ("", 0)
+        self,
+        history: Source,
+        track: Track,
+        mailbox: Mailbox,
+        position: Position = ("", 0),
+        *,
+        joins: bool = False,
+        overflowed: bool = False,
     ) -> None:
         self._history = history
         self.track = track
@@ -151,10 +186,45 @@ class Replay:
         # Whether pages are to begin right behind the position.
         self._exact = False
         self._ended = False
-        previous = track.behind.get(mailbox)
+        # Whether it begins where the mailbox was full, and the member is not told of that yet.
+        self.overflowed = overflowed
+        # Where the member was before; None while that is not known.
+        self.before = None if track.tentative else track.position
+        self.previous = previous = track.behind.get(mailbox)
         if previous is not None:
+            self.before = previous.before or self.before
+            self.overflowed = overflowed or previous.overflowed
+            joins = joins or previous.is_new
             previous.end()
+        # Whether the member is one only if it comes to a good end.
+        self.joins = joins
         track.behind[mailbox] = self
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the member is one only by this, and by others that have not begun."""
+        return self.joins and (self.previous is None or self.previous.is_new)
+
+    def begin(self, position: Position, count: int) -> None:
+        """So many messages, or perhaps more, are to be replayed from a position."""
+        self.joins, self.previous = False, None
+        self.position = position
+        if count:
+            self.read_on()
+        else:
+            self.rest()
+
+    def undo(self) -> None:
+        """Have the member go on as before, with what came meanwhile."""
+        before: Replay | None = self.previous
+        while before is not None and not before.position[0]:
+            before = before.previous
+        if before is not None:
+            self.begin(before.position, 0 if before.phase is Phase.RESTING else 1)
+        elif self.before is not None:
+            self.begin(self.before, 0)
+        else:
+            self.end()
 
     def end(self) -> None:
         """The member gets what comes, or is none any more."""
@@ -188,6 +258,8 @@ class Replay:
     def follows(self, position: Position) -> bool:
         """A live message has come; whether this member gets it as others do, from now on."""
         if self.phase is not Phase.RESTING:
+            if self.before is None:
+                self.before = (position[0], position[1] - 1)
             return False
         epoch, offset = self.position
         if epoch == position[0]:
@@ -218,7 +290,10 @@ class Replay:
     def _take(self, read: Read) -> None:
         state, channel = read.state, self.mailbox.channel
         offset, reason, dropped = salvage(self.position, state)
-        if reason is not None:
+        if self.overflowed:
+            self.overflowed = False
+            self._history.refilled(self, reason, dropped)
+        elif reason is not None:
             self._history.not_recovered(self, reason, dropped)
         items = []
         before = offset

@@ -30,7 +30,7 @@ class Observer(Protocol):
 class Topic:
     """One name, and the channels of this process that hear it."""
 
-    __slots__ = ("live", "members", "name", "owner", "track")
+    __slots__ = ("at_once", "live", "members", "name", "owner", "track")
 
     def __init__(self, owner: Topics, name: str, live: bool) -> None:
         self.owner = owner
@@ -38,6 +38,8 @@ class Topic:
         self.members: dict[str, Mailbox] = {}
         # Whether Redis delivers the name here now.
         self.live = live
+        # Whether who joins has nothing to wait for; it may have, if not, where there is a history.
+        self.at_once = live
         # How far this process has come in the history, of a group that has one.
         self.track: Track | None = None
 
@@ -63,7 +65,12 @@ class Topic:
 
 
 class Track(Protocol):
-    """What is kept of a topic whose messages have an order that is known."""
+    """What is kept of a topic whose messages have an order that is known.
+
+    ``first``: done once it is known where the topic stood before any join is over; None then.
+    """
+
+    first: asyncio.Future[None] | None
 
     def left(self, mailbox: Mailbox, /) -> None:
         """It is no member any more."""
@@ -129,10 +136,12 @@ class Topics(Part):
             and (topic, mailbox) not in self.leaving
         )
         topic = self.enter(name, mailbox)
+        track = topic.track
         if topic.live:
             if mailbox.hooks is not None and not known:
                 self._observer.went_live(topic, (mailbox,))
-            return
+            if track is None or track.first is None:
+                return
         key = (name, mailbox.channel)
         if not known:
             self.tentative[key] = Tentative()
@@ -140,7 +149,10 @@ class Topics(Part):
         if tentative is not None:
             tentative.waiting += 1
         try:
-            await self.context.confirmations.wait(self, name)
+            if not topic.live:
+                await self.context.confirmations.wait(self, name)
+            if track is not None and track.first is not None:
+                await asyncio.wait((track.first,), timeout=self.context.connect_timeout)
         except BaseException:
             if tentative is not None:
                 tentative.waiting -= 1
@@ -227,7 +239,7 @@ class Topics(Part):
         for topic in self.topics.values():
             if self._is_lost(topic.name, loss):
                 self._observer.went_down(topic)
-                topic.live = False
+                topic.live = topic.at_once = False
 
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
@@ -263,7 +275,7 @@ class Topics(Part):
         """Redis has confirmed a name."""
         topic = self.topics.get(name)
         if topic is not None and not topic.live:
-            topic.live = True
+            topic.live, topic.at_once = True, topic.track is None
             self._observer.went_live(topic, topic.members.values())
         if topic is not None and topic.track is not None and self.histories is not None:
             self.histories.activated(topic)

@@ -100,7 +100,7 @@ class Wildcards(PatternTopics):
         """
         if self.topics:
             # Kept only if it may come again: it keeps all who got it.
-            tagged = self._tagged(name, data, body)
+            tagged = self._tagged(name, data, body, item.expires)
             copies = _Copies(name, data, tagged, excluded)
             self._copies[self.context.multiplexer.server_of(name)] = copies
         else:
@@ -128,7 +128,7 @@ class Wildcards(PatternTopics):
             context.counters.messages_in += 1
             try:
                 header, body = context.wrapping.unwrap(name, data)
-                item = self._tagged(name, data, body)
+                item = self._tagged(name, data, body, context.loop.time() + context.expiry)
             except UnreadableMessage as error:
                 context.unreadable(name, error)
                 return
@@ -150,10 +150,9 @@ class Wildcards(PatternTopics):
     def counts(self) -> Mapping[str, int]:
         return {"patterns": len(self.topics)}
 
-    def _tagged(self, name: str, data: bytes, body: bytes | memoryview) -> Delivery:
+    def _tagged(self, name: str, data: bytes, body: bytes | memoryview, expires: float) -> Delivery:
         context = self.context
         extra = {"mpx_group": context.names.group_of(name)}
         if data.startswith(POSITIONED):
             extra["mpx_position"] = text(split(data))
-        expires = context.loop.time() + context.expiry
         return Delivery(context.wrapping.decode, body, expires, extra)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from mpx_channels.layer import History, MpxChannelLayer
+from mpx_channels.layer import History, MpxChannelLayer, Recovery
 from tests.layer.conftest import MakeLayer
 
 HISTORY = {"room-*": {"size": 10, "ttl": 60}}
@@ -111,10 +111,24 @@ async def test_what_is_no_position(layer: MpxChannelLayer, wrong: Any) -> None:
     history = await layer.group_history("room-1", since=wrong)
     assert numbers(history) == [1]
     assert not history.complete
+    await wrong_position(layer, wrong, sent)
+
+
+async def wrong_position(layer: MpxChannelLayer, wrong: Any, sent: str | None) -> None:
     recovery = await layer.group_add("room-1", await layer.new_channel(), since=wrong)
     assert recovery is not None
     assert (recovery.recovered, recovery.replayed, recovery.position) == (False, 0, sent)
     assert recovery.reason in ("invalid", "epoch")
+
+
+async def test_none_is_no_position(layer: MpxChannelLayer) -> None:
+    """It is what a browser's null becomes."""
+    sent = await layer.group_send("room-1", {"type": "x"})
+    await wrong_position(layer, None, sent)
+    recovery = await layer.group_add("lobby", await layer.new_channel(), since=None)
+    assert recovery == Recovery(False, 0, None, "no_history")
+    assert await layer.group_add("room-1", await layer.new_channel()) is None
+    assert (await layer.group_history("room-1", since=None)).complete
 
 
 async def test_long_histories_come_in_pages(make_layer: MakeLayer) -> None:
@@ -149,16 +163,18 @@ async def test_idempotency(
     assert again == first
     assert await layer.group_broadcast("room-1", "x", idempotency_key="a") == first
     assert await layer.group_send("room-2", {"type": "x", "n": 1}, idempotency_key="a") != first
+    strange = await layer.group_send("room-2", {"type": "x"}, idempotency_key="\ud800\0")
+    assert await layer.group_send("room-2", {"type": "x"}, idempotency_key="\ud800\0") == strange
     second = await layer.group_send("room-1", {"type": "x", "n": 3}, idempotency_key="b")
     assert (await layer.receive(channel))["n"] == 1
     assert (await layer.receive(channel))["mpx_position"] == second
     # Trimmed, it is forgotten.
     for n in range(9):
         await layer.group_send("room-1", {"type": "x", "n": n})
-    assert client.hkeys(f"{prefix}:i:room-1") == [b"b"]
+    assert set(client.hkeys(f"{prefix}:i:room-1")) == {b"b", b""}  # type: ignore[arg-type]
     third = await layer.group_send("room-1", {"type": "x", "n": 4}, idempotency_key="a")
     assert third not in (first, second)
-    assert client.hkeys(f"{prefix}:i:room-1") == [b"a"]
+    assert set(client.hkeys(f"{prefix}:i:room-1")) == {b"a", b""}  # type: ignore[arg-type]
 
 
 async def test_keys_live_as_long_as_they_should(
@@ -193,6 +209,39 @@ async def test_one_of_two_keys_is_evicted(
     assert await layer.group_send("room-1", {"type": "x", "n": 4}) == f"{anew[:16]}-2"
     history = await layer.group_history("room-1", since=f"{anew[:16]}-0")
     assert (numbers(history), history.complete) == ([4], False)
+
+
+async def test_idempotency_keys_are_evicted(
+    layer: MpxChannelLayer, client: redis.Redis, prefix: str
+) -> None:
+    """They are in the history, too."""
+    first = await layer.group_send("room-1", {"type": "x", "n": 0}, idempotency_key="a")
+    for n in range(1, 4):
+        await layer.group_send("room-1", {"type": "x", "n": n})
+    client.unlink(f"{prefix}:i:room-1")
+    assert await layer.group_send("room-1", {"type": "x", "n": 4}, idempotency_key="b")
+    for keys in ("i", "hi", "mi", "hmi"):
+        assert await layer.group_send("room-1", {"type": "x"}, idempotency_key="a") == first
+        client.unlink(*[f"{prefix}:{kind}:room-1" for kind in keys])
+        if keys != "i":
+            second = await layer.group_send("room-1", {"type": "x"}, idempotency_key="a")
+            assert second != first
+            first = second
+    assert client.ttl(f"{prefix}:i:room-1") > 50  # type: ignore[operator]
+
+
+async def test_a_quiet_group_keeps_its_count(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """Of which each message comes when the one before has expired."""
+    layer = make_layer(history={"*": {"size": 5, "ttl": 100}})
+    await layer.group_send("room", {"type": "x"})
+    client.delete(f"{prefix}:h:room")
+    client.expire(f"{prefix}:m:room", 10)
+    await layer.group_send("room", {"type": "x"})
+    assert client.ttl(f"{prefix}:m:room") > 29 * 86400  # type: ignore[operator]
+    for key in client.scan_iter(f"{prefix}:*"):
+        assert client.ttl(key) > 0  # type: ignore[operator]
 
 
 ON_COMMIT = """

@@ -180,6 +180,30 @@ async def test_many_groups_are_looked_at_in_batches(
         await nothing_more(mailbox)
 
 
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_link_that_breaks_right_after_a_join(
+    make_layer: MakeLayer, sender: MpxChannelLayer, proxy: Proxy, late: bool
+) -> None:
+    """Before the first message has come, which is sent as soon as the channel is a member."""
+    layer = make_layer(hosts=[proxy.url], history=HISTORY)
+    for turn in range(10):
+        group = f"room-{turn}"
+        mailbox = await layer.open_channel(hooks=GAP)
+        await send(sender, group, -1)
+        await layer.group_add(group, mailbox.channel)
+        proxy.to_client.delay_of = lambda data: 0.05 if late and b"message" in data else 0.0
+        await send(sender, group, 0, 1)
+        proxy.cut()
+        proxy.to_client.delay_of = lambda data: 0.0
+        await send(sender, group, 2)
+        events: list[Any] = []
+        while not events or events[-1] != 2:
+            events += await got(mailbox, 1)
+        assert [n for n in events if not isinstance(n, tuple)] == [0, 1, 2]
+        assert all(event[2] for event in events if isinstance(event, tuple))
+        layer.close_channel(mailbox)
+
+
 async def test_a_consumer_hears_of_gaps(make_layer: MakeLayer) -> None:
     """Of those that it has a handler for."""
     from mpx_channels.generic.websocket import AsyncWebsocketConsumer

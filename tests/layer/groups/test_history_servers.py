@@ -118,6 +118,8 @@ async def test_a_failover_with_writes_that_were_lost(
         assert (recovery.recovered, recovery.replayed, recovery.reason) == (False, 0, "failover")
     # The offsets of what was lost are given out again, in another epoch.
     again = await send(layer, "room-1", 7, 8)
+    history = await layer.group_history("room-1", since=lost[1])
+    assert (numbers(history), history.complete) == ([7, 8], False)
     assert [str(p)[17:] for p in again] == [str(p)[17:] for p in lost]
     for each in (mailbox, joined[0], joined[1]):
         assert await got(each, 2) == [7, 8]
@@ -129,6 +131,60 @@ async def test_a_failover_with_writes_that_were_lost(
     assert await layer.group_add("room-1", joined[2].channel, since=again[0]) == Recovery(
         True, 1, again[1]
     )
+
+
+async def test_a_replica_that_is_promoted_under_our_connections(
+    make_layer: MakeLayer, failover: Failover
+) -> None:
+    """It could not say which server it is when they began."""
+    layer = make_layer(hosts=[failover.proxy.url], history=HISTORY)
+    mailbox = await layer.open_channel(hooks=GAP)
+    await layer.group_add("room-1", mailbox.channel)
+    sent = await send(layer, "room-1", *range(5))
+    assert await got(mailbox, 5) == list(range(5))
+    await failover.replicated()
+    failover.switch()
+    await eventually(lambda: layer.stats().multiplexer.reconnects)  # type: ignore[union-attr]
+    with pytest.raises(CommandRefused, match=r"(?i)read only"):
+        await layer.group_send("room-1", {"type": "x", "n": 5})
+    failover.part()
+    assert await got(mailbox, 1) == [("failover", ["room-1"], False, None)]
+    recovery = await layer.group_add("room-1", mailbox.channel, since=sent[2])
+    assert recovery is not None
+    assert (recovery.recovered, recovery.replayed, recovery.reason) == (False, 2, "failover")
+
+
+async def test_a_server_without_memory_is_known(
+    make_layer: MakeLayer, restartable_server: RestartableServer, prefix: str
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], history=HISTORY)
+    await send(layer, "room-1", 0)
+    with restartable_server.client() as client:
+        client.set(f"{prefix}:s:", "another one")
+        client.config_set("maxmemory", 1)
+        client.client_kill_filter(_type="normal", skipme=True)
+        own = client.info("replication")["master_replid"].encode()  # type: ignore[index]
+        await eventually(lambda: client.get(f"{prefix}:s:") == own)
+
+
+async def test_positions_from_before_many_failovers(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """Whoever comes back after a night in which the server was restarted, again and again."""
+    layer = make_layer(history=HISTORY)
+    sent: list[str | None] = []
+    for n in range(20):
+        sent += await send(layer, "room-1", n)
+        client.set(f"{prefix}:s:", f"server {n}")
+    for n in range(20):
+        mailbox = await layer.open_channel()
+        recovery = await layer.group_add("room-1", mailbox.channel, since=sent[n])
+        replayed, reason = (19 - n, "failover") if n >= 4 else (0, "epoch")
+        assert recovery is not None
+        assert (recovery.recovered, recovery.replayed, recovery.reason) == (False, replayed, reason)
+        assert await got(mailbox, replayed) == list(range(n + 1, 20))[:replayed]
+    assert numbers(await layer.group_history("room-1", since=sent[9])) == list(range(10, 20))
 
 
 async def test_a_key_is_known_across_a_failover(make_layer: MakeLayer, failover: Failover) -> None:
@@ -212,6 +268,25 @@ async def test_a_publish_that_nobody_can_know_of(
     proxy.to_client.thaw()
     with pytest.raises(ConnectionLost):
         await sending
+    assert numbers(await other.group_history("room")) == [5, 6, 7, 8, 9]
+
+
+async def test_the_first_publish_of_a_member_in_doubt(
+    make_layer: MakeLayer, proxy: Proxy, client: redis.Redis, prefix: str
+) -> None:
+    """It knows how far the group has come, though it has sent nothing yet, nor heard."""
+    config = {"history": {"*": {"size": 5, "ttl": 60}}}
+    layer, other = make_layer(hosts=[proxy.url], **config), make_layer(**config)
+    await send(other, "room", *range(9))
+    client.xtrim(f"{prefix}:h:room", maxlen=5, approximate=False)
+    await layer.group_add("room", await layer.new_channel())
+    await eventually(lambda: all_known(layer))
+    proxy.to_server.freeze()
+    sending = asyncio.create_task(layer.group_send("room", {"type": "x", "n": 9}))
+    await eventually(lambda: unanswered_by(publisher_of(multiplexer_of(layer))))
+    proxy.cut()
+    proxy.to_server.thaw()
+    assert (await sending or "").endswith("-10")
     assert numbers(await other.group_history("room")) == [5, 6, 7, 8, 9]
 
 

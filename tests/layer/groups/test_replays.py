@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from mpx_channels.layer import Mailbox, MpxChannelLayer
+from mpx_channels.layer import Mailbox, MpxChannelLayer, Recovery
 from tests.conftest import eventually
 from tests.inside import hub_of, topic_of
 from tests.layer.conftest import MakeLayer
@@ -124,12 +124,28 @@ async def test_an_overflow_that_the_history_has_not(
     events: list[Any] = []
     while not events or events[-1] != 299:
         events += await got(mailbox, 1)
-    (overflow, trimmed) = [event for event in events if isinstance(event, tuple)]
-    assert overflow == ("overflow", ["short-1"], True, 0)
-    assert trimmed[:3] == ("trimmed", ["short-1"], False)
+    (overflow,) = [event for event in events if isinstance(event, tuple)]
+    assert overflow[:3] == ("overflow", ["short-1"], False)
     taken = [event for event in events if not isinstance(event, tuple)]
-    assert trimmed[3] == 300 - len(taken)
+    assert overflow[3] == 300 - len(taken)
+    assert taken == [*range(events.index(overflow)), *range(290, 300)]
     assert taken[-10:] == list(range(290, 300))
+
+
+@pytest.mark.parametrize("wildcard", [False, True])
+async def test_a_slow_reader_gets_what_the_history_has(
+    make_layer: MakeLayer, wildcard: bool
+) -> None:
+    """Messages wait for longer than ``expiry``, and ``ttl``."""
+    layer = make_layer(history={"*": {"size": 1000, "ttl": 0.2}}, expiry=0.2)
+    mailbox = await layer.open_channel(hooks=GAP)
+    await layer.group_add("room", mailbox.channel)
+    if wildcard:
+        await layer.group_pattern_add("ro*", mailbox.channel)
+    for n in range(8):
+        await send(layer, "room", n)
+        await asyncio.sleep(0.1)
+    assert await got(mailbox, 8) == list(range(8))
 
 
 async def test_an_overflow_without_history(layer: MpxChannelLayer, sender: MpxChannelLayer) -> None:
@@ -194,3 +210,82 @@ async def test_leaving_while_behind(layer: MpxChannelLayer, sender: MpxChannelLa
     while await got(mailbox, 1) != [298]:
         pass
     assert await got(mailbox, 1) == [299]
+
+
+# -- who asks again ---------------------------------------------------------------------------
+
+
+async def ask_in_vain(layer: MpxChannelLayer, mailbox: Mailbox, patience: float) -> None:
+    asking = asyncio.create_task(layer.group_add("room-1", mailbox.channel, since="garbage"))
+    await asyncio.sleep(patience)
+    asking.cancel()
+    await asyncio.wait((asking,))
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_a_member_that_asks_in_vain_misses_nothing(
+    layer: MpxChannelLayer, sender: MpxChannelLayer, at_once: int
+) -> None:
+    """It is a member, whatever its position is: in the midst of traffic, and cancelled as well."""
+    mailbox = await layer.open_channel(hooks=GAP)
+    await layer.group_add("room-1", mailbox.channel)
+    read: list[Any] = []
+
+    async def traffic() -> None:
+        for n in range(0, 1200, 3):
+            await send(sender, "room-1", n, n + 1, n + 2)
+
+    async def reader() -> None:
+        while not read or read[-1] != 1199:
+            read.extend(await got(mailbox, 1))
+
+    tasks = [asyncio.create_task(traffic()), asyncio.create_task(reader())]
+    turn = 0
+    while not tasks[0].done():
+        turn += 1
+        await asyncio.gather(
+            *[ask_in_vain(layer, mailbox, turn % 5 / 2000) for _ in range(at_once)]
+        )
+    await asyncio.gather(*tasks)
+    assert read == list(range(1200))
+    assert mailbox.channel in topic_of(layer, "room-1").members
+
+
+async def test_asking_in_vain_ends_no_replay(
+    layer: MpxChannelLayer, sender: MpxChannelLayer
+) -> None:
+    sent = await send(sender, "room-1", *range(300))
+    mailbox = await layer.open_channel(hooks=GAP)
+    channel = mailbox.channel
+    good, wrong = await asyncio.gather(
+        layer.group_add("room-1", channel, since=sent[9]),
+        layer.group_add("room-1", channel, since="x"),
+    )
+    assert (good, wrong) == (Recovery(True, 290, sent[-1]), Recovery(False, 0, sent[-1], "invalid"))
+    assert await got(mailbox, 50) == list(range(10, 60))
+    await layer.group_add("room-1", channel, since="x")
+    await ask_in_vain(layer, mailbox, 0)
+    assert await got(mailbox, 240) == list(range(60, 300))
+    # Twice at once: each message comes once.
+    await asyncio.gather(*[layer.group_add("room-1", channel, since=sent[9]) for _ in range(2)])
+    assert await got(mailbox, 290) == list(range(10, 300))
+    await nothing_more(mailbox)
+
+
+async def test_a_join_that_is_cancelled_leaves_another_one_alone(
+    layer: MpxChannelLayer, sender: MpxChannelLayer
+) -> None:
+    sent = await send(sender, "room-1", *range(3))
+    mailbox = await layer.open_channel()
+    joins = [
+        asyncio.create_task(layer.group_add("room-1", mailbox.channel, since=sent[0]))
+        for _ in range(3)
+    ]
+    await eventually(lambda: hub_of(layer).groups.topics)
+    await asyncio.sleep(0)
+    joins[0].cancel()
+    assert await joins[1] == Recovery(True, 2, sent[-1])
+    joins[2].cancel()
+    await asyncio.wait(joins)
+    await send(sender, "room-1", 3)
+    assert await got(mailbox, 3) == [1, 2, 3]
