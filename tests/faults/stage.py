@@ -271,8 +271,14 @@ class Stage:
 
     async def add_worker(self) -> Process:
         """Start a worker in the middle of it; return when it is in its groups, and sends."""
-        worker = await self._start_worker()
-        await self._join(worker)
+        known = len(self.workers)
+        try:
+            worker = await self._start_worker()
+            await self._join(worker)
+        except WorkerFailed:
+            for failed in self.workers[known:]:
+                await self.kill_worker(failed)
+            raise
         for receiver, groups in self.members.receivers(worker.name).items():
             self.ledger.join(receiver, groups, time.monotonic())
         for queue, readers in self.ledger.queues.items():

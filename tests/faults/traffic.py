@@ -21,7 +21,7 @@ __all__ = ["Members", "Process", "WorkerFailed"]
 
 ROOT = Path(__file__).parents[2]
 # Long enough for a loaded machine.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class WorkerFailed(Exception):
