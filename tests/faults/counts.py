@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from .notices import Notice, Place, misplaced, noticed
+
 __all__ = ["Ledger", "Problem", "Verdict"]
 
 # Errors of a sender that mean: Redis never had it. It must not arrive.
@@ -29,6 +31,8 @@ class Sent:
     at: float
     # None: not known yet; "": Redis has it; else the error that the sender got.
     outcome: str | None = None
+    # What its sender was told of where it stands, in a group with a history.
+    position: str | None = None
 
     @property
     def error(self) -> str:
@@ -57,6 +61,11 @@ class Receiver:
     # For each stream, in the order of coming: positions and numbers.
     got: dict[Stream, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     gaps: list[Gap] = field(default_factory=list)
+    # By groups; and where the messages of those stood that have a history.
+    notices: dict[str, list[Notice]] = field(default_factory=lambda: defaultdict(list))
+    places: dict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
+    # What was sent before that, and none of its stream has come, need not come.
+    joined_at: float = -inf
 
     def last(self, by: str, to: str) -> int:
         """The number that came last in a stream, or 0."""
@@ -101,14 +110,20 @@ class Ledger:
     """All that was sent, acknowledged, received and told, from the start of traffic to its end.
 
     ``members``: the groups of each receiver. ``queues``: the readers of each plain channel.
+    ``kept``: the groups that have a history.
     """
 
     def __init__(
-        self, run: int, members: Mapping[str, Iterable[str]], queues: Mapping[str, Iterable[str]]
+        self,
+        run: int,
+        members: Mapping[str, Iterable[str]],
+        queues: Mapping[str, Iterable[str]],
+        kept: Iterable[str] = (),
     ) -> None:
         self.run = run
         self.members = {receiver: set(groups) for receiver, groups in members.items()}
         self.queues = {queue: set(readers) for queue, readers in queues.items()}
+        self.kept = set(kept)
         self.sent: dict[Stream, dict[int, Sent]] = defaultdict(dict)
         self.receivers: dict[str, Receiver] = defaultdict(Receiver)
         # When each receiver first got something of a group that was sent after `heal`.
@@ -118,8 +133,10 @@ class Ledger:
         self.killed: dict[str, float] = {}
         # Links over which plain channels were read, and that were broken without a gap.
         self.reading_links_broken = 0
-        # Plain channels may have lost what they held: Redis lost it.
+        # Plain channels and histories may have lost what they held: Redis lost it.
         self.data_lost = False
+        # Histories may have lost their last messages: another server took over, or might have.
+        self.failed_over = False
         self._strays: list[str] = []
         self._died: list[str] = []
         self._unhandled: list[str] = []
@@ -130,12 +147,17 @@ class Ledger:
         """What a worker reports, in the order of its happening."""
         for event in events:
             match event:
-                case ["got", receiver, run, by, to, number, at]:
-                    self._got(receiver, run, (by, to), number, at)
+                case ["got", receiver, run, by, to, number, position, at]:
+                    self._got(receiver, run, (by, to), number, position, at)
                 case ["sent", name, number, at]:
                     self.sent[worker, name][number] = Sent(at)
-                case ["done", name, number, outcome, _]:
-                    self.sent[worker, name][number].outcome = outcome
+                case ["done", name, number, outcome, position, _]:
+                    sent = self.sent[worker, name][number]
+                    sent.outcome, sent.position = outcome, position
+                case ["gap", receiver, reason, groups, recovered, _]:
+                    to = self.receivers[receiver]
+                    for group in groups:
+                        to.notices[group].append(Notice(to.position, reason, recovered))
                 case ["disconnect", receiver, at]:
                     to = self.receivers[receiver]
                     to.gaps.append(Gap(to.position, began_at=at))
@@ -158,7 +180,7 @@ class Ledger:
     def join(self, receiver: str, groups: Iterable[str], now: float) -> None:
         """A receiver that is new, and was in these groups by now."""
         self.members[receiver] = set(groups)
-        self.receivers[receiver].gaps.append(Gap(0, 0, began_at=now, ended_at=now))
+        self.receivers[receiver].joined_at = now
 
     def leave(self, worker: str, now: float) -> None:
         """A process was killed: nothing has to reach it, and nobody knows what it got last."""
@@ -166,13 +188,25 @@ class Ledger:
         for receiver in [receiver for receiver in self.members if _of(receiver) == worker]:
             del self.members[receiver]
 
-    def _got(self, receiver: str, run: int, stream: Stream, number: int, at: float) -> None:
+    def _got(
+        self,
+        receiver: str,
+        run: int,
+        stream: Stream,
+        number: int,
+        position: str | None,
+        at: float,
+    ) -> None:
         if run != self.run:
             self._strays.append(f"{stream[0]} to {stream[1]} no. {number} of an earlier run")
             return
         to = self.receivers[receiver]
         to.position += 1
         to.got[stream].append((to.position, number))
+        if stream[1] in self.kept:
+            epoch, _, offset = (position or "none-0").partition("-")
+            place = Place(to.position, epoch, int(offset), f"{stream[0]} no. {number}")
+            to.places[stream[1]].append(place)
         key = (receiver, stream[1])
         if key not in self.flowing:
             # Its sender may be about to report it; then it was sent just now.
@@ -241,6 +275,7 @@ class Ledger:
         verdict.add("out of order", disordered)
         verdict.add("received though its sending had failed", revenants)
         verdict.add("received in the run after", self._strays)
+        self._judge_kept(verdict)
         untold = []
         for worker, of_worker in lost.items():
             # A drop that was counted is told, too: it has no name, so the numbers must agree.
@@ -258,7 +293,7 @@ class Ledger:
         self, receiver: str, stream: Stream, sent: dict[int, Sent]
     ) -> tuple[list[int], int]:
         """Numbers that a receiver missed without being told; and how many it was told of."""
-        to = self.receivers[receiver]
+        to, group = self.receivers[receiver], stream[1]
         place = {number: position for position, number in to.got.get(stream, [])}
         numbers = sorted(place)
         missed, told = [], 0
@@ -268,11 +303,51 @@ class Ledger:
             at = bisect.bisect(numbers, number)
             after = place[numbers[at - 1]] if at else 0
             before = place[numbers[at]] if at < len(numbers) else inf
-            if to.may_have_missed(message, after, before):
+            if not after and message.at <= to.joined_at:
+                continue
+            if noticed(to.notices[group], after, before) and (
+                group in self.kept or to.may_have_missed(message, after, before)
+            ):
                 told += 1
             else:
                 missed.append(number)
         return missed, told
+
+    def _judge_kept(self, verdict: Verdict) -> None:
+        """What is promised of groups with a history, beyond what holds for all."""
+        strange, wrong, needless, unsettled = [], [], [], []
+        for receiver, to in self.receivers.items():
+            for group, places in to.places.items():
+                here = f"{group} at {receiver}"
+                strange += [f"{here}: {each}" for each in misplaced(places, to.notices[group])]
+            for (by, group), got in to.got.items():
+                if group not in self.kept:
+                    continue
+                at = {place.count: place.text for place in to.places[group]}
+                sent = self.sent[by, group]
+                wrong += [
+                    f"{by} to {group} no. {number} at {at[count]}, not {sent[number].position}"
+                    for count, number in got
+                    if number in sent and sent[number].position not in (None, at[count])
+                ]
+            needless += [
+                f"{group} at {receiver}: {notice.reason}"
+                for group in self.kept
+                for notice in to.notices[group]
+                if not notice.recovered
+            ]
+        for (by, group), stream in self.sent.items():
+            if group in self.kept and by not in self.killed:
+                unsettled += [
+                    f"{by} to {group} no. {number}: {sent.outcome}"
+                    for number, sent in stream.items()
+                    if sent.error in UNKNOWN
+                ]
+        verdict.add("positions that do not follow", strange)
+        verdict.add("not at the position that its sender was told", wrong)
+        if not self.data_lost and not self.failed_over:
+            verdict.add("told to be lost, but Redis has it", needless)
+            verdict.add("outcome not found out", unsettled)
 
     def _judge_queues(self, verdict: Verdict, drops: int) -> None:
         lost = []
@@ -334,6 +409,12 @@ class Ledger:
             lost_in_gaps=explained,
             dropped=drops,
             gaps=len(gaps),
+            recovered=sum(
+                notice.recovered
+                for to in self.receivers.values()
+                for notices in to.notices.values()
+                for notice in notices
+            ),
             longest_gap=max((gap.ended_at - gap.began_at for gap in gaps), default=0.0),
         )
         if self.flowing and self.healed_at < inf:

@@ -35,6 +35,9 @@ OPTIONS = {
     "backlog_timeout": 1.0,
     "max_backoff": 0.1,
     "capacity": 100_000,
+    # Enough for all that is sent in a case, and then some: nothing is lost for want of it.
+    "history": {"kept-*": {"size": 100_000, "ttl": 600}},
+    "recovery_limit": 100_000,
 }
 USER, PASSWORD = "app", "secret"
 RULES = ("~*", "&*", "+@all")
@@ -45,7 +48,9 @@ class Setup:
     """What a case needs; cases that need the same share it."""
 
     processes: int = 3
-    groups: int = 24
+    groups: int = 18
+    # More groups, which have a history.
+    kept: int = 6
     # Groups that every process is in, and nobody sends to.
     idle: int = 0
     queues: int = 2
@@ -74,7 +79,9 @@ class Stage:
         self.sentinels: Sentinels | None = None
         # Those of a worker, by its name, in the order of the servers.
         self.proxies: dict[str, list[Proxy]] = {}
-        self.members = Members(setup.groups, setup.queues, setup.channels, setup.idle)
+        self.members = Members(
+            setup.groups, setup.kept, setup.queues, setup.channels, setup.idle
+        )
         self.ledger: Ledger = self.members.ledger(0, [])
         self._run = 0
         self._made = 0

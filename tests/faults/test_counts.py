@@ -27,15 +27,20 @@ class Book:
         for number in numbers:
             self.take(BY, "sent", to, number)
             if outcome is not None:
-                self.take(BY, "done", to, number, outcome)
+                self.take(BY, "done", to, number, outcome, None)
 
     def get(self, *numbers: int, to: str = GROUP, at: str = HERE, run: int = 7) -> None:
         for number in numbers:
-            self.take(at.partition("/")[0], "got", at, run, BY, to, number)
+            self.take(at.partition("/")[0], "got", at, run, BY, to, number, None)
 
     def told(self, *kinds: str) -> None:
         for kind in kinds:
             self.take("w2", kind, HERE)
+            if kind == "disconnect":
+                self.gap("reconnect")
+
+    def gap(self, reason: str, group: str = GROUP, *, recovered: bool = False) -> None:
+        self.take("w2", "gap", HERE, reason, [group], recovered)
 
     def judge(self, **drops: int) -> Verdict:
         return self.ledger.judge(drops)

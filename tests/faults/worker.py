@@ -29,7 +29,7 @@ from django.conf import settings
 REPORT_EVERY = 0.05
 # Seconds between two rounds of sending.
 TICK = 0.02
-HOOKED = ("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",)
+HOOKED = ("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",), ("mpx.gap",)
 
 
 class Worker:
@@ -97,9 +97,13 @@ class Worker:
                         event["by"],
                         event["to"],
                         event["n"],
+                        event.get("mpx_position"),
                         time.monotonic(),
                     ]
                 )
+            elif kind == "mpx.gap":
+                told = event["reason"], event["groups"], event["recovered"]
+                events.append(["gap", receiver, *told, time.monotonic()])
             elif kind == "mpx.activation":
                 pass
             else:
@@ -155,12 +159,12 @@ class Worker:
 
     async def send_one(self, send: Any, name: str, number: int, message: dict[str, Any]) -> None:
         self.events.append(["sent", name, number, time.monotonic()])
-        outcome = ""
+        outcome, position = "", None
         try:
-            await send(name, message)
+            position = await send(name, message)
         except Exception as error:
             outcome = describe(error)
-        self.events.append(["done", name, number, outcome, time.monotonic()])
+        self.events.append(["done", name, number, outcome, position, time.monotonic()])
 
     async def burst(self, group: str, count: int, size: int, at_once: int) -> None:
         """Send so many messages to a group, some of them in one turn; return when Redis has all."""

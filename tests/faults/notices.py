@@ -1,0 +1,50 @@
+"""What receivers were told of messages that they missed, and where messages stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+__all__ = ["Notice", "Place", "misplaced", "noticed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An `mpx_gap` of one group: behind how many messages of its receiver it came."""
+
+    after: int
+    reason: str
+    recovered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A message of a group with a history: the how-manieth it was, and its `mpx_position`."""
+
+    count: int
+    epoch: str
+    offset: int
+    what: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.epoch}-{self.offset}"
+
+
+def noticed(notices: Iterable[Notice], after: float, before: float) -> bool:
+    """Whether a loss was told between the messages that came as these."""
+    return any(
+        not notice.recovered and after <= notice.after < before for notice in notices
+    )
+
+
+def misplaced(places: list[Place], notices: Iterable[Notice]) -> Iterator[str]:
+    """Positions of one receiver in one group that do not follow upon each other, untold."""
+    notices = list(notices)
+    for last, place in zip(places, places[1:], strict=False):
+        here = f"{place.what} at {place.text} after {last.text}"
+        if last.epoch == place.epoch and place.offset <= last.offset:
+            yield here
+        elif last.epoch != place.epoch or place.offset != last.offset + 1:
+            if not noticed(notices, last.count, place.count):
+                yield here
