@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,18 +34,17 @@ class Place:
 
 def noticed(notices: Iterable[Notice], after: float, before: float) -> bool:
     """Whether a loss was told between the messages that came as these."""
-    return any(
-        not notice.recovered and after <= notice.after < before for notice in notices
-    )
+    return any(not notice.recovered and after <= notice.after < before for notice in notices)
 
 
 def misplaced(places: list[Place], notices: Iterable[Notice]) -> Iterator[str]:
     """Positions of one receiver in one group that do not follow upon each other, untold."""
     notices = list(notices)
-    for last, place in zip(places, places[1:], strict=False):
+    for last, place in itertools.pairwise(places):
         here = f"{place.what} at {place.text} after {last.text}"
         if last.epoch == place.epoch and place.offset <= last.offset:
             yield here
-        elif last.epoch != place.epoch or place.offset != last.offset + 1:
-            if not noticed(notices, last.count, place.count):
-                yield here
+            continue
+        follows = last.epoch == place.epoch and place.offset == last.offset + 1
+        if not follows and not noticed(notices, last.count, place.count):
+            yield here

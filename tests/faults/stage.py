@@ -79,9 +79,7 @@ class Stage:
         self.sentinels: Sentinels | None = None
         # Those of a worker, by its name, in the order of the servers.
         self.proxies: dict[str, list[Proxy]] = {}
-        self.members = Members(
-            setup.groups, setup.kept, setup.queues, setup.channels, setup.idle
-        )
+        self.members = Members(setup.groups, setup.kept, setup.queues, setup.channels, setup.idle)
         self.ledger: Ledger = self.members.ledger(0, [])
         self._run = 0
         self._made = 0

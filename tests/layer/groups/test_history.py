@@ -10,7 +10,7 @@ import redis
 
 from mpx_channels.layer import Mailbox, MpxChannelLayer, Recovery
 from tests.conftest import eventually
-from tests.inside import hooks_of, hub_of, topic_of
+from tests.inside import hooks_of, hub_of, looks_of, topic_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -233,7 +233,7 @@ async def test_a_link_that_breaks_again_before_it_is_known_what_was_missed(
     await send(sender, "room-1", 0)
     assert await got(mailbox, 1) == [0]
     hub: Any = hub_of(layer)
-    looks, topic = hub.history._looks, topic_of(layer, "room-1")
+    looks, topic = looks_of(layer), topic_of(layer, "room-1")
     later: list[Any] = []
     look, looks.at = looks.at, later.append
     for n in (1, 3):
