@@ -80,10 +80,18 @@ if key ~= '' then
   if entry and field(entry, 'k') == key then return given(entry) end
 end
 """
+# What may be refused comes first, so that it has not happened then: HSET where there is no memory,
+# PUBLISH where an ACL forbids the channel.
 _APPEND = """
 local offset = m[2] + 1
 local id = string.format('%.0f-0', offset)
 local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[4]
+redis.call('HSET', KEYS[2], 'o', offset)
+local received = redis.pcall('PUBLISH', ARGV[3], data)
+if type(received) == 'table' then
+  redis.call('HSET', KEYS[2], 'o', m[2])
+  return received
+end
 if m[4] or key ~= '' then
   local over = redis.call('XLEN', KEYS[1]) + 1 - ARGV[5]
   if over > 0 then
@@ -97,19 +105,17 @@ if m[4] or key ~= '' then
 end
 if not m[4] and key == '' then
   redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], id, 'd', data, 's', ARGV[7])
-  redis.call('HSET', KEYS[2], 'o', offset)
 elseif key == '' then
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], id, 'd', data, 's', ARGV[7])
-  redis.call('HSET', KEYS[2], 'o', offset)
 else
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], id, 'd', data, 's', ARGV[7], 'k', key)
-  redis.call('HSET', KEYS[2], 'o', offset, 'k', 1)
+  redis.call('HSET', KEYS[2], 'k', 1)
   redis.call('HSET', KEYS[3], key, id)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 if m[4] or key ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[6]) end
 if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
-return {m[1], offset, redis.call('PUBLISH', ARGV[3], data)}
+return {m[1], offset, received}
 """
 
 PUBLISH = _ONE + _KNOWN_KEY + _APPEND

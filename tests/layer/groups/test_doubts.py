@@ -150,6 +150,30 @@ async def test_what_is_refused_has_not_happened(
     assert numbers(await layer.group_history("room-1")) == [0]
 
 
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_what_may_not_be_published_is_not_in_the_history(
+    make_layer: MakeLayer, restartable_server: RestartableServer, key: str | None
+) -> None:
+    """An ACL that takes the channel away, and gives it back."""
+    url = restartable_server.start_with_user("~*", "&*", "+@all")
+    layer, receiver = (
+        make_layer(hosts=[each], history=HISTORY) for each in (url, restartable_server.url)
+    )
+    mailbox = await receiver.open_channel(hooks=GAP)
+    await receiver.group_add("room-1", mailbox.channel)
+    await send(layer, "room-1", 0)
+    message = {"type": "x", "n": 1}
+    with restartable_server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "app", "resetchannels")
+        with pytest.raises(CommandRefused):
+            await layer.group_send("room-1", message, idempotency_key=key)
+        assert numbers(await receiver.group_history("room-1")) == [0]
+        admin.execute_command("ACL", "SETUSER", "app", "allchannels")
+    await layer.group_send("room-1", {**message, "n": 2}, idempotency_key=key)
+    assert await got(mailbox, 2) == [0, 2]
+    assert numbers(await layer.group_history("room-1")) == [0, 2]
+
+
 async def test_the_history_may_not_be_read(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
