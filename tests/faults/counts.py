@@ -5,105 +5,14 @@ from __future__ import annotations
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from .notices import Notice, Place, misplaced, noticed
+from .kept import judge_kept
+from .notices import Notice, Place, noticed
+from .records import NOT_SENT, UNKNOWN, UNREPORTED, Gap, Problem, Receiver, Sent, Stream, Verdict
 
 __all__ = ["Ledger", "Problem", "Verdict"]
-
-# Errors of a sender that mean: Redis never had it. It must not arrive.
-NOT_SENT = frozenset({"NotConnected", "BacklogFull", "CommandRefused", "ChannelFull"})
-# Errors that leave it open.
-UNKNOWN = frozenset({"ConnectionLost"})
-
-# Seconds before its end of which a killed process may not have reported what it read.
-UNREPORTED = 0.5
-
-Stream = tuple[str, str]  # who sends, and to which group or plain channel
-
-
-@dataclass(slots=True)
-class Sent:
-    """One message at its sender."""
-
-    at: float
-    # None: not known yet; "": Redis has it; else the error that the sender got.
-    outcome: str | None = None
-    # What its sender was told of where it stands, in a group with a history.
-    position: str | None = None
-
-    @property
-    def error(self) -> str:
-        return (self.outcome or "").partition(":")[0]
-
-
-@dataclass(slots=True)
-class Gap:
-    """A time in which messages may be missed, as its receiver was told.
-
-    Between which messages: ``began`` and ``ended`` are how many the receiver had got by then. An
-    end that was not told yet is far away.
-    """
-
-    began: int
-    ended: float = inf
-    began_at: float = inf
-    ended_at: float = inf
-
-
-@dataclass(slots=True)
-class Receiver:
-    """What one channel, or one reader of a plain channel, got."""
-
-    position: int = 0
-    # For each stream, in the order of coming: positions and numbers.
-    got: dict[Stream, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    gaps: list[Gap] = field(default_factory=list)
-    # By groups; and where the messages of those stood that have a history.
-    notices: dict[str, list[Notice]] = field(default_factory=lambda: defaultdict(list))
-    places: dict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
-    # What was sent before that, and none of its stream has come, need not come.
-    joined_at: float = -inf
-
-    def last(self, by: str, to: str) -> int:
-        """The number that came last in a stream, or 0."""
-        got = self.got.get((by, to))
-        return got[-1][1] if got else 0
-
-    def may_have_missed(self, sent: Sent, after: float, before: float) -> bool:
-        """Whether a gap was told between the messages at two positions, and not over by then."""
-        return any(
-            gap.began < before and gap.ended >= after and sent.at <= gap.ended_at
-            for gap in self.gaps
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What should not have happened, how often, and one example."""
-
-    what: str
-    count: int
-    example: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.count}, such as {self.example}"
-
-
-@dataclass(slots=True)
-class Verdict:
-    """How a case ended."""
-
-    problems: list[Problem] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def add(self, what: str, examples: Iterable[object]) -> None:
-        """Examples of a problem; none is no problem."""
-        found = list(examples)
-        if found:
-            self.problems.append(Problem(what, len(found), str(found[0])))
 
 
 class Ledger:
@@ -182,6 +91,12 @@ class Ledger:
         self.members[receiver] = set(groups)
         self.receivers[receiver].joined_at = now
 
+    def back(self, receiver: str, now: float) -> None:
+        """All gaps of a receiver are over."""
+        to = self.receivers[receiver]
+        for gap in to.gaps:
+            gap.ended, gap.ended_at = min(gap.ended, to.position), min(gap.ended_at, now)
+
     def leave(self, worker: str, now: float) -> None:
         """A process was killed: nothing has to reach it, and nobody knows what it got last."""
         self.killed[worker] = now
@@ -206,7 +121,7 @@ class Ledger:
         if stream[1] in self.kept:
             epoch, _, offset = (position or "none-0").partition("-")
             place = Place(to.position, epoch, int(offset), f"{stream[0]} no. {number}")
-            to.places[stream[1]].append(place)
+            to.add(stream[1], place)
         key = (receiver, stream[1])
         if key not in self.flowing:
             # Its sender may be about to report it; then it was sent just now.
@@ -275,7 +190,7 @@ class Ledger:
         verdict.add("out of order", disordered)
         verdict.add("received though its sending had failed", revenants)
         verdict.add("received in the run after", self._strays)
-        self._judge_kept(verdict)
+        judge_kept(self, verdict)
         untold = []
         for worker, of_worker in lost.items():
             # A drop that was counted is told, too: it has no name, so the numbers must agree.
@@ -312,42 +227,6 @@ class Ledger:
             else:
                 missed.append(number)
         return missed, told
-
-    def _judge_kept(self, verdict: Verdict) -> None:
-        """What is promised of groups with a history, beyond what holds for all."""
-        strange, wrong, needless, unsettled = [], [], [], []
-        for receiver, to in self.receivers.items():
-            for group, places in to.places.items():
-                here = f"{group} at {receiver}"
-                strange += [f"{here}: {each}" for each in misplaced(places, to.notices[group])]
-            for (by, group), got in to.got.items():
-                if group not in self.kept:
-                    continue
-                at = {place.count: place.text for place in to.places[group]}
-                sent = self.sent[by, group]
-                wrong += [
-                    f"{by} to {group} no. {number} at {at[count]}, not {sent[number].position}"
-                    for count, number in got
-                    if number in sent and sent[number].position not in (None, at[count])
-                ]
-            needless += [
-                f"{group} at {receiver}: {notice.reason}"
-                for group in self.kept
-                for notice in to.notices[group]
-                if not notice.recovered
-            ]
-        for (by, group), stream in self.sent.items():
-            if group in self.kept and by not in self.killed:
-                unsettled += [
-                    f"{by} to {group} no. {number}: {sent.outcome}"
-                    for number, sent in stream.items()
-                    if sent.error in UNKNOWN
-                ]
-        verdict.add("positions that do not follow", strange)
-        verdict.add("not at the position that its sender was told", wrong)
-        if not self.data_lost and not self.failed_over:
-            verdict.add("told to be lost, but Redis has it", needless)
-            verdict.add("outcome not found out", unsettled)
 
     def _judge_queues(self, verdict: Verdict, drops: int) -> None:
         lost = []

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 __all__ = ["Notice", "Place", "misplaced", "noticed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Notice:
-    """An `mpx_gap` of one group: behind how many messages of its receiver it came."""
+    """An `mpx_gap` of one group: behind how many messages of its receiver it came.
+
+    After a failover, what the server has of the one before follows behind the notice: what is lost
+    is missing anywhere until the first message of the new one, the last before which is ``until``.
+    """
 
     after: int
     reason: str
     recovered: bool
+    until: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,10 @@ class Place:
 
 def noticed(notices: Iterable[Notice], after: float, before: float) -> bool:
     """Whether a loss was told between the messages that came as these."""
-    return any(not notice.recovered and after <= notice.after < before for notice in notices)
+    return any(
+        not notice.recovered and notice.after < before and max(notice.after, notice.until) >= after
+        for notice in notices
+    )
 
 
 def misplaced(places: list[Place], notices: Iterable[Notice]) -> Iterator[str]:
