@@ -47,6 +47,7 @@ class Worker:
         self.pending: set[asyncio.Task[None]] = set()
         self.unread: list[Any] = []
         self.guests: dict[str, tuple[Any, asyncio.Task[None]]] = {}
+        self.quiet = False
         self.pause = 0.0
         self.run = 0
         self.numbers: Counter[str] = Counter()
@@ -172,6 +173,7 @@ class Worker:
         """Send ``rate`` messages a second to each of these, until `stop`."""
         self.run = run
         self.numbers.clear()
+        self.quiet = False
         self.sending = asyncio.get_running_loop().create_task(self.go_on(groups, queues, rate))
 
     async def go_on(self, groups: list[str], queues: list[str], rate: float) -> None:
@@ -183,6 +185,8 @@ class Worker:
             # A process that was stopped makes up for nothing.
             due = max(due + TICK, loop.time() - TICK)
             await asyncio.sleep(due - loop.time())
+            if self.quiet:
+                continue
             owed += len(sends) * rate * TICK
             while owed >= 1:
                 owed -= 1
@@ -219,6 +223,10 @@ class Worker:
                 for _ in range(min(at_once, count - start))
             ]
             await asyncio.gather(*tasks)
+
+    async def be_quiet(self, quiet: bool) -> None:
+        """Send nothing of one's own accord for a while."""
+        self.quiet = quiet
 
     async def keyed(self, group: str, count: int) -> None:
         """Send messages with a key each, at once, and each that went well a second time."""

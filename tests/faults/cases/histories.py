@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.faults.stage import Stage
+from tests.faults.stage import Setup, Stage
 from tests.faults.traffic import Process
 
 from .links import kill_links
 from .processes import PROMPT
 from .registry import case
-from .servers import FAILOVER
 
+# A stage of its own: Sentinel takes its time to see to the master that was.
+LOSSES = Setup(sentinel=True, queues=0, groups=6)
 # Seconds in which some messages are sent.
 SOME = 0.1
 
@@ -81,12 +82,13 @@ async def flushed_while_away(stage: Stage) -> None:
         await stage.back()
 
 
-@case(FAILOVER)
+@case(LOSSES)
 async def failover_with_losses(stage: Stage) -> None:
     """A failover of Sentinel to a replica that has not had the last messages: all are told."""
     sentinels, ledger = stage.sentinels, stage.ledger
     assert sentinels is not None
     ledger.failed_over = True
+    await asyncio.to_thread(sentinels.settle)
     await asyncio.sleep(2 * SOME)
     master = await asyncio.to_thread(lambda: sentinels.master)
     (replica,) = [number for number, each in enumerate(stage.servers) if each is not master]
@@ -131,6 +133,47 @@ async def guests_reconnect(stage: Stage) -> None:
             stage.proxy(stage.some()).cut()
         await asyncio.sleep(stage.random.choice([0.0, 0.03, SOME]))
     await stage.back()
+
+
+@case()
+async def missed_in_silence(stage: Stage) -> None:
+    """What was missed is replayed, and told, though nothing more is sent."""
+    ledger = stage.ledger
+    for worker in stage.workers:
+        await worker.ask("be_quiet", True)
+    for worker in (stage.some(), stage.some()):
+        (sender, *_) = [other for other in stage.workers if other is not worker]
+        counts = {
+            (receiver, group): len(ledger.receivers[receiver].notices[group])
+            for receiver, groups in ledger.members.items()
+            for group in groups & ledger.kept
+            if receiver.startswith(f"{worker.name}/")
+        }
+        async with away(stage, worker):
+            for group in stage.members.kept:
+                await sender.ask("burst", group, 5, 10, 5)
+
+        def told(counts: dict[tuple[str, str], int] = counts) -> bool:
+            return not ledger.missing() and all(
+                any(each.recovered for each in ledger.receivers[receiver].notices[group][count:])
+                for (receiver, group), count in counts.items()
+            )
+
+        await stage.until(told, "what was missed comes, and is told")
+    for worker in stage.workers:
+        await worker.ask("be_quiet", False)
+
+
+@case()
+async def copies(stage: Stage) -> None:
+    """Messages are published a second time: each is known by its position."""
+    for _ in range(3):
+        for group in stage.members.kept:
+            for _, fields in await stage.admin(
+                "XREVRANGE", f"faults:h:{group}", "+", "-", "COUNT", 3
+            ):
+                await stage.admin("PUBLISH", f"faults:g:{group}", fields[b"d"])
+        await asyncio.sleep(SOME)
 
 
 @case(PROMPT)
