@@ -81,6 +81,11 @@ def topic_of(layer: MpxChannelLayer, group: str) -> Topic:
     return hub_of(layer).groups.topics[layer._names.group(group)]
 
 
+def looks_of(layer: MpxChannelLayer) -> Any:
+    """What asks how histories stand, on the running event loop."""
+    return hub_of(layer).history._looks
+
+
 def published_at(layer: MpxChannelLayer) -> dict[str, float]:
     """When it published to which group last, by the group's name in Redis."""
     return layer._published_at

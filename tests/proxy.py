@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Self
 
 __all__ = ["Direction", "Proxy", "free_port", "without"]
@@ -133,6 +133,13 @@ class End:
         self.writer.transport.abort()
 
 
+def _is_among(ends: list[End], ports: Collection[int] | None) -> bool:
+    """Whether a connection is one of those; None for all."""
+    if ports is None:
+        return True
+    return len(ends) == 2 and ends[1].writer.get_extra_info("sockname")[1] in ports
+
+
 class Proxy:
     """Stands before the server at `host` and `port`; connect to `url` instead.
 
@@ -175,11 +182,15 @@ class Proxy:
             self._listener.close()
             self._listener = None
 
-    def cut(self) -> None:
-        """Break every connection, without a word to either side."""
+    def cut(self, ports: Collection[int] | None = None) -> None:
+        """Break every connection, or those, without a word to either side.
+
+        ``ports``: of our ends, as the server sees them.
+        """
         for ends in self._serving.values():
-            for end in ends:
-                end.cut()
+            if _is_among(ends, ports):
+                for end in ends:
+                    end.cut()
 
     def half_close(self, *, client: bool) -> None:
         """Tell one side of every connection, the client or the server, that nothing more comes."""
@@ -187,13 +198,15 @@ class Proxy:
             if end.writer.can_write_eof():
                 end.writer.write_eof()
 
-    def strand(self, *, client: bool) -> None:
+    def strand(self, *, client: bool, ports: Collection[int] | None = None) -> None:
         """Let nothing more reach one side of what stands; new connections go on as ever.
 
         As behind a firewall that has forgotten them. `cut` ends it, and drops what was held back.
+        ``ports``: as for `cut`.
         """
-        for end in self._ends(client):
-            end.open.clear()
+        for ends in self._serving.values():
+            if len(ends) == 2 and _is_among(ends, ports):
+                ends[0 if client else 1].open.clear()
 
     def inject(self, data: bytes, *, client: bool) -> None:
         """Send one side of every connection what nobody wrote."""

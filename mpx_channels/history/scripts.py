@@ -73,19 +73,24 @@ end
 # the idempotency key. Return epoch, offset, receivers; -1 if it was there already.
 #
 # What most publishes are comes first, and makes as few calls as it can: each costs Redis about as
-# much as a whole PUBLISH.
+# much as a whole PUBLISH. In both ways first comes what may be refused, so that nothing has happened
+# then: HINCRBY or HSET where there is no memory, PUBLISH where an ACL forbids the channel.
 _AGAIN = """
 local m = redis.call('HMGET', KEYS[2], 'e', 'r', 'k')
 if ARGV[7] == '' and m[1] and not m[3] and m[2] == redis.call('GET', KEYS[4]) then
   local offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
   local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[6]
-  local id = offset .. '-0'
-  if redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[3], id, ARGV[5], data) then
-    redis.call('PEXPIRE', KEYS[1], ARGV[4])
-    if offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
-    return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
+  local received = redis.pcall('PUBLISH', ARGV[2], data)
+  if type(received) == 'table' then
+    redis.call('HINCRBY', KEYS[2], 'o', -1)
+    return received
   end
-  redis.call('HINCRBY', KEYS[2], 'o', -1)
+  local id = offset .. '-0'
+  local was = redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[3], id, ARGV[5], data)
+  if not was then redis.call('XADD', KEYS[1], id, ARGV[5], data) end
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  if not was or offset % 16 == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
+  return {m[1], offset, received}
 end
 """
 
@@ -125,6 +130,12 @@ _APPEND = """
 local offset = m[2] + 1
 local id = string.format('%.0f-0', offset)
 local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[6]
+redis.call('HSET', KEYS[2], 'o', offset)
+local received = redis.pcall('PUBLISH', ARGV[2], data)
+if type(received) == 'table' then
+  redis.call('HSET', KEYS[2], 'o', m[2])
+  return received
+end
 if m[4] or key ~= '' then
   local over = redis.call('XLEN', KEYS[1]) + 1 - ARGV[3]
   if over > 0 then
@@ -138,13 +149,11 @@ if m[4] or key ~= '' then
 end
 if not m[4] and key == '' then
   redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], id, ARGV[5], data)
-  redis.call('HSET', KEYS[2], 'o', offset)
 elseif key == '' then
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data)
-  redis.call('HSET', KEYS[2], 'o', offset)
 else
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data, 'k', key)
-  redis.call('HSET', KEYS[2], 'o', offset, 'k', 1)
+  redis.call('HSET', KEYS[2], 'k', 1)
   redis.call('HSET', KEYS[3], key, id, '', '')
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
@@ -152,7 +161,7 @@ if m[4] or key ~= '' then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
 if offset % 16 == 0 or redis.call('XLEN', KEYS[1]) == 1 then
   redis.call('PEXPIRE', KEYS[2], ARGV[1])
 end
-return {m[1], offset, redis.call('PUBLISH', ARGV[2], data)}
+return {m[1], offset, received}
 """
 
 PUBLISH = _AGAIN + _TO_SEND + _KNOWN_KEY + _APPEND

@@ -29,7 +29,7 @@ from mpx_channels.multiplexer import (
     Node,
     NotConnected,
 )
-from mpx_channels.multiplexer.scripts import FrequentScript
+from mpx_channels.multiplexer.scripts import Again, FrequentScript, Script
 
 from . import scripts
 from .positions import Position, State
@@ -92,6 +92,8 @@ class Store:
         self._always = functools.lru_cache(KNOWN)(self._make_always)
         # The newest position of groups that this process has seen of late.
         self._known: OrderedDict[str, Position] = OrderedDict()
+        # Publishes of which the server would not say what became of them, in their order.
+        self._doubts: dict[str, list[_Doubt]] = {}
 
     def saw(self, name: str, position: Position) -> None:
         """Remember how far a history has come."""
@@ -114,51 +116,61 @@ class Store:
         mark = b"%s:%d" % (self._process, next(self._numbers))
         key_bytes = key.encode("utf-8", "surrogatepass") if key is not None else b""
         arguments = (*always, mark, envelope, key_bytes)
-        known = self._known.get(name)
+        epoch, offset = self._known.get(name) or ("", 0)
+        settle: Sequence[bytes] | None = None
+        for doubt in self._doubts.get(name, ()):
+            doubt.ask()  # what may still be sent comes before this
+
+        def again() -> Sequence[bytes]:
+            nonlocal settle
+            known = (epoch.encode(), b"%d" % offset)
+            settle = calls.settle.words(stream, *arguments, *known, keys=3)
+            return settle
+
         try:
             if not calls.sure:
                 await calls.learn()
-            answer = await calls.publish(stream, *arguments, keys=3)
-        except CommandRefused as error:
+            answer = await calls.publish(stream, *arguments, keys=3, again=again)
+        except MpxError as error:
             calls.refused(error)
-            raise
-        except ConnectionLost as error:
-            answer = await self._settle(calls, stream, arguments, known or ("", 0), error)
+            if settle is None:
+                raise
+            answer = await self._settle(name, calls, _Doubt(calls, settle), error)
+        if answer == b"unknown":
+            raise _lost()
         epoch, offset, received = answer
         position = (epoch.decode(), offset)
         if received >= 0:
             self.saw(name, position)
         return position, max(0, received)
 
-    async def _settle(
-        self,
-        calls: _Scripts,
-        stream: str,
-        arguments: tuple[bytes, ...],
-        known: Position,
-        lost: ConnectionLost,
-    ) -> Any:
-        """Find out what became of a publish whose answer was lost, and have it done if it was not.
+    async def _settle(self, name: str, calls: _Scripts, doubt: _Doubt, error: MpxError) -> Any:
+        """Find out what became of a publish, if the server would not say so at once.
 
         Without an end but the layer's: whoever sent it is to know.
         """
-        epoch, offset = known
-        while True:
-            try:
-                more = (epoch.encode(), b"%d" % offset)
-                answer = await calls.surely(calls.settle, stream, *arguments, *more, keys=3)
-            except MultiplexerStopped:
-                raise lost from None
-            except CommandRefused as error:
-                if not _passes(error):
-                    raise lost from error
-                await asyncio.sleep(PAUSE)
-            except (ConnectionLost, NotConnected, BacklogFull):
-                await asyncio.sleep(PAUSE)
-            else:
-                if answer == b"unknown":
-                    raise lost
-                return answer
+        doubts = self._doubts.setdefault(name, [])
+        doubts.append(doubt)
+        try:
+            while True:
+                if isinstance(error, MultiplexerStopped):
+                    raise _lost() from None
+                if isinstance(error, CommandRefused) and not _passes(error):
+                    raise _lost() from error
+                asked = doubt.asked
+                if asked is None or asked.done():
+                    await asyncio.sleep(PAUSE)
+                try:
+                    if not calls.sure:
+                        await calls.learn()
+                    return await doubt.ask()
+                except MpxError as another:
+                    calls.refused(another)
+                    error = another
+        finally:
+            doubts.remove(doubt)
+            if not doubts:
+                del self._doubts[name]
 
     async def look(
         self, node: Node, groups: Sequence[tuple[str, HistorySetting, Position | None]]
@@ -225,6 +237,31 @@ class Store:
         return stream, tuple(key.encode() for key in others)
 
 
+class _Doubt:
+    """A publish that may have happened, and the command that finds it out."""
+
+    def __init__(self, calls: _Scripts, settle: Sequence[bytes]) -> None:
+        self._calls = calls
+        self._settle = settle
+        self.asked: asyncio.Future[Any] | None = None
+
+    def ask(self) -> asyncio.Future[Any]:
+        """Send it, if it is not under way; raises `BacklogFull`, and when we stop."""
+        if self.asked is None or self.asked.done():
+            self.asked = self._calls.command(*self._settle, again=lambda: self._settle)
+            self.asked.add_done_callback(_seen)
+        return self.asked
+
+
+def _seen(asked: asyncio.Future[Any]) -> None:
+    if not asked.cancelled():
+        asked.exception()  # whoever settles it asks again
+
+
+def _lost() -> ConnectionLost:
+    return ConnectionLost("the answer was lost, and nobody can know any more whether it was sent")
+
+
 class _Scripts:
     """The scripts on one node; each connection to it says first which server it is.
 
@@ -239,13 +276,17 @@ class _Scripts:
         self._learn = (b"EVAL", scripts.LEARN.encode(), b"1", server.encode())
         multiplexer.begin_with(*self._learn, node=node, heard=self._learnt)
         self.publish = FrequentScript(scripts.PUBLISH, multiplexer, node)
-        self.settle = FrequentScript(scripts.SETTLE, multiplexer, node)
+        self.settle = Script(scripts.SETTLE)
         self.look = FrequentScript(scripts.LOOK, multiplexer, node)
         self.page = FrequentScript(scripts.PAGE, multiplexer, node)
 
+    def command(self, *words: bytes, again: Again | None = None) -> asyncio.Future[Any]:
+        """As `Multiplexer.command`, on this node."""
+        return self._multiplexer.command(*words, node=self._node, again=again)
+
     async def learn(self) -> None:
         """Have the server say which one it is; raises as `Multiplexer.command`."""
-        await self._multiplexer.command(*self._learn, node=self._node)
+        await self.command(*self._learn)
         self.sure = True
 
     async def surely(self, script: FrequentScript, key: str, *arguments: bytes, keys: int) -> Any:
@@ -261,7 +302,7 @@ class _Scripts:
             if self.sure:
                 return answer
 
-    def refused(self, error: CommandRefused) -> None:
+    def refused(self, error: MpxError) -> None:
         """A server that is a replica now may be another master afterwards."""
         if isinstance(error.__cause__, ReadOnlyError):
             self.sure = False

@@ -339,13 +339,22 @@ class Multiplexer:
         fences = [subscriber.fence(published) for subscriber in which]
         return [fence for fence in fences if fence is not None]
 
-    def command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
+    def command(
+        self,
+        *words: bytes,
+        node: Node | None = None,
+        again: Callable[[], Sequence[bytes]] | None = None,
+    ) -> asyncio.Future[Any]:
         """Send any command that does not block, in order with what is published.
 
         ``node`` is one of `nodes`, such as the `node_of` a key; it can be left out where there is
-        but one. The future gets Redis' reply, and fails as `publish` does.
+        but one. The future gets Redis' reply, and fails as `publish` does. If the answer is lost,
+        it gets the reply to the command that ``again`` returns, which has to find out whether the
+        first one ran: it is sent over the next connection, however long that takes, before all that
+        was sent later.
         """
-        return self._publishers.of(node).submit(pack(*words))
+        in_doubt = None if again is None else lambda: pack(*again())
+        return self._publishers.of(node).submit(pack(*words), in_doubt)
 
     def begin_with(self, *words: bytes, node: Node | None = None, heard: Heard = unheard) -> None:
         """Send a command as `command` does, and again as the first of each new connection.

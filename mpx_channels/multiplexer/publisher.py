@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .callbacks import Heard, unheard
 from .counters import EngineCounters
 from .deadlines import Deadlines
+from .doubts import Again, Doubts
 from .exceptions import (
     BacklogFull,
     CommandRefused,
@@ -63,7 +64,8 @@ class Publisher:
     same order. A command that was written when the link breaks fails with `ConnectionLost`: it
     may have run, so it is never sent twice. One that was not written, of which the kernel took
     nothing, waits for the next connection, for at most ``backlog_timeout`` seconds and behind at
-    most ``max_backlog`` others. See `follow` for what else it waits for.
+    most ``max_backlog`` others. See `follow` for what else it waits for. Where there is a way to
+    find out whether a command has run, that is done instead: see `Doubts`.
 
     ``on_refusal`` is for whoever knows of other nodes, and can send a command on; only with it
     are commands kept until they are answered.
@@ -92,9 +94,10 @@ class Publisher:
         self._on_refusal = on_refusal
         # The commands that `on_refusal` may get.
         self._refusable: dict[asyncio.Future[Frame], bytes] = {}
+        self._doubts = Doubts()
         # What must have been written when it is due.
         self._backlog: Deadlines[_Waiting] = Deadlines(self._not_sent, backlog_timeout)
-        # To be written at the end of this turn; and when, if it comes from the backlog.
+        # To be written at the end of this turn; when, if it comes from the backlog.
         self._batch: list[bytes] = []
         self._batch_due: float | None = None
         # The last write, as long as the kernel has not taken all of it, and when it was due.
@@ -115,7 +118,7 @@ class Publisher:
     @property
     def waiting(self) -> int:
         """How many commands wait for a connection."""
-        return len(self._backlog)
+        return len(self._backlog) + len(self._doubts)
 
     def follow(self, subscriber: Subscriber) -> None:
         """After a reconnect, send nothing before this subscriber has its names back.
@@ -147,17 +150,18 @@ class Publisher:
         self._stop_timers()
         self._loop = None
         self._log.flush()
-        for future, _ in self._backlog:
+        for future in (*self._doubts.clear(), *[future for future, _ in self._backlog]):
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
         self._backlog.close()
         self._backlog.clear()
 
-    def submit(self, command: bytes) -> asyncio.Future[Frame]:
+    def submit(self, command: bytes, again: Again | None = None) -> asyncio.Future[Frame]:
         """Send a packed command; the future gets its reply, as Redis sent it.
 
         It fails with `CommandRefused`, `ConnectionLost`, `NotConnected` or `MultiplexerStopped`;
         raises `BacklogFull`, and `MultiplexerStopped` when not running. Cancelling the future
-        takes back a command that was not written yet.
+        takes back a command that was not written yet. With ``again``, it gets the reply to what
+        that makes instead of `ConnectionLost`.
         """
         loop = self._loop
         if loop is None:
@@ -166,6 +170,8 @@ class Publisher:
         if self._on_refusal is not None:
             self._refusable[future] = command
             future.add_done_callback(self._refusable.pop)
+        if again is not None:
+            self._doubts.watch(future, again)
         wire = self._wire
         if wire is not None and not wire.paused:
             batch = self._batch
@@ -337,20 +343,20 @@ class Publisher:
             self._take_back(tail(self._stuck, wire.untaken), self._stuck_due)
         self._stuck = []
         lost, self._unanswered = self._unanswered, deque()
-        for future in lost:
-            if future is not None:
-                _fail(
-                    future,
-                    ConnectionLost(
-                        f"the connection to {self.link.node} broke before the answer came, "
-                        f"the command may have run: {describe(error)}"
-                    ),
-                )
+        for future in self._doubts.lost(lost):
+            lost_at = f"the connection to {self.link.node} broke before the answer came"
+            future.set_exception(
+                ConnectionLost(f"{lost_at}, the command may have run: {describe(error)}")
+            )
 
     def writable(self) -> None:
         self._stuck = []
-        while self._backlog and self._wire is not None and not self._wire.paused:
-            (future, command), self._batch_due = self._backlog.pop_first()
+        doubts, backlog = self._doubts, self._backlog
+        while (doubts or backlog) and self._wire is not None and not self._wire.paused:
+            if doubts:
+                future, command = doubts.pop()
+            else:
+                (future, command), self._batch_due = backlog.pop_first()
             if not future.done():
                 self._batch.append(command)
                 self._unanswered.append(future)

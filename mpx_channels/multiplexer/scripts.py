@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -12,7 +13,10 @@ from .exceptions import CommandRefused, MpxError
 from .multiplexer import Multiplexer
 from .topology import Node
 
-__all__ = ["FrequentScript", "Script"]
+__all__ = ["Again", "FrequentScript", "Script"]
+
+# See `Multiplexer.command`.
+Again = Callable[[], Sequence[bytes]]
 
 
 class Script:
@@ -25,11 +29,21 @@ class Script:
         self.source = source.encode()
 
     def __call__(
-        self, multiplexer: Multiplexer, node: Node, key: str, *arguments: bytes, keys: int = 0
+        self,
+        multiplexer: Multiplexer,
+        node: Node,
+        key: str,
+        *arguments: bytes,
+        keys: int = 0,
+        again: Again | None = None,
     ) -> asyncio.Future[Any]:
         """Call it on a node; as `Multiplexer.command`."""
-        words = (b"EVAL", self.source, b"%d" % (1 + keys), key.encode(), *arguments)
-        return multiplexer.command(*words, node=node)
+        words = self.words(key, *arguments, keys=keys)
+        return multiplexer.command(*words, node=node, again=again)
+
+    def words(self, key: str, *arguments: bytes, keys: int = 0) -> tuple[bytes, ...]:
+        """The command that calls it."""
+        return (b"EVAL", self.source, b"%d" % (1 + keys), key.encode(), *arguments)
 
 
 class FrequentScript:
@@ -53,10 +67,12 @@ class FrequentScript:
         self._refused: list[_Turn] = []
         self._behind: list[_Turn] = []
 
-    async def __call__(self, key: str, *arguments: bytes, keys: int = 0) -> Any:
+    async def __call__(
+        self, key: str, *arguments: bytes, keys: int = 0, again: Again | None = None
+    ) -> Any:
         """Call it, with at least one argument that is no key; raises as `Multiplexer.command`."""
         if self._refused:
-            return await (await self._turn(self._behind, key, arguments, keys))
+            return await (await self._turn(self._behind, key, arguments, keys, again))
         if not self._loaded:
             load = (b"EVAL", self._whole.source, b"1", key.encode())
             self._multiplexer.begin_with(*load, node=self._node)
@@ -64,11 +80,11 @@ class FrequentScript:
         words = (b"EVALSHA", self._digest, b"%d" % (1 + keys), key.encode(), *arguments)
         self._under_way += 1
         try:
-            return await self._multiplexer.command(*words, node=self._node)
+            return await self._multiplexer.command(*words, node=self._node, again=again)
         except CommandRefused as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-            turn = self._turn(self._refused, key, arguments, keys)
+            turn = self._turn(self._refused, key, arguments, keys, again)
         finally:
             self._under_way -= 1
             if self._refused and not self._under_way:
@@ -76,25 +92,32 @@ class FrequentScript:
         return await (await turn)
 
     def _turn(
-        self, line: list[_Turn], key: str, arguments: tuple[bytes, ...], keys: int
+        self,
+        line: list[_Turn],
+        key: str,
+        arguments: tuple[bytes, ...],
+        keys: int,
+        again: Again | None,
     ) -> asyncio.Future[asyncio.Future[Any]]:
         turn: asyncio.Future[asyncio.Future[Any]] = asyncio.get_running_loop().create_future()
-        line.append((turn, key, arguments, keys))
+        line.append((turn, key, arguments, keys, again))
         return turn
 
     def _call_again(self) -> None:
         """Nothing is under way that could be refused: all leave in one go, and load it."""
         line = self._refused + self._behind
         self._refused, self._behind = [], []
-        for turn, key, arguments, keys in line:
+        for turn, key, arguments, keys, again in line:
             if turn.done():
                 continue  # cancelled
             try:
-                called = self._whole(self._multiplexer, self._node, key, *arguments, keys=keys)
+                called = self._whole(
+                    self._multiplexer, self._node, key, *arguments, keys=keys, again=again
+                )
                 turn.set_result(called)
             except MpxError as error:
                 turn.set_exception(error)
 
 
 # Done when the call has left, with what comes of it.
-_Turn = tuple[asyncio.Future[asyncio.Future[Any]], str, tuple[bytes, ...], int]
+_Turn = tuple[asyncio.Future[asyncio.Future[Any]], str, tuple[bytes, ...], int, Again | None]

@@ -263,6 +263,57 @@ async def test_what_was_submitted_in_the_turn_of_the_break_waits_too(
     assert publisher.link.connections == 2
 
 
+async def test_what_is_found_out_comes_before_what_is_sent_later(
+    new_publisher: NewPublisher, proxy: Proxy, key: bytes
+) -> None:
+    """However often the link breaks; also before what was not written yet."""
+    publisher = await connected(new_publisher(proxy.url))
+    made: list[int] = []
+
+    def submit(number: int) -> asyncio.Future[Any]:
+        def again() -> bytes:
+            made.append(number)
+            return pack(b"RPUSH", key, b"again-%d" % number)
+
+        return publisher.submit(pack(b"RPUSH", key, b"%d" % number), again)
+
+    for _ in range(2):
+        proxy.to_server.freeze()
+        written = [submit(number) for number in range(3)]
+        await asyncio.sleep(0)
+        later = [submit(number) for number in range(3, 6)]
+        assert publisher.link.wire is not None
+        publisher.link.wire.abort(ConnectionLost("by the test"))
+        proxy.cut()  # and with it what was written
+        proxy.to_server.thaw()
+        await asyncio.gather(*written, *later)
+    assert publisher.waiting == 0
+    assert made[:3] == [0, 1, 2]
+    words = await publisher.submit(pack(b"LRANGE", key, b"0", b"-1"))
+    numbers = [int(word.removeprefix(b"again-")) for word in words]
+    assert numbers == [*range(6), *range(6)]
+
+
+async def test_what_is_to_be_found_out_waits_for_longer_than_others(
+    new_publisher: NewPublisher, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    publisher = await connected(new_publisher(restartable_server.url, backlog_timeout=0.05))
+    restartable_server.freeze()
+    try:
+        sent = publisher.submit(echo(1), lambda: echo(2))
+        await asyncio.sleep(0)
+        assert publisher.link.wire is not None
+        publisher.link.wire.abort(ConnectionLost("by the test"))
+        await eventually(lambda: publisher.link.wire is None)
+        with pytest.raises(NotConnected):
+            await publisher.submit(echo(3))
+        assert not sent.done()
+    finally:
+        restartable_server.thaw()
+    assert await sent == b"2"
+
+
 async def test_before_the_first_connection_commands_wait(
     new_publisher: NewPublisher, restartable_server: RestartableServer
 ) -> None:

@@ -78,9 +78,11 @@ class Looks:
         def ask() -> Awaitable[list[State | None]]:
             losses.clear()
             for topic, asked in looks.items():
-                known[topic] = None if asked else track_of(topic).position
+                track = track_of(topic)
+                # Where a message came that others are missing before, its position says nothing.
+                known[topic] = None if asked or track.held else track.position
                 if topic.live:
-                    losses[topic] = track_of(topic).losses
+                    losses[topic] = track.losses
             return self._store.look(
                 node,
                 [(topic.name, track_of(topic).setting, known[topic]) for topic in looks],

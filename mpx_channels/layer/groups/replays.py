@@ -37,7 +37,8 @@ class Track:
     ``epoch`` and ``offset`` are the newest that came, or was known before the first join was over:
     then it is ``tentative``, as some before it may be on their way. ``lost``: the link broke, for
     the ``losses``-th time, and it is not known yet what was missed. ``held``: the first message
-    that came meanwhile, if it does not follow upon the others.
+    that came meanwhile, if it does not follow upon the others; of several losses, since the first
+    one.
     """
 
     __slots__ = (
@@ -74,7 +75,7 @@ class Track:
     def link_lost(self) -> None:
         """The link broke: what came last is where to go on from."""
         if self.was_live:
-            self.lost, self.held = True, None
+            self.lost = True
             self.tentative = not self.epoch
             self.losses += 1
 

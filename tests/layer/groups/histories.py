@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpx_channels.layer import Hooks, Mailbox, MpxChannelLayer
+from mpx_channels.layer import History, Hooks, Mailbox, MpxChannelLayer
 from tests.conftest import PATIENCE, eventually
 from tests.inside import hub_of
 from tests.proxy import Proxy
@@ -19,6 +19,10 @@ GAP = Hooks(gap=("mpx.gap",))
 
 async def send(layer: MpxChannelLayer, group: str, *numbers: int) -> list[str | None]:
     return await layer.group_send_many([(group, {"type": "x", "n": n}) for n in numbers])
+
+
+def numbers(history: History) -> list[int]:
+    return [message["n"] for message in history.messages]
 
 
 async def got(mailbox: Mailbox, count: int) -> list[Any]:

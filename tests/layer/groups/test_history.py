@@ -10,7 +10,7 @@ import redis
 
 from mpx_channels.layer import Mailbox, MpxChannelLayer, Recovery
 from tests.conftest import eventually
-from tests.inside import hooks_of, hub_of, topic_of
+from tests.inside import hooks_of, hub_of, looks_of, topic_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -246,6 +246,34 @@ async def test_a_link_that_breaks_again_and_again(
         assert numbers == list(range(200))
     await sending
     assert layer.stats().multiplexer.reconnects >= 1  # type: ignore[union-attr]
+
+
+async def test_a_link_that_breaks_again_before_it_is_known_what_was_missed(
+    make_layer: MakeLayer, sender: MpxChannelLayer, proxy: Proxy
+) -> None:
+    layer = make_layer(hosts=[proxy.url], history=HISTORY)
+    mailbox = await layer.open_channel(hooks=GAP)
+    await layer.group_add("room-1", mailbox.channel)
+    await send(sender, "room-1", 0)
+    assert await got(mailbox, 1) == [0]
+    hub: Any = hub_of(layer)
+    looks, topic = looks_of(layer), topic_of(layer, "room-1")
+    later: list[Any] = []
+    look, looks.at = looks.at, later.append
+    for n in (1, 3):
+        async with away(layer, proxy):
+            await send(sender, "room-1", *range(n, 2))
+        await eventually(lambda: topic.live)
+        before = hub.counters.messages_in
+        await send(sender, "room-1", n + 1)
+        await eventually(lambda before=before: hub.counters.messages_in > before)
+    # The last message followed upon the one before, but not all others had come.
+    looks.at = look
+    look(later.pop())
+    assert await got(mailbox, 4) == [("reconnect", ["room-1"], True, 0), 1, 2, 4]
+    await send(sender, "room-1", 5)
+    assert await got(mailbox, 1) == [5]
+    await nothing_more(mailbox)
 
 
 async def test_what_was_sent_before_leaving_arrives(make_layer: MakeLayer, proxy: Proxy) -> None:
