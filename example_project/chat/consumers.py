@@ -10,13 +10,13 @@ import redis
 
 from mpx_channels.generic.websocket import AsyncJsonWebsocketConsumer
 
-from .rules import MAX_TEXT, ROOM_RULE, clean_name, is_room
+from .rules import ANONYMOUS, MAX_TEXT, ROOM_RULE, clean_name, is_room
 
 # Codes from 4000 to 4999 are an application's own; a page that sees this one does not try again.
 NO_SUCH_ROOM = 4404
 # Messages that a page shows when it enters.
 SHOWN = 50
-# Deeds of one page that may wait for Redis.
+# What one page may have waiting for Redis.
 MAX_WAITING = 100
 # Seconds before Redis is tried again.
 PAUSE = 0.25
@@ -26,14 +26,14 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
     """
     One person in one room. These frames go over the socket::
 
-        the page sends  {"enter": POSITION}: of the last message that it has, null for a new page
-        and gets        {"type": "entered"}, and then what it missed, or before that
+        the page sends  {"enter": POSITION}, of the last message that it has; null if it has none
+        and gets        {"type": "entered"}, and the messages since then; if nobody knows these,
                         {"type": "history", "messages": [...], "position": ..., "missing": BOOL}
-        it sends        {"text": TEXT, "key": KEY}: the same key again if it heard nothing of it
+        it sends        {"text": TEXT, "key": KEY}, and the same again if it hears nothing of it
         and gets        {"type": "sent", "key": KEY}
         everyone gets   {"type": "message", "from": NAME, "text": TEXT, "key": KEY,
                          "at": SECONDS, "position": POSITION}
-        and, in time,   {"type": "redis", "away": BOOL}
+        and             {"type": "redis", "away": BOOL} or {"type": "error", "message": REASON}
     """
 
     # Begin after so many seconds also without Redis, and hear from `mpx_disconnect` that it is so.
@@ -117,9 +117,9 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
             missing = not (await layer.group_history(group, self.since, limit=1)).complete
         if self.since is None or missing:
             history = await layer.group_history(group, limit=SHOWN)
-            messages = [shown(event) for event in history.messages]
+            said = [event for event in history.messages if event["type"] == "chat.message"]
             about = {"missing": missing, "position": history.position}
-            await self.send_json({"type": "history", "messages": messages, **about})
+            await self.send_json({"type": "history", "messages": list(map(shown, said)), **about})
             self.since = history.position
         self.entered = True
         recovery = await layer.group_add(group, self.channel_name, since=self.since)
@@ -191,6 +191,8 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
 
 
 def shown(event: dict[str, Any]) -> dict[str, Any]:
-    """A message as the page gets it."""
-    message = {key: event[key] for key in ("from", "text", "key", "at")}
-    return {"type": "message", **message, "position": event["mpx_position"]}
+    """A message as the page gets it; it may have been sent by other code than ours."""
+    position = event["mpx_position"]
+    message = {"from": ANONYMOUS, "text": "", "key": position, "at": time.time()}
+    message |= {key: event[key] for key in message if key in event}
+    return {"type": "message", **message, "position": position}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from channels.testing import WebsocketCommunicator
 
 from example_project.settings import CHANNEL_LAYERS
 from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.multiplexer import ConnectionLost
 from tests.conftest import RestartableServer, missing
 from tests.proxy import Proxy, free_port
 
@@ -162,10 +164,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def fragile_site(
     tmp_path_factory: pytest.TempPathFactory, server: ValkeyServer
 ) -> Iterator[tuple[Site, RestartableServer]]:
-    # It notices soon that a server is paused.
     redis = RestartableServer()
-    url = f"{redis.url}?health_check_interval=1&socket_connect_timeout=1"
-    site = Site(tmp_path_factory.mktemp("fragile"), url)
+    site = Site(tmp_path_factory.mktemp("fragile"), redis.url)
+    site.environment["DJANGO_SETTINGS_MODULE"] = "tests.example.site_settings"
     redis.start()
     try:
         site.start()
@@ -186,7 +187,9 @@ def valkey(fragile_site: tuple[Site, RestartableServer]) -> Iterator[Restartable
 
 
 @pytest.fixture
-def shaky(fragile_site: tuple[Site, RestartableServer], valkey: RestartableServer) -> Iterator[Site]:
+def shaky(
+    fragile_site: tuple[Site, RestartableServer], valkey: RestartableServer
+) -> Iterator[Site]:
     """The example on a Valkey of its own that may go away; one process for all the tests here."""
     site, _ = fragile_site
     yield site
@@ -211,7 +214,10 @@ async def elsewhere(valkey: RestartableServer) -> AsyncIterator[Say]:
         for text in texts:
             unique = key or uuid4().hex
             event = {"type": "chat.message", "from": name, "text": text, "key": unique, "at": 0}
-            await layer.group_send(f"chat.{room}", event, idempotency_key=unique)
+            position = None
+            while position is None:
+                with contextlib.suppress(ConnectionLost):  # the server was another one by then
+                    position = await layer.group_send(f"chat.{room}", event, idempotency_key=unique)
 
     yield say
     await layer.close()

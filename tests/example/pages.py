@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import eventually
+
 try:
     from playwright.async_api import Browser, Page, WebSocket, expect
 except ImportError:
@@ -79,7 +81,12 @@ class Visit:
         await expect(self.page.locator(OWN)).to_have_text(own)
         await expect(self.page.locator(PENDING)).to_have_text(pending)
 
-    def keys(self) -> set[str]:
+    async def hears(self, parts: dict[str, Any]) -> None:
+        """A frame with these parts has come, or comes."""
+        await eventually(lambda: any(parts.items() <= frame.items() for frame in self.received))
+
+    @property
+    def sent_keys(self) -> set[str]:
         """Under which the page has sent messages."""
         return {frame["key"] for frame in self.sent if "text" in frame}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 from channels.testing import WebsocketCommunicator
 from django.test import Client
 
@@ -12,7 +13,7 @@ from example_project.chat.mentions import mention_of
 
 from .conftest import Join, Open, Site
 from .pages import enter, in_browser, say
-from .sockets import heard
+from .sockets import heard, use_layer
 
 try:
     from playwright.async_api import Browser, expect
@@ -41,6 +42,17 @@ async def test_mentions_come_from_every_room(open_socket: Open, join: Join) -> N
     assert await heard(watcher) == mention("tea", "Ben", "Hello @ann!")
     await cyd.send_json_to({"ask": "@Ann, tea?"})
     assert await heard(watcher) == mention("a.b", "Cyd", "@Ann, tea?", question=True)
+
+
+async def test_what_is_missed_is_told(
+    settings: Any, redis_url: str, client: redis.Redis, open_socket: Open
+) -> None:
+    use_layer(settings, hosts=[redis_url])
+    watcher = await watch(open_socket)
+    assert client.client_kill_filter(_type="pubsub")
+    told = [await heard(watcher) for _ in range(3)]
+    assert {"type": "missing"} in told
+    assert [frame["away"] for frame in told if frame["type"] == "redis"] == [True, False]
 
 
 @pytest.mark.parametrize("name", [None, "", " "])
