@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -154,6 +155,21 @@ async def test_a_message_is_sent_again_under_its_key(
     await ann.page.clock.run_for(5_000)
     await ann.sees("in between", "Hello", own=["Hello"])
     assert ann.sent_keys == {lost["key"]}
+
+
+async def test_a_message_is_sent_as_soon_as_the_page_is_back(
+    browser: Browser, network: Proxy
+) -> None:
+    ann = await enter(browser, url_of(network), "back", clock=True)
+    network.refuse()
+    network.cut()
+    await expect(ann.status).to_have_text("reconnecting…")
+    # From now on, no timer of the page does anything.
+    await ann.page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
+    await ann.says("Hello")
+    await network.accept()
+    await ann.page.evaluate("dispatchEvent(new Event('online'))")
+    await ann.sees("Hello", own=["Hello"])
 
 
 async def test_an_own_message_is_known_by_its_key(
@@ -351,6 +367,24 @@ async def test_a_socket_comes_back_to_another_history(
     await expect(ann.notes).to_have_text([MISSING])
     note = ann.page.locator("article:has-text('before') + .note + article:has-text('after')")
     await expect(note).to_have_count(1)
+
+
+async def test_what_there_is_after_a_failover_is_there_once(
+    browser: Browser, shaky: Site, valkey: RestartableServer, elsewhere: Say
+) -> None:
+    ann = await enter(browser, shaky.url, "failover")
+    await ann.says("one")
+    await elsewhere("failover", "two")
+    await ann.sees("one", "two", own=["one"])
+    with valkey.client() as admin:
+        # What a replica does that takes over, and it has everything.
+        admin.replicaof("127.0.0.1", 1)
+        admin.replicaof("NO", "ONE")
+        for kind in ("normal", "pubsub"):
+            admin.client_kill_filter(_type=kind, skipme=True)
+    await expect(ann.notes).to_have_text([MISSING])
+    await elsewhere("failover", "three")
+    await ann.sees("one", "two", "three", own=["one"])
 
 
 async def test_a_reload_loses_nothing(
