@@ -60,6 +60,8 @@ async def test_a_room_shows_its_last_50_messages(
         "datetime", "1970-01-01T00:00:00.000Z"
     )
     await expect(ann.notes).to_have_count(0)
+    # Not read aloud: what comes now is.
+    await expect(ann.page.get_by_role("log")).to_have_attribute("aria-live", "polite")
     await elsewhere("full", "and on")
     await ann.sees(*texts[3:], "and on")
 
@@ -283,6 +285,7 @@ async def test_redis_is_killed_and_started_again(
     for each in (ann, ben):
         await each.hears({"type": "redis", "away": True})
         await expect(each.status).to_have_text("Redis is away", timeout=1000)
+        await expect(each.page.get_by_text("Redis is away. What you write")).to_be_visible()
     await ann.says("Hello")
     await ann.says("Ben")
     await ann.sees("before", own=["before"], pending=["Hello", "Ben"])

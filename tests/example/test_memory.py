@@ -106,11 +106,11 @@ async def test_the_same_key_is_one_message(join: Join) -> None:
 
 
 async def test_what_is_typed_last_is_said(join: Join) -> None:
-    ben = await join("last", "Ben")
+    ben, ann = await join("last", "Ben"), await join("last", "Ann")
     for number in range(10):
-        ann = await join("last", "Ann")
         await ann.send_json_to({"text": f"Bye {number}"})
-        await ann.disconnect(timeout=10)
+    await ann.disconnect(timeout=10)
+    for number in range(10):
         assert await heard(ben) == message("Ann", f"Bye {number}")
 
 
@@ -125,6 +125,36 @@ async def test_much_at_once_is_said_in_its_order(settings: Any, join: Join, prox
     for number in range(MAX_WAITING):
         assert await heard(ann) == message("Ann", str(number))
     await assert_lives(ann, "Ann")
+
+
+async def test_the_order_holds_when_the_link_breaks(
+    settings: Any, join: Join, proxy: Proxy
+) -> None:
+    use_layer(settings, hosts=[proxy.url])
+    ann = await join("order", "Ann")
+    lost: list[bytes] = []
+
+    def freeze_at(piece: bytes) -> bool:
+        if b"first" in piece:
+            lost.append(piece)
+        return bool(lost)
+
+    # Whether the first has arrived is yet to be found out when there is a link for the second.
+    proxy.to_server.freeze_at = freeze_at
+    await ann.send_json_to({"text": "first"})
+    await eventually(lambda: lost)
+    proxy.refuse()
+    proxy.cut()
+    proxy.thaw()
+    assert await heard(ann) == AWAY
+    await ann.send_json_to({"text": "second"})
+    await proxy.accept()
+    said = []
+    while len(said) < 2:
+        frame = await heard(ann)
+        if frame["type"] == "message":
+            said.append(frame["text"])
+    assert said == ["first", "second"]
 
 
 async def test_the_page_is_told_of_redis(settings: Any, join: Join, proxy: Proxy) -> None:
