@@ -17,7 +17,7 @@ from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.loops.portal import portal
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import MessageTooLarge
-from mpx_channels.multiplexer import Node
+from mpx_channels.multiplexer import Node, NotConnected
 
 from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
@@ -231,12 +231,17 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             raise TimeoutError(f"nothing came to {channel!r} in {timeout} s") from None
 
     async def open_channel(
-        self, prefix: str = "specific.", *, hooks: Hooks | None = None
+        self,
+        prefix: str = "specific.",
+        *,
+        hooks: Hooks | None = None,
+        patience: float | None = None,
     ) -> Mailbox:
         """As `new_channel`, and hand out the mailbox: for readers that stay, such as consumers.
 
         It is theirs until they give it to `close_channel`. It is of the running event loop, also
-        within `async_to_sync`.
+        within `async_to_sync`. With ``patience`` it is opened after so many seconds also if Redis
+        has not confirmed, and cut off as if the link had broken: its hooks say so.
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
@@ -244,10 +249,17 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         channel = hub.channels.new_name(prefix)
         self.require_valid_channel_name(channel)
         if not hub.inbox.live:
-            await hub.inbox.ready()
+            try:
+                async with asyncio.timeout(patience):
+                    await hub.inbox.ready()
+            except (TimeoutError, NotConnected):
+                if patience is None:
+                    raise
         mailbox = hub.channels.open(channel, self.get_capacity(channel))
         if hooks is not None:
             hub.channels.hook(mailbox, hooks)
+        if not hub.inbox.live:
+            hub.events.cut_off(mailbox)
         return mailbox
 
     def close_channel(self, mailbox: Mailbox) -> None:

@@ -69,6 +69,20 @@ class LinkEvents(Part):
             for type_ in mailbox.hooks.reconnect if mailbox.hooks is not None else ():
                 mailbox.put_always(Event({"type": type_}))
 
+    def cut_off(self, mailbox: Mailbox) -> None:
+        """A channel is opened while the link is down."""
+        multiplexer = self._context.multiplexer
+        node = multiplexer.node_of(self._inbox.name)
+        error = multiplexer.error_of(node)
+        self._tell_cut_off(mailbox, str(error or f"{node} has not answered yet"))
+
+    def _tell_cut_off(self, mailbox: Mailbox, reason: str) -> None:
+        mailbox.cut_off = True
+        for type_ in mailbox.hooks.disconnect if mailbox.hooks is not None else ():
+            # CONFIG's events are as bare as those of channels_redis.
+            more = {"reason": reason} if type_.startswith("mpx.") else {}
+            mailbox.put_always(Event({"type": type_, **more}))
+
     def _inbox_live(self) -> None:
         for mailbox in self._mailboxes.hooked:
             self.left(mailbox)
@@ -84,10 +98,6 @@ class LinkEvents(Part):
             # One that was not told of the link's return yet has nothing new to hear.
             if mailbox.cut_off or not (everybody or mailbox in down):
                 continue
-            mailbox.cut_off = True
-            for type_ in mailbox.hooks.disconnect if mailbox.hooks is not None else ():
-                # CONFIG's events are as bare as those of channels_redis.
-                reason = {"reason": str(loss)} if type_.startswith("mpx.") else {}
-                mailbox.put_always(Event({"type": type_, **reason}))
+            self._tell_cut_off(mailbox, str(loss))
         for mailbox, groups in gaps.items():
             self._mailboxes.tell_gap(mailbox, "reconnect", groups)
