@@ -73,8 +73,8 @@ end
 # the idempotency key. Return epoch, offset, receivers; -1 if it was there already.
 #
 # What most publishes are comes first, and makes as few calls as it can: each costs Redis about as
-# much as a whole PUBLISH. First comes what may be refused, so that nothing has happened then: HINCRBY
-# or HSET where there is no memory, PUBLISH where an ACL forbids the channel.
+# much as a whole PUBLISH. What may be refused is done before anything else, so that nothing has
+# happened then: HINCRBY or HSET where there is no memory, PUBLISH where an ACL forbids the channel.
 _AGAIN = """
 local m = redis.call('HMGET', KEYS[2], 'e', 'r', 'k')
 if ARGV[7] == '' and m[1] and not m[3] and m[2] == redis.call('GET', KEYS[4]) then
