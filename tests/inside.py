@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Collection, Hashable, Mapping
 
+    from mpx_channels.channels.names import Names
+    from mpx_channels.channels.queue_reader import QueueReader
     from mpx_channels.layer import Mailbox, MpxChannelLayer
-    from mpx_channels.layer.channels.queue_reader import QueueReader
     from mpx_channels.layer.groups.topics import Topic
     from mpx_channels.layer.hub import Hub
     from mpx_channels.layer.hubs import Hubs
-    from mpx_channels.layer.names import Names
     from mpx_channels.layer.processes.ledger import Ledger
     from mpx_channels.messages.crypto import Cipher
     from mpx_channels.messages.serializers import SerializersRegistry

@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 
 from mpx_channels import embedded
+from mpx_channels.channels.mailbox import Hooks
 from mpx_channels.history.settings import wrong_histories
 from mpx_channels.messages.exceptions import SerializerDoesNotExist
 from mpx_channels.messages.serializers import make_format, registry
@@ -20,7 +21,6 @@ from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
 
-from .channels.mailbox import Hooks
 from .exceptions import InvalidConfig
 
 __all__ = ["LayerConfig"]

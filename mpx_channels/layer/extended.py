@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+from mpx_channels.channels.names import require_group_pattern, require_redis_name
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import Health, MpxError
 from mpx_channels.multiplexer.health import require_timeout
@@ -16,7 +17,6 @@ from .exceptions import PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
 from .messaging import MessagingLayer
-from .names import require_group_pattern, require_redis_name
 from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
 from .subscription import Subscription

@@ -11,6 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from mpx_channels.channels.inbox import Inbox
+from mpx_channels.channels.layer_stats import LayerCounters, LayerStats
+from mpx_channels.channels.mailbox import Hooks, Mailbox
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.names import PROCESS_ID_LENGTH, Names
+from mpx_channels.channels.part import Context, Part
+from mpx_channels.channels.queues import Queues
 from mpx_channels.history.positions import Recovery, parse
 from mpx_channels.history.settings import Histories
 from mpx_channels.messages.codec import Message
@@ -21,10 +28,6 @@ from mpx_channels.multiplexer.logs import LimitedLog
 
 from .answers.promises import Promises
 from .answers.requests import Requests
-from .channels.inbox import Inbox
-from .channels.mailbox import Hooks, Mailbox
-from .channels.mailboxes import Mailboxes
-from .channels.queues import Queues
 from .exceptions import ForeignChannel
 from .groups.archive import Archive
 from .groups.groups import Groups
@@ -33,9 +36,6 @@ from .groups.link_events import LinkEvents
 from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
-from .layer_stats import LayerCounters, LayerStats
-from .names import PROCESS_ID_LENGTH, Names
-from .part import Context, Part
 from .processes.control import Control
 from .processes.overview import Overview
 

@@ -12,6 +12,9 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
+from mpx_channels.channels.layer_stats import LayerStats
+from mpx_channels.channels.mailbox import Hooks, Mailbox, Taken, give_back
+from mpx_channels.channels.names import PROCESS_ID_LENGTH, Names, channel_names
 from mpx_channels.history.positions import NO_REPLAY, Recovery
 from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.loops.portal import portal
@@ -19,15 +22,12 @@ from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import MessageTooLarge
 from mpx_channels.multiplexer import Node, NotConnected
 
-from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
 from .exceptions import PlainChannel
 from .existing import LayerType
 from .groups.published import Published
 from .hub import Hub
 from .hubs import Hubs
-from .layer_stats import LayerStats
-from .names import PROCESS_ID_LENGTH, Names, channel_names
 
 __all__ = ["SpecifiedLayer"]
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
+from mpx_channels.channels.mailbox import give_back
+from mpx_channels.channels.names import channel_names
 from mpx_channels.history.positions import NO_REPLAY, History, Recovery
 from mpx_channels.loops.portal import portal
 from mpx_channels.loops.threads import blocks_event_loop
@@ -15,9 +17,7 @@ from mpx_channels.messages.broadcasts import broadcast
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import Health
 
-from .channels.mailbox import give_back
 from .extended import ExtendedLayer
-from .names import channel_names
 from .processes.fleet import FleetStats
 
 __all__ = ["SyncLayer"]

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from mpx_channels.channels.mailbox import Delivery
+from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import History, Position, judge, parse, salvage, split, text
 from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.history.store import Store
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import commands
-
-from ..channels.mailbox import Delivery
-from ..part import Context
 
 __all__ = ["Archive", "Entry"]
 

@@ -6,13 +6,13 @@ import asyncio
 import heapq
 from collections.abc import Mapping, Sequence
 
+from mpx_channels.channels.mailbox import Delivery
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context
 from mpx_channels.messages.envelope import POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import BacklogFull, commands
 
-from ..channels.mailbox import Delivery
-from ..channels.mailboxes import Mailboxes
-from ..part import Context
 from .topics import ChannelTopics, Observer
 from .wildcards import Wildcards
 

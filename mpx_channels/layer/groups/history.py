@@ -7,6 +7,9 @@ import functools
 from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from mpx_channels.channels.mailbox import Item, Mailbox
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.history.positions import (
     Gap,
     Position,
@@ -22,9 +25,6 @@ from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import LinkLost, MpxError
 from mpx_channels.multiplexer.wire import forget_task
 
-from ..channels.mailbox import Item, Mailbox
-from ..channels.mailboxes import Mailboxes
-from ..part import Context, Part
 from .archive import Archive
 from .groups import Groups
 from .looks import Looked, Looks

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from mpx_channels.channels.inbox import Inbox
+from mpx_channels.channels.mailbox import Event, Mailbox
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.multiplexer import LinkLost
 
-from ..channels.inbox import Inbox
-from ..channels.mailbox import Event, Mailbox
-from ..channels.mailboxes import Mailboxes
-from ..part import Context, Part
 from .topics import Topic
 
 __all__ = ["LinkEvents"]

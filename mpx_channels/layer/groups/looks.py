@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import Position, State
 from mpx_channels.history.store import LOOKED_AT_ONCE, Store, patiently
 from mpx_channels.multiplexer import MpxError, MultiplexerStopped, Node
 
-from ..part import Context
 from .replays import track_of
 from .topics import Topic
 

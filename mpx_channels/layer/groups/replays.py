@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mpx_channels.channels.mailbox import Mailbox
+from mpx_channels.channels.marker import Marker
 from mpx_channels.history.positions import Position, State, salvage
 from mpx_channels.history.settings import HistorySetting
 from mpx_channels.multiplexer import MpxError
 
-from ..channels.mailbox import Mailbox
-from ..channels.marker import Marker
 from .archive import Entry
 from .topics import Topic
 

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from mpx_channels.channels.mailbox import Mailbox
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.multiplexer import ChannelSubscription, LinkLost, Node, PatternSubscription
-
-from ..channels.mailbox import Mailbox
-from ..part import Context, Part
 
 __all__ = ["ChannelTopics", "Observer", "PatternTopics", "Topic", "Topics"]
 

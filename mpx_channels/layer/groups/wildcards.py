@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from mpx_channels.channels.mailbox import Delivery, Item, Mailbox
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import split, text
 from mpx_channels.messages.envelope import POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 
-from ..channels.mailbox import Delivery, Item, Mailbox
-from ..channels.mailboxes import Mailboxes
-from ..part import Context
 from .topics import Observer, PatternTopics, Topic
 
 __all__ = ["Wildcards"]

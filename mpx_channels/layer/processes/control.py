@@ -7,15 +7,15 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mpx_channels.channels.inbox import Inbox
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 from mpx_channels.multiplexer.wire import forget_task
 
 from ..answers.requests import Answer, Poll, Requests
-from ..channels.inbox import Inbox
 from ..exceptions import ForeignChannel
-from ..part import Context, Part
 from .fleet import host_name
 
 __all__ = ["Control"]

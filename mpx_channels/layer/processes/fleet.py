@@ -12,9 +12,8 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any, Self
 
+from mpx_channels.channels.layer_stats import LayerStats
 from mpx_channels.loops.fork import in_forked_child
-
-from ..layer_stats import LayerStats
 
 __all__ = ["FleetStats", "ProcessStats", "counts", "host_name", "printable"]
 

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
+from mpx_channels.channels.layer_stats import LayerStats
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import (
     CommandRefused,
@@ -21,8 +23,6 @@ from mpx_channels.multiplexer.exceptions import describe
 
 from ..answers.requests import Answer
 from ..groups.groups import Groups
-from ..layer_stats import LayerStats
-from ..part import Context, Part
 from .control import Control
 from .fleet import FleetStats, ProcessStats, counts, printable
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from mpx_channels.channels.part import Part
 from mpx_channels.layer import MpxChannelLayer, UndecryptableMessage, UnreadableMessage
-from mpx_channels.layer.part import Part
 from mpx_channels.multiplexer import LinkLost
 from tests.inside import hub_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mpx_channels.channels.layer_stats import LayerCounters
 from mpx_channels.layer import Event, Failure, Mailbox
-from mpx_channels.layer.layer_stats import LayerCounters
 from mpx_channels.multiplexer.flow import Flow
 
 

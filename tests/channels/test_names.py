@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpx_channels.layer.names import Names, channel_names, require_group_pattern
+from mpx_channels.channels.names import Names, channel_names, require_group_pattern
 from mpx_channels.multiplexer import Multiplexer
 
 PROCESS = "0123456789abcdef"

@@ -15,8 +15,8 @@ from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer.scripts import FrequentScript
 
-from ..part import Context, Part
 from .mailbox import Taken
+from .part import Context, Part
 from .queue_reader import STAMP, QueueReader
 
 __all__ = ["Queues"]

@@ -25,7 +25,7 @@ from mpx_channels.multiplexer.refusals import is_transient
 from mpx_channels.multiplexer.scripts import Script
 from mpx_channels.multiplexer.wire import forget_task
 
-from ..layer_stats import LayerCounters
+from .layer_stats import LayerCounters
 
 __all__ = ["STAMP", "QueueReader"]
 

@@ -11,8 +11,8 @@ import pytest
 import redis
 from channels.exceptions import ChannelFull
 
+from mpx_channels.channels import queue_reader
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.layer.channels import queue_reader
 from mpx_channels.multiplexer import CommandRefused
 from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.inside import (

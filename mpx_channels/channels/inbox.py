@@ -8,9 +8,9 @@ from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import commands
 
-from ..part import Context, Part
 from .mailbox import Delivery
 from .mailboxes import Mailboxes
+from .part import Context, Part
 
 __all__ = ["Inbox"]
 

@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 import pytest
 
-from mpx_channels.layer.channels.mailbox import Delivery, Mailbox
-from mpx_channels.layer.channels.marker import Marker
-from mpx_channels.layer.layer_stats import LayerCounters
+from mpx_channels.channels.layer_stats import LayerCounters
+from mpx_channels.channels.mailbox import Delivery, Mailbox
+from mpx_channels.channels.marker import Marker
 from mpx_channels.messages.codec import decode, encode
 from mpx_channels.multiplexer.flow import Flow
 

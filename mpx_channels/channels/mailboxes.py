@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import MultiplexerStopped
 
-from ..part import Context, Part
 from .idle import Idle, Unread
 from .mailbox import Event, Failure, Hooks, Item, Mailbox, Taken
+from .part import Context, Part
 
 __all__ = ["Mailboxes"]
 

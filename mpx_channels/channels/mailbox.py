@@ -12,7 +12,7 @@ from typing import Protocol
 from mpx_channels.messages.codec import Message, is_flat
 from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
-from ..layer_stats import LayerCounters
+from .layer_stats import LayerCounters
 from .marker import Marker
 
 __all__ = [
