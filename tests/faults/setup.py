@@ -15,7 +15,10 @@ OPTIONS = {
     "max_backoff": 0.1,
     "capacity": 100_000,
     # Enough for all that is sent in a case, and then some: nothing is lost for want of it.
-    "history": {"kept-*": {"size": 100_000, "ttl": 600}},
+    "history": {
+        "kept-*": {"size": 100_000, "ttl": 600},
+        "idle-1*": {"size": 10, "ttl": 600},
+    },
     "recovery_limit": 100_000,
 }
 USER, PASSWORD = "app", "secret"

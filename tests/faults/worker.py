@@ -73,6 +73,8 @@ class Worker:
         if idle:
             channel = await self.layer.new_channel()
             await asyncio.gather(*[self.layer.group_add(group, channel) for group in idle])
+            get = functools.partial(self.layer.receive, channel)
+            self.read(self.receive(f"{self.name}/idle", get))
 
     def read(self, reader: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(reader)
