@@ -17,10 +17,12 @@ from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
 from mpx_channels.layer import Health, MpxChannelLayer
+from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 __all__ = ["ready"]
 
 logger = logging.getLogger("mpx_channels.health")
+log = LimitedLog(logger)
 
 
 @login_not_required
@@ -73,5 +75,10 @@ async def _health(alias: str) -> Health:
         return await layer.healthy()
     except Exception as error:
         # Not its text: who asks is anybody.
-        logger.exception("Cannot tell the health of the channel layer %r", alias)
+        log.error(
+            origin(error),
+            "Cannot tell the health of the channel layer %s",
+            repr(alias),
+            exc_info=error,
+        )
         return Health(False, reason=f"{type(error).__name__}, see the log")

@@ -74,15 +74,16 @@ end
 #
 # What most publishes are comes first, and makes as few calls as it can: each costs Redis about as
 # much as a whole PUBLISH. What may be refused is done before anything else, so that nothing has
-# happened then: HINCRBY or HSET where there is no memory, PUBLISH where an ACL forbids the channel.
+# happened then: HSET where there is no memory, PUBLISH where an ACL forbids the channel.
 _AGAIN = """
-local m = redis.call('HMGET', KEYS[2], 'e', 'r', 'k')
-if ARGV[7] == '' and m[1] and not m[3] and m[2] == redis.call('GET', KEYS[4]) then
-  local offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
+local m = redis.call('HMGET', KEYS[2], 'e', 'o', 'r', 'k')
+if ARGV[7] == '' and m[1] and not m[4] and m[3] == redis.call('GET', KEYS[4]) then
+  local offset = m[2] + 1
+  redis.call('HSET', KEYS[2], 'o', offset)
   local data = '\\193\\3' .. m[1] .. struct.pack('>I8', offset) .. ARGV[6]
   local received = redis.pcall('PUBLISH', ARGV[2], data)
   if type(received) == 'table' then
-    redis.call('HINCRBY', KEYS[2], 'o', -1)
+    redis.call('HSET', KEYS[2], 'o', m[2])
     return received
   end
   local id = offset .. '-0'

@@ -172,7 +172,8 @@ async def copies(stage: Stage) -> None:
             for _, fields in await stage.admin(
                 "XREVRANGE", f"faults:h:{group}", "+", "-", "COUNT", 3
             ):
-                await stage.admin("PUBLISH", f"faults:g:{group}", fields[b"d"])
+                data, *_ = fields.values()
+                await stage.admin("PUBLISH", f"faults:g:{group}", data)
         await asyncio.sleep(SOME)
 
 
