@@ -271,11 +271,11 @@ class Dispatch:
             if message is None:
                 # Whoever waits for the loop has it meanwhile.
                 message = await mailbox.get()
-                turn_ends = min(monotonic() + ALONE, turns.end)
-            elif monotonic() > turn_ends:
+                turn_ends = monotonic() + ALONE
+            elif (now := monotonic()) > turn_ends or now > turns.end:
                 turns.used(loop)
                 await asyncio.sleep(0)
-                turn_ends = min(monotonic() + ALONE, turns.end)
+                turn_ends = monotonic() + ALONE
             await self.dispatch(message)
             if handling:
                 handled = handling.pop(id(message), None)
