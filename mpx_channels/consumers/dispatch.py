@@ -20,7 +20,7 @@ from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLaye
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 from .connections import LastCheck, last_check
-from .turns import Turns
+from .turns import ALONE, Turns
 
 __all__ = ["Dispatch"]
 
@@ -277,10 +277,11 @@ class Dispatch:
             if message is None:
                 # Whoever waits for the loop has it meanwhile.
                 message = await mailbox.get()
-                turn_ends = turns.begin(loop)
-            elif monotonic() > turn_ends:
+                turn_ends = monotonic() + ALONE
+            elif (now := monotonic()) > turn_ends or now > turns.end:
+                turns.used(loop)
                 await asyncio.sleep(0)
-                turn_ends = turns.begin(loop)
+                turn_ends = monotonic() + ALONE
             await self.dispatch(message)
             if handling:
                 handled = handling.pop(id(message), None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import monotonic
 from weakref import WeakKeyDictionary
 
-__all__ = ["Turns"]
+__all__ = ["ALONE", "TOGETHER", "Turns"]
 
 # Seconds that a consumer may have the event loop to itself while there is more to handle.
 ALONE = 0.001
@@ -17,13 +18,13 @@ TOGETHER = 0.02
 class Turns:
     """Of the consumers of one event loop; a turn of one is a part of a turn of all."""
 
-    __slots__ = ("__weakref__", "_end")
+    __slots__ = ("__weakref__", "end")
 
     _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
 
     def __init__(self) -> None:
-        # When the turn of all ends; 0 between two of them.
-        self._end = 0.0
+        # When the turn of all ends, by the monotonic clock; inf while nobody has used up its own.
+        self.end = inf
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Turns:
@@ -33,15 +34,11 @@ class Turns:
             turns = cls._by_loop[loop] = cls()
         return turns
 
-    def begin(self, loop: asyncio.AbstractEventLoop) -> float:
-        """A consumer begins its turn; when that ends, by the monotonic clock."""
-        now = monotonic()
-        end = self._end
-        if not end:
-            end = self._end = now + TOGETHER
-            # The loop has come around then.
-            loop.call_soon(self._over)
-        return min(now + ALONE, end)
+    def used(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A consumer has used up its turn, and lets others have the loop."""
+        if self.end == inf:
+            self.end = monotonic() + TOGETHER - ALONE
+            loop.call_soon(self._over)  # the loop has come around then
 
     def _over(self) -> None:
-        self._end = 0.0
+        self.end = inf

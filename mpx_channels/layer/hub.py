@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from typing import Any
+from typing import Any, TypeVar
 
 from mpx_channels.channels.inbox import Inbox
 from mpx_channels.channels.layer_stats import LayerCounters, LayerStats
@@ -47,6 +47,8 @@ logger = logging.getLogger("mpx_channels.layer")
 # over within one.
 CLOSING = 0.85
 CLOSING_PARTS = 0.7
+
+P = TypeVar("P", bound=Part)
 
 
 class Hub:
@@ -91,34 +93,43 @@ class Hub:
             connect_timeout=connect_timeout,
             log=LimitedLog(logger),
         )
-        self.channels = Mailboxes(context, group_expiry=group_expiry, hooks=hooks, shared=shared)
+        self.parts: list[Part] = []
+        add = self._add
+        self.channels = add(
+            Mailboxes(context, group_expiry=group_expiry, hooks=hooks, shared=shared)
+        )
         # Looked into by the layer for every join, leave and receive.
         self.mailboxes = self.channels.by_channel
-        self.queues = Queues(context)
-        self.inbox = Inbox(context, self.channels)
+        self.queues = add(Queues(context))
+        self.inbox = add(Inbox(context, self.channels))
         events = LinkEvents(context, self.channels, self.inbox)
-        self.wildcards = Wildcards(context, events, self.channels)
-        self.groups = Groups(context, events, self.channels, self.wildcards)
+        self.wildcards = add(Wildcards(context, events, self.channels))
+        self.groups = add(Groups(context, events, self.channels, self.wildcards))
         self.archive = Archive(context, histories)
-        self.history = GroupHistory(
-            context, self.archive, recovery_limit, self.groups, self.wildcards, self.channels
+        self.history = add(
+            GroupHistory(
+                context, self.archive, recovery_limit, self.groups, self.wildcards, self.channels
+            )
         )
-        self.raw_channels = RawChannels(context, events, self.channels)
-        self.raw_patterns = RawPatterns(context, events, self.channels)
+        self.raw_channels = add(RawChannels(context, events, self.channels))
+        self.raw_patterns = add(RawPatterns(context, events, self.channels))
         # Behind those: they say first who was cut off.
-        self.events = events
-        self.requests = Requests(context, self.inbox, self.queues)
-        self.promises = Promises(context, self.requests)
-        self.control = Control(context, self.inbox, self.requests)
-        self.overview = Overview(context, self.control, self.groups, self.stats)
-        # In the order of the lines above.
-        self.parts = tuple(each for each in vars(self).values() if isinstance(each, Part))
+        self.events = add(events)
+        self.requests = add(Requests(context, self.inbox, self.queues))
+        self.promises = add(Promises(context, self.requests))
+        self.control = add(Control(context, self.inbox, self.requests))
+        self.overview = add(Overview(context, self.control, self.groups, self.stats))
         multiplexer.on_lost(self._lost)
         self.control.handlers |= {
             "flush": self._flush,
             "group_add": self._join_group,
             "group_discard": self._leave_group,
         }
+
+    def _add(self, part: P) -> P:
+        """One more part; those before it come before it in everything."""
+        self.parts.append(part)
+        return part
 
     # -- life ---------------------------------------------------------------------------------
 

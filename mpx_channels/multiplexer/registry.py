@@ -70,7 +70,9 @@ class Registry:
         entry = table.get(name)
         if entry is None:
             entry = table[name] = Entry(kind, name, text)
-        if entry.add(listener):
+            entry.listener = listener
+            self._dirty[entry] = None
+        elif entry.add(listener):
             self._lingering.discard(entry)
             if entry.active:
                 self._late.append((entry, listener))

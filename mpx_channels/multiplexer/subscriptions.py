@@ -193,12 +193,13 @@ class ChannelSubscription(BaseSubscription):
         subscribers, entries = self._subscribers, self._entries
         active = True
         for name, text in [(encode_name(each), each) for each in names]:  # all or nothing
-            if name not in entries:
+            entry = entries.get(name)
+            if entry is None:
                 subscriber = subscribers.only or subscribers.of(name)
                 # What is ASCII is the same when it comes back.
                 known = text if type(text) is str and text.isascii() else None
-                entries[name] = subscriber.add(CHANNEL, name, self, known)
-            active = entries[name].active and active
+                entry = entries[name] = subscriber.add(CHANNEL, name, self, known)
+            active = active and entry.active
         return active
 
     def remove(self, *names: str | bytes, at_once: bool = False) -> None:

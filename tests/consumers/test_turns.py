@@ -7,6 +7,7 @@ import gc
 import itertools
 import weakref
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -91,18 +92,19 @@ async def test_quick_handlers_share_a_turn(burst: Callable[[float], Any]) -> Non
     assert len(await burst(0.0)) < BURST / 2
 
 
-async def test_all_consumers_together_leave_the_loop_to_others() -> None:
-    """Each has a part of a turn of all, and when that is over none has more than a message."""
+async def test_a_turn_of_all_begins_with_the_first_that_is_used_up() -> None:
     loop = asyncio.get_running_loop()
     turns = Turns.of(loop)
     assert turns is Turns.of(loop)
-    first = turns.begin(loop)
-    while (end := turns.begin(loop)) > monotonic():
-        while monotonic() < end:
-            pass
-    assert first + TOGETHER - 2 * ALONE < end <= first + TOGETHER
+    assert turns.end == inf
+    before = monotonic()
+    turns.used(loop)
+    end = turns.end
+    assert before < end - (TOGETHER - ALONE) < monotonic()
+    turns.used(loop)
+    assert turns.end == end
     await asyncio.sleep(0)
-    assert turns.begin(loop) > monotonic()
+    assert turns.end == inf
 
 
 def test_a_loop_that_ended_is_not_kept() -> None:
