@@ -105,6 +105,8 @@ class Hub:
         events = LinkEvents(context, self.channels, self.inbox)
         self.wildcards = add(Wildcards(context, events, self.channels))
         self.groups = add(Groups(context, events, self.channels, self.wildcards))
+        # As `mailboxes`.
+        self.topics = self.groups.topics
         self.archive = Archive(context, histories)
         self.history = add(
             GroupHistory(

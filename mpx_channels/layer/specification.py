@@ -271,7 +271,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     # -- groups -------------------------------------------------------------------------------
 
     async def group_add(
-        self, group: str, channel: str, *, since: object = NO_REPLAY
+        self, group: str, channel: str, since: object = NO_REPLAY
     ) -> Recovery | None:
         """Add a channel to a group; returns once Redis has confirmed it.
 
@@ -289,15 +289,14 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         if since is not NO_REPLAY:
             return await self._group_add_since(group, channel, since)
         hub = self._hub_by_loop.get(get_running_loop())
-        mailbox = hub.mailboxes.get(channel) if hub is not None else None
-        if hub is not None and mailbox is not None:
-            topic = hub.groups.topics.get(name)
+        if hub is not None and (mailbox := hub.mailboxes.get(channel)) is not None:
+            topic = hub.topics.get(name)
             if topic is not None and topic.at_once and mailbox.hooks is None:
                 topic.add(mailbox)  # what most joins are, and all there is to them
-            else:
-                await hub.groups.join(name, mailbox)
-        else:
-            await self._group_add_otherwise(group, channel)
+                return None
+            await hub.groups.join(name, mailbox)
+            return None
+        await self._group_add_otherwise(group, channel)
         return None
 
     async def _group_add_otherwise(self, group: str, channel: str) -> None:
@@ -323,8 +322,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         """
         name = self._group_name(group)
         hub = self._hub_by_loop.get(get_running_loop())
-        mailbox = hub.mailboxes.get(channel) if hub is not None else None
-        if hub is not None and mailbox is not None:
+        if hub is not None and (mailbox := hub.mailboxes.get(channel)) is not None:
             if name in self._published_at:
                 await hub.groups.leave_after(self._published_at[name], name, mailbox)
             else:

@@ -47,10 +47,11 @@ class Topic:
         members, channel = self.members, mailbox.channel
         if channel not in members:
             members[channel] = mailbox
-            if mailbox.memberships is None:
+            memberships = mailbox.memberships
+            if memberships is None:
                 mailbox.memberships = [self]
             else:
-                mailbox.memberships.append(self)
+                memberships.append(self)
             return
         owner = self.owner
         if self.live and owner.tentative:
@@ -184,16 +185,18 @@ class Topics(Part):
         """Make a channel no member; False if it was none."""
         try:
             topic = self.topics[name]
-            del topic.members[mailbox.channel]
+            members = topic.members
+            del members[mailbox.channel]
         except KeyError:
             return False
         if self.tentative:
             self.tentative.pop((name, mailbox.channel), None)
-        if mailbox.memberships is not None:
-            mailbox.memberships.remove(topic)
+        memberships = mailbox.memberships
+        if memberships is not None:
+            memberships.remove(topic)
         if topic.track is not None:
             topic.track.left(mailbox)
-        if not topic.members:
+        if not members:
             del self.topics[name]
             self._unsubscribe(name)
         if mailbox.cut_off:
