@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .wire import Frame
 
-__all__ = ["Again", "Doubts"]
+__all__ = ["Doubts", "PackedAgain"]
 
-# Makes the packed command that is sent instead of one that may have run.
-Again = Callable[[], bytes]
+# As `Again`, with the command packed.
+PackedAgain = Callable[[], bytes]
 
 
 class Doubts:
@@ -22,13 +22,13 @@ class Doubts:
     """
 
     def __init__(self) -> None:
-        self._again: dict[asyncio.Future[Frame], Again] = {}
+        self._again: dict[asyncio.Future[Frame], PackedAgain] = {}
         self._waiting: deque[tuple[asyncio.Future[Frame], bytes]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def watch(self, future: asyncio.Future[Frame], again: Again) -> None:
+    def watch(self, future: asyncio.Future[Frame], again: PackedAgain) -> None:
         """If the answer to this is lost, it is to be found out."""
         self._again[future] = again
         future.add_done_callback(self._again.pop)
