@@ -234,11 +234,18 @@ class _Doubt:
         self.asked: asyncio.Future[Any] | None = None
 
     def ask(self) -> asyncio.Future[Any]:
-        """Send it, if it is not under way; raises `BacklogFull`, and when we stop."""
-        if self.asked is None or self.asked.done():
+        """Send it, unless it is under way or answered; raises `BacklogFull`, and when we stop.
+
+        The answer is kept: asked again after many messages, nobody could know any more.
+        """
+        if self.asked is None or (self.asked.done() and not _answered(self.asked)):
             self.asked = self._calls.command(*self._settle, again=lambda: self._settle)
             self.asked.add_done_callback(unheard)  # whoever settles it asks again
         return self.asked
+
+
+def _answered(asked: asyncio.Future[Any]) -> bool:
+    return not asked.cancelled() and asked.exception() is None
 
 
 def _lost() -> ConnectionLost:
@@ -298,7 +305,7 @@ class _Scripts:
             self.sure = False
 
     def _learnt(self, done: asyncio.Future[Any]) -> None:
-        self.sure = not done.cancelled() and done.exception() is None
+        self.sure = _answered(done)
 
 
 def _state(found: Sequence[Any]) -> State:
