@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .deadlines import Deadlines
+from .doubts import Doubts
 from .wire import Frame
 
 __all__ = ["Backlog", "Waiting"]
@@ -30,12 +31,14 @@ class Backlog(Deadlines[Waiting]):
         self,
         commands: Sequence[bytes],
         unanswered: deque[asyncio.Future[Frame] | None],
+        doubts: Doubts,
         due: float | None,
     ) -> None:
         """These are the last that were to be written, and wait for another chance.
 
-        Who waits for them is at the end of ``unanswered``, and no more afterwards. Without
-        ``due`` they have all of the time before them.
+        Who waits for them is at the end of ``unanswered``, and no more afterwards. Those that
+        were ``doubts`` are so again, ahead of all others. Without ``due`` the rest have all of
+        the time before them.
         """
         if not commands:
             return
@@ -46,5 +49,7 @@ class Backlog(Deadlines[Waiting]):
             due = min(due, first)  # those that are there came later
         for command in reversed(commands):
             future = unanswered.pop()
-            if future is not None and not future.done():
+            if future is None or future.done():
+                continue
+            if not doubts.take_back(future, command):
                 self.add_first(Waiting(future, command), due)

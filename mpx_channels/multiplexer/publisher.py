@@ -209,7 +209,7 @@ class Publisher:
                 if wire.paused:
                     self._keep_stuck(batch[first:number])
                     self._counters.commands_out -= len(batch) - number
-                    self._backlog.take_back(batch[number:], self._unanswered, self._batch_due)
+                    self._take_back(batch[number:], self._batch_due)
                     return
                 data, first, size = data[size:], number, 0
 
@@ -217,6 +217,9 @@ class Publisher:
         assert self._loop is not None
         self._stuck = commands
         self._stuck_due = self._batch_due or self._loop.time() + self._backlog_timeout
+
+    def _take_back(self, commands: list[bytes], due: float | None) -> None:
+        self._backlog.take_back(commands, self._unanswered, self._doubts, due)
 
     def _wait_for_link(self, command: bytes, future: asyncio.Future[Frame]) -> None:
         if len(self._backlog) >= self._max_backlog:
@@ -313,12 +316,11 @@ class Publisher:
         self._stop_timers()
         # The later ones first: each goes before those that are there.
         batch, self._batch = self._batch, []
-        self._backlog.take_back(batch, self._unanswered, None)
+        self._take_back(batch, None)
         if wire is not None:
             self._counters.bytes_in += wire.bytes_in
             self._counters.bytes_out += wire.bytes_out
-            stuck = tail(self._stuck, wire.untaken)
-            self._backlog.take_back(stuck, self._unanswered, self._stuck_due)
+            self._take_back(tail(self._stuck, wire.untaken), self._stuck_due)
         self._stuck = []
         lost, self._unanswered = self._unanswered, deque()
         for future in self._doubts.lost(lost):
