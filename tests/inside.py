@@ -210,14 +210,14 @@ def links_of(multiplexer: Multiplexer) -> list[Link]:
 def probes_of(multiplexer: Multiplexer) -> Collection[object]:
     """What was published for whoever asks for its health, and is waited for."""
     assert multiplexer._probes is not None
-    probes = multiplexer._probes.of.values()
+    probes = multiplexer._probes._of.values()
     return [question for probe in probes for question in (*probe.questions, *probe._new)]
 
 
 def are_watched(multiplexer: Multiplexer) -> bool:
     """Whether something is timed, or asked, in order to find links that deliver nothing."""
     assert multiplexer._probes is not None
-    watches = [probe._watch for probe in multiplexer._probes.of.values()]
+    watches = [probe._watch for probe in multiplexer._probes._of.values()]
     return any(watch._timer is not None or watch._answer is not None for watch in watches)
 
 
@@ -299,6 +299,11 @@ def waits_until(publisher: Publisher) -> float:
 def refusable_in(publisher: Publisher) -> Collection[object]:
     """The commands that are kept for whoever takes refusals."""
     return publisher._refusable
+
+
+def watched_by(publisher: Publisher) -> Collection[object]:
+    """The commands whose answers must not be lost."""
+    return publisher._doubts._again
 
 
 def is_watched(publisher: Publisher) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 from collections import OrderedDict
@@ -10,14 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from mpx_channels.multiplexer import (
     BacklogFull,
@@ -29,7 +23,9 @@ from mpx_channels.multiplexer import (
     Node,
     NotConnected,
 )
-from mpx_channels.multiplexer.scripts import Again, FrequentScript, Script
+from mpx_channels.multiplexer.callbacks import Again, unheard
+from mpx_channels.multiplexer.refusals import is_transient
+from mpx_channels.multiplexer.scripts import FrequentScript, Script
 
 from . import scripts
 from .positions import Position, State
@@ -49,14 +45,6 @@ LOOKED_AT_ONCE = 512
 KNOWN = 8192
 # Seconds before what a server would not do is asked of it again.
 PAUSE = 0.1
-_PASSING = (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,16 +234,18 @@ class _Doubt:
         self.asked: asyncio.Future[Any] | None = None
 
     def ask(self) -> asyncio.Future[Any]:
-        """Send it, if it is not under way; raises `BacklogFull`, and when we stop."""
-        if self.asked is None or self.asked.done():
+        """Send it, unless it is under way or answered; raises `BacklogFull`, and when we stop.
+
+        The answer is kept: asked again after many messages, nobody could know any more.
+        """
+        if self.asked is None or (self.asked.done() and not _answered(self.asked)):
             self.asked = self._calls.command(*self._settle, again=lambda: self._settle)
-            self.asked.add_done_callback(_seen)
+            self.asked.add_done_callback(unheard)  # whoever settles it asks again
         return self.asked
 
 
-def _seen(asked: asyncio.Future[Any]) -> None:
-    if not asked.cancelled():
-        asked.exception()  # whoever settles it asks again
+def _answered(asked: asyncio.Future[Any]) -> bool:
+    return not asked.cancelled() and asked.exception() is None
 
 
 def _lost() -> ConnectionLost:
@@ -285,9 +275,16 @@ class _Scripts:
         return self._multiplexer.command(*words, node=self._node, again=again)
 
     async def learn(self) -> None:
-        """Have the server say which one it is; raises as `Multiplexer.command`."""
-        await self.command(*self._learn)
-        self.sure = True
+        """Have the server say which one it is; raises as `Multiplexer.command`.
+
+        But for `ConnectionLost`: it may be asked any number of times, and whoever is about to
+        publish must not hear that the message may have been sent.
+        """
+        while True:
+            with contextlib.suppress(ConnectionLost):
+                await self.command(*self._learn)
+                self.sure = True
+                return
 
     async def surely(self, script: FrequentScript, key: str, *arguments: bytes, keys: int) -> Any:
         """Call a script on a server that has said which one it is."""
@@ -308,7 +305,7 @@ class _Scripts:
             self.sure = False
 
     def _learnt(self, done: asyncio.Future[Any]) -> None:
-        self.sure = not done.cancelled() and done.exception() is None
+        self.sure = _answered(done)
 
 
 def _state(found: Sequence[Any]) -> State:
@@ -323,7 +320,7 @@ def _ended(each: str) -> Position:
 
 def _passes(error: MpxError) -> bool:
     """Whether the server may well do it a little later."""
-    return isinstance(error.__cause__, _PASSING) or str(error.__cause__).startswith("BUSY ")
+    return isinstance(error.__cause__, OutOfMemoryError) or is_transient(error.__cause__)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:

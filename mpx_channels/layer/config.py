@@ -67,7 +67,8 @@ class LayerConfig:
     - ``symmetric_encryption_keys`` (None, no encryption): a list of passphrases (str or bytes).
       Everything that travels is encrypted with the first, and opened with any, so keys change
       without downtime: add the new one at the end, in all processes; then move it to the front;
-      then, after ``expiry`` seconds, remove the old one. A message is bound to the group or
+      then, after ``expiry`` seconds, and when what histories keep has expired, remove the old
+      one. A message is bound to the group or
       channel it was sent to, and for ``expiry`` and 30 seconds to its time: clocks of machines
       must not differ by more than these 30. A process with keys drops (and counts) what is not
       encrypted, and one without drops what is. The names of groups and channels stay readable in

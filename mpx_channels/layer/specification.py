@@ -7,7 +7,7 @@ import functools
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, overload
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
@@ -270,6 +270,10 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
 
     # -- groups -------------------------------------------------------------------------------
 
+    @overload
+    async def group_add(self, group: str, channel: str) -> None: ...
+    @overload
+    async def group_add(self, group: str, channel: str, since: object) -> Recovery: ...
     async def group_add(
         self, group: str, channel: str, since: object = NO_REPLAY
     ) -> Recovery | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
@@ -123,9 +123,13 @@ class SyncLayer:
         """
         return self._run(self._layer.take(channel, timeout), give_back)[0]
 
-    def group_add(self, group: str, channel: str, *, since: object = NO_REPLAY) -> Recovery | None:
+    @overload
+    def group_add(self, group: str, channel: str) -> None: ...
+    @overload
+    def group_add(self, group: str, channel: str, since: object) -> Recovery: ...
+    def group_add(self, group: str, channel: str, since: object = NO_REPLAY) -> Recovery | None:
         """`MpxChannelLayer.group_add`."""
-        return self._run(self._layer.group_add(group, channel, since=since))
+        return self._run(self._layer.group_add(group, channel, since))
 
     def group_discard(self, group: str, channel: str) -> None:
         """`MpxChannelLayer.group_discard`."""

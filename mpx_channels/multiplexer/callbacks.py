@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .counters import EngineCounters
@@ -14,6 +14,7 @@ from .logs import LimitedLog, origin
 
 __all__ = [
     "CALLBACK_ERRORS",
+    "Again",
     "Callbacks",
     "Heard",
     "MessageStream",
@@ -27,6 +28,9 @@ __all__ = [
 OnMessage = Callable[[str, bytes], object]
 OnDisconnect = Callable[[Exception], object]
 OnActivation = Callable[[str], object]
+
+# Makes the command that is sent instead of one that may have run, to find that out.
+Again = Callable[[], Sequence[bytes]]
 
 # Gets what has come of a command.
 Heard = Callable[["asyncio.Future[Any]"], object]

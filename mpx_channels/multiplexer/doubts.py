@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .wire import Frame
 
-__all__ = ["Again", "Doubts"]
+__all__ = ["Doubts", "PackedAgain"]
 
-# Makes the packed command that is sent instead of one that may have run.
-Again = Callable[[], bytes]
+# As `Again`, with the command packed.
+PackedAgain = Callable[[], bytes]
 
 
 class Doubts:
@@ -22,13 +22,15 @@ class Doubts:
     """
 
     def __init__(self) -> None:
-        self._again: dict[asyncio.Future[Frame], Again] = {}
+        self._again: dict[asyncio.Future[Frame], PackedAgain] = {}
         self._waiting: deque[tuple[asyncio.Future[Frame], bytes]] = deque()
+        # Those of which an answer was lost, whether they wait or were written again.
+        self._in_doubt: set[asyncio.Future[Frame]] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def watch(self, future: asyncio.Future[Frame], again: Again) -> None:
+    def watch(self, future: asyncio.Future[Frame], again: PackedAgain) -> None:
         """If the answer to this is lost, it is to be found out."""
         self._again[future] = again
         future.add_done_callback(self._again.pop)
@@ -46,11 +48,21 @@ class Doubts:
                 yield future
             else:
                 waiting.append((future, again()))
+                if future not in self._in_doubt:
+                    self._in_doubt.add(future)
+                    future.add_done_callback(self._in_doubt.discard)
         self._waiting.extendleft(reversed(waiting))
 
     def pop(self) -> tuple[asyncio.Future[Frame], bytes]:
         """The first; raises `IndexError` where there is none."""
         return self._waiting.popleft()
+
+    def take_back(self, future: asyncio.Future[Frame], command: bytes) -> bool:
+        """If this is one of them, it was not written after all, and is the first again."""
+        if future not in self._in_doubt:
+            return False
+        self._waiting.appendleft((future, command))
+        return True
 
     def clear(self) -> Iterator[asyncio.Future[Frame]]:
         """Forget all that wait, and return who waited."""

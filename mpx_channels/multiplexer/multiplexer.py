@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Self
 
-from .callbacks import Heard, OnActivation, OnDisconnect, OnMessage, unheard
+from .callbacks import Again, Heard, OnActivation, OnDisconnect, OnMessage, unheard
 from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .flow import Flow
-from .health import Health, Host, examine, require_timeout
+from .health import Health, examine, require_timeout
 from .link import LinkOptions
 from .packing import pack, pack_publish
-from .probe import Probe
 from .probes import Probes
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
@@ -87,17 +86,7 @@ class Multiplexer:
         for name, value in (("max_queue", max_queue), ("max_backlog", max_backlog)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value!r}")
-        entries: Sequence[Any] = url if isinstance(url, list | tuple) else [url]
-        if not entries:
-            raise ValueError("a multiplexer needs at least one URL")
-        self._topology = Topology(
-            [
-                each
-                if isinstance(each, Node)
-                else Node(each, connect_timeout=connect_timeout, options=redis_options)
-                for each in entries
-            ]
-        )
+        self._topology = Topology.of(url, connect_timeout, redis_options)
         self._max_queue = max_queue
         self._counters = EngineCounters()
         self._subscribers = Subscribers(
@@ -278,13 +267,10 @@ class Multiplexer:
         if self._probes is None:
             self._probes = Probes(
                 self._subscribers,
-                lambda subscriber: Probe(
-                    subscriber,
-                    self._publishers.of(subscriber.node),
-                    key,
-                    interval=self._probe_interval,
-                    patience=self._probe_patience,
-                ),
+                self._publishers,
+                key,
+                interval=self._probe_interval,
+                patience=self._probe_patience,
             )
 
     async def healthy(self, timeout: float = 1.0) -> Health:
@@ -295,12 +281,7 @@ class Multiplexer:
         require_timeout(timeout)
         if self._probes is None:
             raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
-        hosts = []
-        for node in self.nodes:
-            subscriber = self._subscribers.of_node(node)
-            probe, publisher = self._probes.of[subscriber], self._publishers.of(node)
-            hosts.append(Host(node, probe, subscriber, publisher))
-        return await examine(hosts, timeout)
+        return await examine(map(self._probes.host, self.nodes), timeout)
 
     # -- talk ---------------------------------------------------------------------------------
 
@@ -340,10 +321,7 @@ class Multiplexer:
         return [fence for fence in fences if fence is not None]
 
     def command(
-        self,
-        *words: bytes,
-        node: Node | None = None,
-        again: Callable[[], Sequence[bytes]] | None = None,
+        self, *words: bytes, node: Node | None = None, again: Again | None = None
     ) -> asyncio.Future[Any]:
         """Send any command that does not block, in order with what is published.
 

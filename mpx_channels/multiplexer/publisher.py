@@ -6,12 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from .backlog import Backlog, Waiting
 from .callbacks import Heard, unheard
 from .counters import EngineCounters
-from .deadlines import Deadlines
-from .doubts import Again, Doubts
+from .doubts import Doubts, PackedAgain
 from .exceptions import (
     BacklogFull,
     CommandRefused,
@@ -45,16 +44,6 @@ LOOKS = 32
 # Gets a command that Redis refused, who waits for its answer, and the error; says whether it takes
 # over, and answers then.
 OnRefusal = Callable[[bytes, asyncio.Future[Frame], Exception], bool]
-
-
-class _Waiting(NamedTuple):
-    """A command that was not written yet, and who waits for its answer."""
-
-    future: asyncio.Future[Frame]
-    command: bytes
-
-    def __hash__(self) -> int:
-        return hash(self.future)
 
 
 class Publisher:
@@ -96,7 +85,7 @@ class Publisher:
         self._refusable: dict[asyncio.Future[Frame], bytes] = {}
         self._doubts = Doubts()
         # What must have been written when it is due.
-        self._backlog: Deadlines[_Waiting] = Deadlines(self._not_sent, backlog_timeout)
+        self._backlog = Backlog(self._not_sent, backlog_timeout)
         # To be written at the end of this turn; when, if it comes from the backlog.
         self._batch: list[bytes] = []
         self._batch_due: float | None = None
@@ -135,7 +124,8 @@ class Publisher:
         # What a loop that ended without a stop() has left.
         self._watchdog = self._release_timer = self._held = None
         self._link_was_lost = False
-        self._backlog = Deadlines(self._not_sent, self._backlog_timeout)
+        self._backlog = Backlog(self._not_sent, self._backlog_timeout)
+        self._doubts = Doubts()
         self.link.start()
 
     async def stop(self, timeout: float = LAST_ANSWERS) -> None:
@@ -155,7 +145,7 @@ class Publisher:
         self._backlog.close()
         self._backlog.clear()
 
-    def submit(self, command: bytes, again: Again | None = None) -> asyncio.Future[Frame]:
+    def submit(self, command: bytes, again: PackedAgain | None = None) -> asyncio.Future[Frame]:
         """Send a packed command; the future gets its reply, as Redis sent it.
 
         It fails with `CommandRefused`, `ConnectionLost`, `NotConnected` or `MultiplexerStopped`;
@@ -229,28 +219,18 @@ class Publisher:
         self._stuck_due = self._batch_due or self._loop.time() + self._backlog_timeout
 
     def _take_back(self, commands: list[bytes], due: float | None) -> None:
-        """These are the last that were to be written, and wait for another chance."""
-        loop = self._loop
-        if not commands or loop is None:
-            return
-        if due is None:
-            due = loop.time() + self._backlog_timeout
-        if self._backlog:
-            due = min(due, self._backlog.next_due() or due)  # they were there before these
-        for command in reversed(commands):
-            future = self._unanswered.pop()
-            if future is not None and not future.done():
-                self._backlog.add_first(_Waiting(future, command), due)
+        self._backlog.take_back(commands, self._unanswered, self._doubts, due)
 
     def _wait_for_link(self, command: bytes, future: asyncio.Future[Frame]) -> None:
         if len(self._backlog) >= self._max_backlog:
             self._counters.dropped_backlog_full += 1
+            future.cancel()  # whoever keeps something for its answer lets go of it
             raise BacklogFull(
                 f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"
             )
-        self._backlog.add(_Waiting(future, command))
+        self._backlog.add(Waiting(future, command))
 
-    def _not_sent(self, waiting: _Waiting) -> None:
+    def _not_sent(self, waiting: Waiting) -> None:
         """A command of the backlog is due."""
         if self._held is not None:
             # Rather go out to nobody than fail.

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from .callbacks import Again, unheard
 from .exceptions import CommandRefused, MpxError
 from .multiplexer import Multiplexer
 from .topology import Node
 
-__all__ = ["Again", "FrequentScript", "Script"]
-
-# See `Multiplexer.command`.
-Again = Callable[[], Sequence[bytes]]
+__all__ = ["FrequentScript", "Script"]
 
 
 class Script:
@@ -114,6 +111,7 @@ class FrequentScript:
                 called = self._whole(
                     self._multiplexer, self._node, key, *arguments, keys=keys, again=again
                 )
+                called.add_done_callback(unheard)  # who waits may be cancelled just now
                 turn.set_result(called)
             except MpxError as error:
                 turn.set_exception(error)

@@ -22,7 +22,7 @@ from mpx_channels.multiplexer.packing import pack
 from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire
-from tests.inside import counters_of, is_watched, refusable_in, waits_until
+from tests.inside import counters_of, is_watched, refusable_in, waits_until, watched_by
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -337,6 +337,21 @@ async def test_the_backlog_is_bounded(
     assert await asyncio.gather(*futures) == [b"0", b"1"]
 
 
+async def test_a_full_backlog_leaves_nothing_behind(
+    new_publisher: NewPublisher, restartable_server: RestartableServer
+) -> None:
+    """However often somebody tries while the server is away."""
+    publisher = new_publisher(
+        restartable_server.url, max_backlog=1, on_refusal=lambda command, future, error: False
+    )
+    waiting = publisher.submit(echo(1), lambda: echo(2))
+    with pytest.raises(BacklogFull):
+        publisher.submit(echo(3), lambda: echo(4))
+    await asyncio.sleep(0)
+    assert list(refusable_in(publisher)) == list(watched_by(publisher)) == [waiting]
+    waiting.cancel()
+
+
 async def test_the_backlog_is_bounded_in_time(
     new_publisher: NewPublisher, restartable_server: RestartableServer
 ) -> None:
@@ -608,6 +623,25 @@ def test_a_loop_that_ended_without_a_stop(
         else:
             with pytest.raises(NotConnected, match=r"in 0.1 s"):
                 await publisher.submit(echo(3))
+        await publisher.stop()
+
+    asyncio.run(begin())
+    asyncio.run(again())
+
+
+def test_doubts_of_a_loop_that_ended_end_with_it(redis_url: str) -> None:
+    publisher = publisher_for(redis_url)
+
+    async def begin() -> None:
+        publisher.start()
+        await connected(publisher)
+        await publisher.submit(echo(1))
+        publisher.submit(echo(2), lambda: echo(3))
+
+    async def again() -> None:
+        publisher.start()
+        assert publisher.waiting == 0
+        assert await publisher.submit(echo(4)) == b"4"
         await publisher.stop()
 
     asyncio.run(begin())

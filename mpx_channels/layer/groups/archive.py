@@ -13,7 +13,7 @@ from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.history.store import Store
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
-from mpx_channels.multiplexer import commands
+from mpx_channels.multiplexer import BacklogFull, commands
 
 __all__ = ["Archive", "Entry"]
 
@@ -66,24 +66,29 @@ class Archive:
     async def send_many(self, frames: Sequence[tuple[str, bytes]]) -> list[str | None]:
         """Send messages, some of them to groups with a history; if one fails, the others were sent.
 
-        Each in its own order.
+        Each in its own order. `BacklogFull` takes back those that have not left.
         """
         self._context.counters.messages_out += len(frames)
 
         async def one(name: str, data: bytes) -> str | None:
             setting = self.setting_of(name)
-            if setting is None:
-                await self._context.multiplexer.publish_soon(name, data)
-                return None
-            return text((await self.store.publish(name, setting, data, None))[0])
+            try:
+                if setting is None:
+                    await self._context.multiplexer.publish_soon(name, data)
+                    return None
+                return text((await self.store.publish(name, setting, data, None))[0])
+            except BacklogFull:
+                for send in sends:
+                    send.cancel()
+                raise
 
-        sends = [one(name, data) for name, data in frames]
-        positions: list[str | None] = []
-        for result in await asyncio.gather(*sends, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
-            positions.append(result)
-        return positions
+        sends = [asyncio.ensure_future(one(name, data)) for name, data in frames]
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            # Of those that were cancelled, another one says why.
+            raise min(errors, key=lambda error: isinstance(error, asyncio.CancelledError))
+        return [result for result in results if not isinstance(result, BaseException)]
 
     async def send_counted(self, name: str, setting: HistorySetting, data: bytes) -> int:
         """As `send`, and return how many processes got it."""

@@ -23,6 +23,7 @@ from mpx_channels.history.positions import (
 from mpx_channels.history.store import PAGE, patiently
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import LinkLost, MpxError
+from mpx_channels.multiplexer.callbacks import unheard
 from mpx_channels.multiplexer.wire import forget_task
 
 from .archive import Archive
@@ -371,8 +372,7 @@ class GroupHistory(Part):
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits for it has it, if anybody does
+        unheard(task)  # whoever waits for it has it, if anybody does
 
     def _failed(self, error: MpxError) -> None:
         self.context.log.warning("history", "Cannot read the history of groups: %s", str(error))

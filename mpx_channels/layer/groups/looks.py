@@ -9,7 +9,7 @@ from typing import Any
 from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import Position, State
 from mpx_channels.history.store import LOOKED_AT_ONCE, Store, patiently
-from mpx_channels.multiplexer import MpxError, MultiplexerStopped, Node
+from mpx_channels.multiplexer import MpxError, MultiplexerStopped, Node, NotConnected
 
 from .replays import track_of
 from .topics import Topic
@@ -34,6 +34,7 @@ class Looks:
     ) -> None:
         self._loop = context.loop
         self._multiplexer = context.multiplexer
+        self._timeout = context.connect_timeout
         self._store = store
         self._run = run
         self._on_looked = on_looked
@@ -54,10 +55,20 @@ class Looks:
         return self._looks.setdefault(topic, [])
 
     async def state(self, topic: Topic) -> State:
-        """How a history stands on the server; raises as `Multiplexer.command`."""
+        """How a history stands on the server; raises as `Multiplexer.command`.
+
+        `NotConnected` after ``connect_timeout``: the look itself goes on, for the topic.
+        """
         asked: asyncio.Future[State] = self._loop.create_future()
         self.at(topic).append(asked)
-        return await asked
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await asked
+        except TimeoutError:
+            node = self._multiplexer.node_of(topic.name)
+            raise NotConnected(
+                f"{node} did not say in {self._timeout} s how far {topic.name!r} has come"
+            ) from None
 
     def _look(self) -> None:
         looks, self._looks = self._looks, {}

@@ -8,8 +8,9 @@ import pytest
 import redis
 
 from mpx_channels.layer import CommandRefused, ConnectionLost, Recovery
+from mpx_channels.multiplexer import BacklogFull
 from tests.conftest import RestartableServer, eventually
-from tests.inside import multiplexer_of, publisher_of, unanswered_by
+from tests.inside import multiplexer_of, publisher_of, unanswered_by, watched_by
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -134,6 +135,55 @@ async def test_the_first_publish_of_a_member_in_doubt(
     proxy.to_server.thaw()
     assert (await sending or "").endswith("-10")
     assert numbers(await other.group_history("room")) == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_whoever_is_cancelled_in_doubt_leaves_nothing_behind(
+    make_layer: MakeLayer, proxy: Proxy, arrived: bool
+) -> None:
+    """What has arrived stays, and what has not is not sent again."""
+    layer, other = make_layer(hosts=[proxy.url], history=HISTORY), make_layer(history=HISTORY)
+    await send(layer, "room-1", 0)
+    mailbox = await other.open_channel()
+    await other.group_add("room-1", mailbox.channel)
+    publisher = publisher_of(multiplexer_of(layer))
+    direction = proxy.to_client if arrived else proxy.to_server
+    direction.freeze()
+    sending = asyncio.create_task(layer.group_send("room-1", {"type": "x", "n": 1}))
+    if arrived:
+        assert await got(mailbox, 1) == [1]
+    await eventually(lambda: unanswered_by(publisher))
+    proxy.refuse()
+    proxy.cut()
+    direction.thaw()
+    await eventually(lambda: publisher.waiting)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await proxy.accept()
+    await send(layer, "room-1", 2)
+    assert await got(mailbox, 1) == [2]
+    assert numbers(await other.group_history("room-1")) == [0, *([1] if arrived else []), 2]
+    assert not publisher.waiting
+    assert not watched_by(publisher)
+
+
+async def test_more_than_can_wait_is_none(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    """While the server is away: no half of them later, after they were said not to be sent."""
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], history=HISTORY, max_backlog=10)
+    await send(layer, "room-1", 0)
+    publisher = publisher_of(multiplexer_of(layer))
+    restartable_server.kill()
+    await eventually(lambda: publisher.link.wire is None)
+    with pytest.raises(BacklogFull):
+        await send(layer, "room-1", *range(1, 13))
+    restartable_server.start()
+    await eventually(lambda: publisher.link.wire is not None and not publisher.waiting)
+    await send(layer, "room-1", 13)
+    assert numbers(await layer.group_history("room-1")) == [13]
 
 
 async def test_closing_ends_the_doubt(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from mpx_channels.layer import Mailbox, MpxChannelLayer, Recovery
+from mpx_channels.history.store import Store
+from mpx_channels.layer import Mailbox, MpxChannelLayer, NotConnected, Recovery
 from tests.conftest import eventually
 from tests.inside import hooks_of, hub_of, looks_of, topic_of
 from tests.layer.conftest import MakeLayer
@@ -52,6 +53,25 @@ async def test_since_the_newest(layer: MpxChannelLayer, sender: MpxChannelLayer)
     await send(sender, "room-1", 1, 2)
     assert await got(mailbox, 2) == [1, 2]
     assert layer.stats().replayed == 0  # type: ignore[union-attr]
+
+
+async def test_nobody_waits_without_end_for_where_a_group_stands(
+    make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages may arrive while the connection for commands is away."""
+
+    async def look(*asked: object) -> object:
+        raise NotConnected("still away")
+
+    layer = make_layer(history=HISTORY, connect_timeout=0.2)
+    mailbox = await layer.open_channel()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "look", look)
+        with pytest.raises(NotConnected, match=r"did not say in 0.2 s how far"):
+            await layer.group_add("room-1", mailbox.channel, since="")
+        assert not mailbox.memberships
+    recovery = await layer.group_add("room-1", mailbox.channel, since="")
+    assert (recovery.recovered, recovery.reason) == (False, "invalid")
 
 
 async def test_why_it_is_not_recovered(

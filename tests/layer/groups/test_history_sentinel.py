@@ -12,9 +12,7 @@ from tests.conftest import eventually
 from tests.layer.conftest import MakeLayer
 from tests.sentinels import Sentinels
 
-from .histories import GAP, all_known, got, send
-
-HISTORY = {"room-*": {"size": 1000, "ttl": 60}}
+from .histories import GAP, HISTORY, all_known, got, send
 
 
 @pytest.fixture

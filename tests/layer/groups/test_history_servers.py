@@ -20,10 +20,7 @@ from tests.inside import (
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
-from .histories import GAP, all_known, away, got, nothing_more, numbers, send
-
-HISTORY = {"room-*": {"size": 1000, "ttl": 60}}
-
+from .histories import GAP, HISTORY, all_known, away, got, nothing_more, numbers, send
 
 # -- a server that takes another's place ------------------------------------------------------
 
