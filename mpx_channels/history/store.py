@@ -24,7 +24,7 @@ from mpx_channels.multiplexer import (
     NotConnected,
 )
 from mpx_channels.multiplexer.callbacks import Again, unheard
-from mpx_channels.multiplexer.refusals import is_transient
+from mpx_channels.multiplexer.refusals import is_transient, kind_of
 from mpx_channels.multiplexer.scripts import FrequentScript, Script
 
 from . import scripts
@@ -301,7 +301,7 @@ class _Scripts:
 
     def refused(self, error: MpxError) -> None:
         """A server that is a replica now may be another master afterwards."""
-        if isinstance(error.__cause__, ReadOnlyError):
+        if isinstance(error.__cause__, ReadOnlyError) or kind_of(error.__cause__) == "READONLY":
             self.sure = False
 
     def _learnt(self, done: asyncio.Future[Any]) -> None:
@@ -320,7 +320,8 @@ def _ended(each: str) -> Position:
 
 def _passes(error: MpxError) -> bool:
     """Whether the server may well do it a little later."""
-    return isinstance(error.__cause__, OutOfMemoryError) or is_transient(error.__cause__)
+    cause = error.__cause__
+    return isinstance(cause, OutOfMemoryError) or kind_of(cause) == "OOM" or is_transient(cause)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
