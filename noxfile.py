@@ -29,7 +29,10 @@ ELSEWHERE = [
 ]  # fmt: skip
 
 # What has to do with Redis, and with what Python and redis-py differ in.
-FLOORS = [f"tests/{floor}" for floor in ("multiplexer", "messages", "loops", "layer")]
+FLOORS = [
+    f"tests/{floor}"
+    for floor in ("multiplexer", "messages", "loops", "history", "channels", "layer")
+]
 FLOORS.append("tests/test_worker.py")
 
 OLDEST, NEWEST = "3.11", "3.14"
@@ -65,7 +68,7 @@ def run_tests(
     session.install("--no-compile", "-e", ".[tests]" if paths else ".[dev]", *requirements)
     if without is not None:
         session.run("python", "-m", "pip", "uninstall", "-q", "-y", without)
-    at_once = ["-n", "auto", "--dist", "worksteal"]
+    at_once = ["-n", "auto", "--dist", "worksteal", "--reruns", "1"]
     command = ["python", "-m", "pytest", *at_once, "-p", "no:cacheprovider", *ELSEWHERE]
     # A corner does without what scripts/test must have, such as a browser: there it skips.
     session.run(*command, *(session.posargs or paths or ["tests"]), env={"CI": "", **environment})

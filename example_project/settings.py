@@ -42,7 +42,7 @@ TEMPLATES = [
 
 STATIC_URL = "static/"
 
-# A chat remembers nothing, so there is no database.
+# What the chat remembers is in Redis, so there is no database.
 DATABASES = {}
 
 USE_TZ = True
@@ -53,6 +53,10 @@ TIME_ZONE = "UTC"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "mpx_channels.layer.MpxChannelLayer",
-        "CONFIG": {"hosts": [os.environ.get("REDIS_URL") or "embedded://"]},
+        "CONFIG": {
+            "hosts": [os.environ.get("REDIS_URL") or "embedded://"],
+            # Rooms keep their last messages, until a day after the last one.
+            "history": {"chat.*": {"size": 1000, "ttl": 86400}},
+        },
     },
 }

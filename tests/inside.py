@@ -5,17 +5,19 @@ Ruff (SLF001) refuses ``._x`` anywhere else, so that a change inside is one to t
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Collection, Hashable, Mapping
 
+    from mpx_channels.channels.names import Names
+    from mpx_channels.channels.queue_reader import QueueReader
     from mpx_channels.layer import Mailbox, MpxChannelLayer
-    from mpx_channels.layer.channels.queue_reader import QueueReader
+    from mpx_channels.layer.groups.topics import Topic
     from mpx_channels.layer.hub import Hub
     from mpx_channels.layer.hubs import Hubs
-    from mpx_channels.layer.names import Names
     from mpx_channels.layer.processes.ledger import Ledger
     from mpx_channels.messages.crypto import Cipher
     from mpx_channels.messages.serializers import SerializersRegistry
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mpx_channels.multiplexer.subscriber import Subscriber, Subscribers
     from mpx_channels.multiplexer.subscriptions import ChannelSubscription
     from mpx_channels.multiplexer.wire import Wire
+    from tests.proxy import Proxy
 
 # -- the layer ------------------------------------------------------------------------------------
 
@@ -71,6 +74,16 @@ def mailbox_of(layer: MpxChannelLayer, channel: str) -> Mailbox:
 def names_of(layer: MpxChannelLayer) -> Names:
     """What its names are called in Redis."""
     return layer._names
+
+
+def topic_of(layer: MpxChannelLayer, group: str) -> Topic:
+    """A group with members on the running event loop."""
+    return hub_of(layer).groups.topics[layer._names.group(group)]
+
+
+def looks_of(layer: MpxChannelLayer) -> Any:
+    """What asks how histories stand, on the running event loop."""
+    return hub_of(layer).history._looks
 
 
 def published_at(layer: MpxChannelLayer) -> dict[str, float]:
@@ -141,6 +154,13 @@ def hours_of(cipher: Cipher) -> Collection[int]:
     return cipher._first._hours
 
 
+def put_back_clock(layer: MpxChannelLayer, seconds: float) -> None:
+    """Have messages be encrypted, and looked at, as if it were so much earlier."""
+    cipher = layer.wrapping._cipher
+    assert cipher is not None
+    cipher._clock = lambda: time.time() - seconds
+
+
 def serializers_of(registry: SerializersRegistry) -> dict[str, type]:
     """The classes that are registered; to be put back after a test that registers more."""
     return registry._classes
@@ -185,6 +205,20 @@ def links_of(multiplexer: Multiplexer) -> list[Link]:
     """The connections that publish and subscribe."""
     ends = (*multiplexer._publishers.all, *multiplexer._subscribers.all)
     return [each.link for each in ends]
+
+
+def probes_of(multiplexer: Multiplexer) -> Collection[object]:
+    """What was published for whoever asks for its health, and is waited for."""
+    assert multiplexer._probes is not None
+    probes = multiplexer._probes._of.values()
+    return [question for probe in probes for question in (*probe.questions, *probe._new)]
+
+
+def are_watched(multiplexer: Multiplexer) -> bool:
+    """Whether something is timed, or asked, in order to find links that deliver nothing."""
+    assert multiplexer._probes is not None
+    watches = [probe._watch for probe in multiplexer._probes._of.values()]
+    return any(watch._timer is not None or watch._answer is not None for watch in watches)
 
 
 def watch_of(multiplexer: Multiplexer) -> FailoverWatch:
@@ -250,6 +284,11 @@ def counters_of(publisher: Publisher) -> EngineCounters:
     return publisher._counters
 
 
+def unanswered_by(publisher: Publisher) -> int:
+    """How much was sent that the server has not answered."""
+    return len(publisher._unanswered)
+
+
 def waits_until(publisher: Publisher) -> float:
     """When the first command that waits for a connection is given up."""
     due = publisher._backlog.next_due()
@@ -260,6 +299,11 @@ def waits_until(publisher: Publisher) -> float:
 def refusable_in(publisher: Publisher) -> Collection[object]:
     """The commands that are kept for whoever takes refusals."""
     return publisher._refusable
+
+
+def watched_by(publisher: Publisher) -> Collection[object]:
+    """The commands whose answers must not be lost."""
+    return publisher._doubts._again
 
 
 def is_watched(publisher: Publisher) -> bool:
@@ -275,6 +319,11 @@ def kinds_in(log: LimitedLog) -> Mapping[Hashable, Any]:
 def is_reading(wire: Wire) -> bool:
     """Whether it takes bytes from the socket."""
     return wire._transport.is_reading()
+
+
+def lead_to(proxy: Proxy, host: str, port: int) -> None:
+    """Have a proxy lead to another server, from the next connection on."""
+    proxy._upstream = (host, port)
 
 
 # -- Sentinel -------------------------------------------------------------------------------------
@@ -311,6 +360,11 @@ def listens_at(watch: FailoverWatch) -> Any:
 def tasks_of(consumer: Any) -> Collection[asyncio.Task[Any]]:
     """The tasks of a consumer, its pump among them."""
     return consumer._mpx_tasks
+
+
+def hooks_of(consumer: Any) -> Any:
+    """The events of the link that a consumer has handlers for."""
+    return consumer._mpx_hooks()
 
 
 def promises_of(consumer: Any) -> Collection[object]:

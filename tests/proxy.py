@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Self
 
-__all__ = ["Direction", "Proxy", "free_port"]
+__all__ = ["Direction", "Proxy", "free_port", "without"]
 
 
 # Not that of `random`, which tests set back to what it was.
@@ -46,6 +47,16 @@ def free_port() -> int:
                 continue
             _drawn.add(port)
             return port
+
+
+# What Redis pushes of these kinds, of a name and something without line breaks.
+_PUSHED = rb"\*3\r\n\$\d+\r\n(?:%b)\r\n\$\d+\r\n[^\r]*\r\n(?:\$\d+\r\n[^\r]*|:\d+)\r\n"
+
+
+def without(*kinds: bytes) -> Callable[[bytes], bytes]:
+    """For `Direction.rewrite`: what such pushes, ``b"message"`` say, are left out of."""
+    pushed = re.compile(_PUSHED % b"|".join(kinds))
+    return lambda piece: pushed.sub(b"", piece)
 
 
 class Direction:
@@ -122,6 +133,13 @@ class End:
         self.writer.transport.abort()
 
 
+def _is_among(ends: list[End], ports: Collection[int] | None) -> bool:
+    """Whether a connection is one of those; None for all."""
+    if ports is None:
+        return True
+    return len(ends) == 2 and ends[1].writer.get_extra_info("sockname")[1] in ports
+
+
 class Proxy:
     """Stands before the server at `host` and `port`; connect to `url` instead.
 
@@ -164,11 +182,15 @@ class Proxy:
             self._listener.close()
             self._listener = None
 
-    def cut(self) -> None:
-        """Break every connection, without a word to either side."""
+    def cut(self, ports: Collection[int] | None = None) -> None:
+        """Break every connection, or those, without a word to either side.
+
+        ``ports``: of our ends, as the server sees them.
+        """
         for ends in self._serving.values():
-            for end in ends:
-                end.cut()
+            if _is_among(ends, ports):
+                for end in ends:
+                    end.cut()
 
     def half_close(self, *, client: bool) -> None:
         """Tell one side of every connection, the client or the server, that nothing more comes."""
@@ -176,13 +198,15 @@ class Proxy:
             if end.writer.can_write_eof():
                 end.writer.write_eof()
 
-    def strand(self, *, client: bool) -> None:
+    def strand(self, *, client: bool, ports: Collection[int] | None = None) -> None:
         """Let nothing more reach one side of what stands; new connections go on as ever.
 
         As behind a firewall that has forgotten them. `cut` ends it, and drops what was held back.
+        ``ports``: as for `cut`.
         """
-        for end in self._ends(client):
-            end.open.clear()
+        for ends in self._serving.values():
+            if len(ends) == 2 and _is_among(ends, ports):
+                ends[0 if client else 1].open.clear()
 
     def inject(self, data: bytes, *, client: bool) -> None:
         """Send one side of every connection what nobody wrote."""

@@ -89,6 +89,10 @@ class Sentinels:
         self.wait_for_master(after)
         return after
 
+    def settle(self) -> None:
+        """Return when all know of the last failover, also the master that was."""
+        self.wait(self._all_known)
+
     def wait_for_master(self, server: RestartableServer) -> None:
         """Return when the Sentinels name this server, and it is the master."""
         for port in self._processes:

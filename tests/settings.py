@@ -11,12 +11,7 @@ ALLOWED_HOSTS = ["localhost"]
 # Not the demo's server, which may be running, nor that of another process of pytest-xdist; nor the
 # groups of another run of the suite.
 folder = BASE_DIR / ".embedded" / f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'all')}"
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "mpx_channels.layer.MpxChannelLayer",
-        "CONFIG": {
-            "hosts": ["embedded://" + quote(str(folder))],
-            "prefix": f"tests-{os.getpid()}",
-        },
-    },
+CHANNEL_LAYERS["default"]["CONFIG"] |= {  # noqa: F405
+    "hosts": ["embedded://" + quote(str(folder))],
+    "prefix": f"tests-{os.getpid()}",
 }

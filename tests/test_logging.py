@@ -41,8 +41,9 @@ def logged() -> Iterator[tuple[str, str, str, bool]]:
 
 
 def name_of(path: Path) -> str:
-    """The logger of a file: the floor it is on."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+    """The logger of a file: the floor it is on. Users know channels as a part of the layer."""
+    floor = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    return "layer" if floor == "channels" else floor
 
 
 def test_loggers_are_named_by_their_floor() -> None:

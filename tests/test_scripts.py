@@ -156,7 +156,7 @@ def test_lint_is_beside_the_whole_suite_and_alone(checkout: Checkout) -> None:
     assert checkout.run("lint")[0] == 0
     assert calls(checkout) == sorted([INSTALL, *LINT])
     assert checkout.run("test")[::2] == (0, [])
-    assert calls(checkout) == sorted([*LINT, "-m pytest -n auto --dist worksteal"])
+    assert calls(checkout) == sorted([*LINT, "-m pytest -n auto --dist worksteal --reruns 1"])
 
 
 def test_a_failed_install_is_tried_again(checkout: Checkout) -> None:
@@ -179,7 +179,9 @@ def test_a_failed_check_fails_the_whole(checkout: Checkout, script: str) -> None
     assert status == 1
     assert "error: 1 is no str" in output
     assert errors[-1].endswith("found something, see above: mypy")
-    assert ("-m pytest -n auto --dist worksteal" in calls(checkout)) is (script == "test")
+    assert ("-m pytest -n auto --dist worksteal --reruns 1" in calls(checkout)) is (
+        script == "test"
+    )
 
 
 def test_failed_tests_fail_the_whole(checkout: Checkout) -> None:

@@ -1,8 +1,8 @@
 """
 What is said about somebody, in whatever room; or, for nobody in particular, all that is said.
 
-The socket sends ``{"type": "mention", "room": ..., "from": ..., "text": ..., "question": BOOL}``
-and listens to nothing.
+The socket sends ``{"type": "mention", "room": ..., "from": ..., "text": ..., "question": BOOL}``,
+beside what it says of itself, and listens to nothing.
 """
 
 import re
@@ -16,8 +16,8 @@ from mpx_channels.generic.websocket import AsyncJsonWebsocketConsumer
 
 from .rules import MAX_NAME, clean_name
 
-# ChatConsumer's groups are called "chat.<room>".
-PREFIX = "chat."
+# The groups of ChatConsumer and QuestionConsumer are called "chat.<room>" and "ask.<room>".
+PATTERNS = ("chat.*", "ask.*")
 
 
 class MentionsConsumer(AsyncJsonWebsocketConsumer):
@@ -26,9 +26,11 @@ class MentionsConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         query = parse_qs(self.scope["query_string"].decode(errors="replace"))
         self.wanted = mention_of(watched(query.get("name", [""])[0]))
-        # One subscription, however many rooms there are, and for those that are yet to come.
-        await self.group_pattern_add(f"{PREFIX}*")
+        # However many rooms there are, and for those that are yet to come.
+        for pattern in PATTERNS:
+            await self.group_pattern_add(pattern)
         await self.accept()
+        await self.send_json({"type": "entered"})
 
     async def receive(self, **kwargs: Any) -> None:
         """Nothing is expected from the browser."""
@@ -47,12 +49,22 @@ class MentionsConsumer(AsyncJsonWebsocketConsumer):
             await self.send_json(
                 {
                     "type": "mention",
-                    "room": event["mpx_group"].removeprefix(PREFIX),
+                    "room": event["mpx_group"].partition(".")[2],
                     "from": event["from"],
                     "text": event["text"],
                     "question": question,
                 }
             )
+
+    async def mpx_disconnect(self, event: dict[str, Any]) -> None:
+        await self.send_json({"type": "redis", "away": True})
+
+    async def mpx_reconnect(self, event: dict[str, Any]) -> None:
+        await self.send_json({"type": "redis", "away": False})
+
+    async def mpx_gap(self, event: dict[str, Any]) -> None:
+        """Nothing is replayed to who listens by a pattern."""
+        await self.send_json({"type": "missing"})
 
 
 def mentions(request: HttpRequest) -> HttpResponse:

@@ -1,6 +1,7 @@
 """
 Questions to a room: whoever asks waits, and the first answer counts. A question is a promise,
 ``ask-<id>``, so it can be answered from any process, by those who know its id: who saw it.
+Questions have groups of their own without a history: who was away has nothing to answer any more.
 
 The frames when Ann asks and Ben answers, beside those of `ChatConsumer`; times are in seconds::
 
@@ -35,15 +36,18 @@ class QuestionConsumer(PromiseMixin, ChatConsumer):
 
     open_questions = 0
 
+    async def join(self) -> bool:
+        joined = await super().join()
+        await self.channel_layer.group_add(f"ask.{self.room}", self.channel_name)
+        return joined
+
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         """Takes questions and answers; the rest is chat."""
-        if self.group is None:
-            return
         match content:
             case {"ask": question}:
-                await self.ask(question, content.get("timeout", TIMEOUT))
+                await self.in_turn(self.ask, question, content.get("timeout", TIMEOUT))
             case {"answer": answer, "to": asked}:
-                await self.answer(asked, answer)
+                await self.in_turn(self.answer, asked, answer)
             case _:
                 await super().receive_json(content, **kwargs)
 
@@ -69,7 +73,7 @@ class QuestionConsumer(PromiseMixin, ChatConsumer):
         about = {"id": asked, "text": text, "timeout": timeout}
         await self.send_json({"type": "asked", **about})
         await self.channel_layer.group_send(
-            self.group,
+            f"ask.{self.room}",
             {"type": "chat.question", "from": self.name, **about},
             exclude=[self.channel_name],
         )

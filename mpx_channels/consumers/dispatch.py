@@ -75,6 +75,10 @@ class Dispatch:
     # Seconds between looks for stale database connections, per thread; 0 looks before each
     # message, as Channels does.
     close_old_connections_interval: float = 1.0
+    # Seconds after which a consumer begins also if Redis is away. It hears of it by
+    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it fails then, with
+    # `NotConnected` after ``connect_timeout``.
+    wait_for_redis: float | None = None
 
     # Of the consumer.
     _sync: bool
@@ -95,7 +99,9 @@ class Dispatch:
         self.base_send = async_to_sync(send) if self._sync else send
         theirs: Callable[[], Awaitable[Event]] | None = None
         if isinstance(layer, MpxChannelLayer):
-            mailbox = await layer.open_channel(hooks=self._mpx_hooks())
+            mailbox = await layer.open_channel(
+                hooks=self._mpx_hooks(), patience=self.wait_for_redis
+            )
             self.channel_name = mailbox.channel
         else:
             mailbox = Mailbox.unbounded()
@@ -231,7 +237,7 @@ class Dispatch:
         """The events of the link that this consumer has handlers for."""
         types = {
             hook: (f"mpx.{hook}",) if hasattr(self, f"mpx_{hook}") else ()
-            for hook in ("activation", "disconnect", "reconnect")
+            for hook in ("activation", "disconnect", "reconnect", "gap")
         }
         return Hooks(**types) if any(types.values()) else None
 

@@ -5,6 +5,7 @@ It stands beside the floors and reads them through their public snapshots; none 
 
 from .bench import Bench
 from .doctor import Doctor
+from .history import History
 from .listen import Listen
 from .send import Request, Resolve, Send
 from .status import Status
@@ -16,4 +17,14 @@ __all__ = ["subcommands"]
 
 def subcommands() -> list[Subcommand]:
     """All of them, in the order of ``--help``."""
-    return [Doctor(), Status(), Top(), Listen(), Send(), Resolve(), Request(), Bench()]
+    return [
+        Doctor(),
+        Status(),
+        Top(),
+        Listen(),
+        History(),
+        Send(),
+        Resolve(),
+        Request(),
+        Bench(),
+    ]

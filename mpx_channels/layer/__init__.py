@@ -1,5 +1,8 @@
 """The channel layer: Channels' specification on top of the multiplexer."""
 
+from mpx_channels.channels.layer_stats import LayerStats
+from mpx_channels.channels.mailbox import Event, Failure, Hooks, Mailbox
+from mpx_channels.history.positions import History, Recovery
 from mpx_channels.loops.exceptions import GreenletsUnsupported
 from mpx_channels.messages.broadcasts import BROADCAST
 from mpx_channels.messages.exceptions import (
@@ -11,6 +14,7 @@ from mpx_channels.messages.exceptions import (
 from mpx_channels.multiplexer import (
     CommandRefused,
     ConnectionLost,
+    Health,
     MpxError,
     NotConnected,
     PromiseDisconnected,
@@ -19,7 +23,6 @@ from mpx_channels.multiplexer import (
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
-from .channels.mailbox import Event, Failure, Hooks, Mailbox
 from .exceptions import (
     ForeignChannel,
     InvalidConfig,
@@ -29,7 +32,6 @@ from .exceptions import (
     RequestTimeout,
 )
 from .layer import MpxChannelLayer, layers
-from .layer_stats import LayerStats
 from .processes.fleet import FleetStats, ProcessStats
 from .processes.ledger import LocalStats
 from .subscription import Subscription
@@ -49,6 +51,8 @@ __all__ = [
     "FleetStats",
     "ForeignChannel",
     "GreenletsUnsupported",
+    "Health",
+    "History",
     "Hooks",
     "InvalidConfig",
     "LayerPromise",
@@ -63,6 +67,7 @@ __all__ = [
     "ProcessStats",
     "PromiseDisconnected",
     "PromiseRejected",
+    "Recovery",
     "RequestFailed",
     "RequestTimeout",
     "Subscription",

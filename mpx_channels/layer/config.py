@@ -13,13 +13,14 @@ from typing import Any
 from django.conf import settings
 
 from mpx_channels import embedded
+from mpx_channels.channels.mailbox import Hooks
+from mpx_channels.history.settings import wrong_histories
 from mpx_channels.messages.exceptions import SerializerDoesNotExist
 from mpx_channels.messages.serializers import make_format, registry
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
 
-from .channels.mailbox import Hooks
 from .exceptions import InvalidConfig
 
 __all__ = ["LayerConfig"]
@@ -66,7 +67,8 @@ class LayerConfig:
     - ``symmetric_encryption_keys`` (None, no encryption): a list of passphrases (str or bytes).
       Everything that travels is encrypted with the first, and opened with any, so keys change
       without downtime: add the new one at the end, in all processes; then move it to the front;
-      then, after ``expiry`` seconds, remove the old one. A message is bound to the group or
+      then, after ``expiry`` seconds, and when what histories keep has expired, remove the old
+      one. A message is bound to the group or
       channel it was sent to, and for ``expiry`` and 30 seconds to its time: clocks of machines
       must not differ by more than these 30. A process with keys drops (and counts) what is not
       encrypted, and one without drops what is. The names of groups and channels stay readable in
@@ -78,10 +80,20 @@ class LayerConfig:
     - ``ping_interval`` (seconds, 30), ``min_backoff`` and ``max_backoff`` (seconds, 0.008 and
       0.512), ``connect_timeout`` (seconds, 5), ``unsubscribe_delay`` (seconds, 1),
       ``max_backlog`` (10,000 messages), ``backlog_timeout`` (seconds, 5): see `Multiplexer`.
+    - ``probe_interval`` (seconds, 30; 0 is off): when no message came over a connection for so
+      long, the process publishes to itself. If it does not hear that in ``connect_timeout``
+      seconds, twice, the connection is made anew. Costs a publish and a message per interval.
     - ``group_expiry`` (seconds, 86400): after that a channel ends of which nobody takes the unread
       messages (Channels' own consumers leave one behind when a handler of a layer's message
       raises), and one of `layer.sync` or `async_to_sync` that nobody reads. Else not needed:
       membership lives in the process and ends with it.
+    - ``history`` (None): which groups keep their messages in Redis, so that who was away gets what
+      was missed: a dict of group name globs or compiled regexes to ``{"size": 1000, "ttl": 300}``,
+      the first match counts. ``size`` in messages, ``ttl`` in seconds after the last one. All
+      processes of a prefix need the same. A message to such a group costs Redis a script instead of
+      a PUBLISH, and the group its messages' memory.
+    - ``recovery_limit`` (1000): messages of one group that who was away gets replayed at most; who
+      missed more gets none of them, and is told so.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -105,6 +117,9 @@ class LayerConfig:
     unsubscribe_delay: float = 1.0
     max_backlog: int = 10_000
     backlog_timeout: float = 5.0
+    history: Mapping[Any, Mapping[str, Any]] | None = None
+    recovery_limit: int = 1000
+    probe_interval: float = 30.0
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -186,6 +201,7 @@ class LayerConfig:
                 unsubscribe_delay=self.unsubscribe_delay,
                 max_backlog=self.max_backlog,
                 backlog_timeout=self.backlog_timeout,
+                probe_interval=self.probe_interval,
             )
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error
@@ -203,6 +219,7 @@ class LayerConfig:
             if value is not None and not (isinstance(value, str) and value):
                 yield f"{key} must be the type of an event (a str), not {value!r}"
         yield from self._wrong_capacities()
+        yield from wrong_histories(self.history)
         yield from self._wrong_serializer()
         yield from self._wrong_keys()
         try:
@@ -219,12 +236,13 @@ class LayerConfig:
             value = getattr(self, key)
             if not _is_number(value) or value <= 0:
                 yield f"{key} must be a number of seconds above 0, not {value!r}"
-        for key in ("unsubscribe_delay", "backlog_timeout"):
+        for key in ("unsubscribe_delay", "backlog_timeout", "probe_interval"):
             value = getattr(self, key)
             if not _is_number(value) or value < 0:
                 yield f"{key} must be a number of seconds from 0 up, not {value!r}"
         for key, unit, least in (
             ("max_backlog", "messages", 1),
+            ("recovery_limit", "messages", 1),
             ("max_message_size", "bytes", LEAST_MAX_MESSAGE_SIZE),
             ("random_prefix_length", "bytes", 0),
         ):

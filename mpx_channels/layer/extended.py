@@ -6,24 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+from mpx_channels.channels.names import require_group_pattern, require_redis_name
 from mpx_channels.messages.codec import Message
+from mpx_channels.multiplexer import Health, MpxError
+from mpx_channels.multiplexer.health import require_timeout
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
 from .exceptions import PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
-from .names import require_group_pattern, require_redis_name
+from .messaging import MessagingLayer
 from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
-from .specification import SpecifiedLayer
 from .subscription import Subscription
 from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting
 
 __all__ = ["ExtendedLayer"]
 
 
-class ExtendedLayer(SpecifiedLayer):
+class ExtendedLayer(MessagingLayer):
     """What only this layer has, for code that runs on an event loop."""
 
     # -- beyond groups ------------------------------------------------------------------------
@@ -213,27 +215,18 @@ class ExtendedLayer(SpecifiedLayer):
 
     # -- looks --------------------------------------------------------------------------------
 
-    async def group_send_counted(self, group: str, message: Message) -> int:
-        """As `group_send`, and return how many processes got it.
+    async def healthy(self, timeout: float = 1.0) -> Health:
+        """Whether this process hears its own publish, on every host, within `timeout` seconds.
 
-        Those that look on (`tap`, patterns) do not count, unless an ACL forbids PUBSUB. For tools
-        and tests: it asks Redis for more.
+        What is wrong is said in `Health.reason`, with the host, and never raised. It connects, if
+        nothing else has, over the connections that the running event loop uses. Raises
+        `ValueError` if `timeout` is no number of seconds above 0.
         """
-        name = self._group_name(group)
-        data = self.wrapping.wrap(name, message)
-        return await self._hubs.run(lambda hub: hub.groups.send_counted(name, data))
-
-    async def send_counted(self, channel: str, message: Message) -> int | None:
-        """As `send`, and return how many processes got it: one or none.
-
-        None for a plain channel, where it waits for whoever reads. Else as `group_send_counted`.
-        """
-        inbox = self._inbox_name(channel)
-        if not inbox:
-            await self.send(channel, message)
-            return None
-        sent = self._hubs.run(lambda hub: hub.inbox.send(inbox, channel, message, exactly=True))
-        return int(await sent)
+        require_timeout(timeout)
+        try:
+            return await self._hubs.run(lambda hub: hub.multiplexer.healthy(timeout))
+        except (MpxError, RuntimeError) as error:  # an embedded server, a loop that ended
+            return Health(False, reason=str(error))
 
     async def fleet_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
         """Every process of this prefix that is subscribed now, the busiest groups, and the queues.

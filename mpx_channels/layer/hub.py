@@ -7,9 +7,19 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from typing import Any, TypeVar
 
+from mpx_channels.channels.inbox import Inbox
+from mpx_channels.channels.layer_stats import LayerCounters, LayerStats
+from mpx_channels.channels.mailbox import Hooks, Mailbox
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.names import PROCESS_ID_LENGTH, Names
+from mpx_channels.channels.part import Context, Part
+from mpx_channels.channels.queues import Queues
+from mpx_channels.history.positions import Recovery, parse
+from mpx_channels.history.settings import Histories
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import LinkLost, Multiplexer, NotConnected
@@ -18,19 +28,14 @@ from mpx_channels.multiplexer.logs import LimitedLog
 
 from .answers.promises import Promises
 from .answers.requests import Requests
-from .channels.inbox import Inbox
-from .channels.mailbox import Hooks, Mailbox
-from .channels.mailboxes import Mailboxes
-from .channels.queues import Queues
 from .exceptions import ForeignChannel
+from .groups.archive import Archive
 from .groups.groups import Groups
+from .groups.history import GroupHistory
 from .groups.link_events import LinkEvents
 from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
-from .layer_stats import LayerCounters, LayerStats
-from .names import PROCESS_ID_LENGTH, Names
-from .part import Context, Part
 from .processes.control import Control
 from .processes.overview import Overview
 
@@ -64,6 +69,8 @@ class Hub:
         connect_timeout: float,
         group_expiry: float,
         hooks: Hooks | None,
+        histories: Histories,
+        recovery_limit: int,
         shared: bool = False,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -98,6 +105,14 @@ class Hub:
         events = LinkEvents(context, self.channels, self.inbox)
         self.wildcards = add(Wildcards(context, events, self.channels))
         self.groups = add(Groups(context, events, self.channels, self.wildcards))
+        # As `mailboxes`.
+        self.topics = self.groups.topics
+        self.archive = Archive(context, histories)
+        self.history = add(
+            GroupHistory(
+                context, self.archive, recovery_limit, self.groups, self.wildcards, self.channels
+            )
+        )
         self.raw_channels = add(RawChannels(context, events, self.channels))
         self.raw_patterns = add(RawPatterns(context, events, self.channels))
         # Behind those: they say first who was cut off.
@@ -178,6 +193,16 @@ class Hub:
         held = [part.counts() for part in self.parts]
         return LayerStats.of(held, self.counters, self.multiplexer.stats())
 
+    # -- groups -------------------------------------------------------------------------------
+
+    async def send_many(self, frames: Sequence[tuple[str, bytes]]) -> list[str | None]:
+        """Send messages to groups; returns their positions, None where there is no history."""
+        archive = self.archive
+        if archive.keeps_some and any(archive.setting_of(name) for name, _ in frames):
+            return await archive.send_many(frames)
+        await self.groups.send_many(frames)
+        return [None] * len(frames)
+
     # -- channels of ours, and of other processes ---------------------------------------------
 
     async def own_mailbox(self, channel: str, inbox: str, capacity: int) -> Mailbox:
@@ -214,6 +239,20 @@ class Hub:
         """Publish to a group, by its name in Redis."""
         await self.groups.send(name, data)
 
+    async def add_to_group_since(
+        self, group: str, channel: str, inbox: str, capacity: int, since: object
+    ) -> Recovery:
+        """As `add_to_group`, and replay to the channel what it missed since a position."""
+        if inbox == self.inbox.name:
+            mailbox = await self.own_mailbox(channel, inbox, capacity)
+            return await self.history.join(self.names.group(group), mailbox, since)
+        await self.inbox.ready()
+        # What is no position need not be fit to travel.
+        since = since if parse(since) is not None else ""
+        answer = await self.control.ask_owner("group_add", group, channel, inbox, since=since)
+        # A process of an older version knows nothing of it.
+        return Recovery(*answer) if answer else Recovery(False, 0, None, "no_history")
+
     async def discard_from_group(self, group: str, channel: str, inbox: str) -> None:
         """Have a channel leave a group, or its process do so; a plain channel is in none."""
         name = self.names.group(group)
@@ -225,18 +264,21 @@ class Hub:
             server_of = self.multiplexer.server_of
             # What we sent just now may come over another link than the question, and later.
             apart = server_of(name) is not server_of(inbox)
-            sent = apart and self.published.just_now(name)
+            sent = {"sent": True} if apart and self.published.just_now(name) else {}
             # A process that is gone has taken its memberships along.
             with contextlib.suppress(ForeignChannel):
-                await self.control.ask_owner("group_discard", group, channel, inbox, sent=sent)
+                await self.control.ask_owner("group_discard", group, channel, inbox, **sent)
 
     # -- what other processes ask for ---------------------------------------------------------
 
     async def _flush(self, asked: Message) -> None:
         self.clear()
 
-    async def _join_group(self, asked: Message) -> None:
+    async def _join_group(self, asked: Message) -> Any:
+        if "since" in asked:
+            return astuple(await self.history.join(*self._member(asked), asked["since"]))
         await self.groups.join(*self._member(asked))
+        return None
 
     async def _leave_group(self, asked: Message) -> None:
         name, mailbox = self._member(asked)

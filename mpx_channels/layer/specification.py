@@ -7,27 +7,27 @@ import functools
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, overload
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
+from mpx_channels.channels.layer_stats import LayerStats
+from mpx_channels.channels.mailbox import Hooks, Mailbox, Taken, give_back
+from mpx_channels.channels.names import PROCESS_ID_LENGTH, Names, channel_names
+from mpx_channels.history.positions import NO_REPLAY, Recovery
+from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.loops.portal import portal
-from mpx_channels.messages.broadcasts import broadcast
 from mpx_channels.messages.codec import Message
-from mpx_channels.messages.envelope import ENCRYPTED
 from mpx_channels.messages.exceptions import MessageTooLarge
-from mpx_channels.multiplexer import Node
+from mpx_channels.multiplexer import Node, NotConnected
 
-from .channels.mailbox import Hooks, Mailbox, Taken, give_back
 from .config import LayerConfig
 from .exceptions import PlainChannel
 from .existing import LayerType
 from .groups.published import Published
 from .hub import Hub
 from .hubs import Hubs
-from .layer_stats import LayerStats
-from .names import PROCESS_ID_LENGTH, Names, channel_names
 
 __all__ = ["SpecifiedLayer"]
 
@@ -75,6 +75,9 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         self._names = Names(checked.prefix)
         self._published = Published(checked.connect_timeout)
         self._published_at = self._published.at
+        self._histories = Histories(checked.history)
+        # Looked at for every message to a group.
+        self._some_kept = self._histories.some
         self._hubs = Hubs(self._make_hub)
         self._hub_by_loop = self._hubs.by_loop
         self._group_name = functools.lru_cache(NAMES_REMEMBERED)(self._make_group_name)
@@ -228,12 +231,17 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             raise TimeoutError(f"nothing came to {channel!r} in {timeout} s") from None
 
     async def open_channel(
-        self, prefix: str = "specific.", *, hooks: Hooks | None = None
+        self,
+        prefix: str = "specific.",
+        *,
+        hooks: Hooks | None = None,
+        patience: float | None = None,
     ) -> Mailbox:
         """As `new_channel`, and hand out the mailbox: for readers that stay, such as consumers.
 
         It is theirs until they give it to `close_channel`. It is of the running event loop, also
-        within `async_to_sync`.
+        within `async_to_sync`. With ``patience`` it is opened after so many seconds also if Redis
+        has not confirmed, and cut off as if the link had broken: its hooks say so.
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
@@ -241,10 +249,17 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         channel = hub.channels.new_name(prefix)
         self.require_valid_channel_name(channel)
         if not hub.inbox.live:
-            await hub.inbox.ready()
+            try:
+                async with asyncio.timeout(patience):
+                    await hub.inbox.ready()
+            except (TimeoutError, NotConnected):
+                if patience is None:
+                    raise
         mailbox = hub.channels.open(channel, self.get_capacity(channel))
         if hooks is not None:
             hub.channels.hook(mailbox, hooks)
+        if not hub.inbox.live:
+            hub.events.cut_off(mailbox)
         return mailbox
 
     def close_channel(self, mailbox: Mailbox) -> None:
@@ -255,8 +270,19 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
 
     # -- groups -------------------------------------------------------------------------------
 
-    async def group_add(self, group: str, channel: str) -> None:
+    @overload
+    async def group_add(self, group: str, channel: str) -> None: ...
+    @overload
+    async def group_add(self, group: str, channel: str, since: object) -> Recovery: ...
+    async def group_add(
+        self, group: str, channel: str, since: object = NO_REPLAY
+    ) -> Recovery | None:
         """Add a channel to a group; returns once Redis has confirmed it.
+
+        With ``since``, a position of ``"mpx_position"`` in an event or of `group_history`, the
+        channel gets what it missed since then, and behind that what comes, in order and none of it
+        twice. What became of that is returned; a position may come from a browser: nothing that it
+        may be raises, None neither.
 
         What is sent to the group from then on arrives. A channel of another process is added by
         that process, which is asked to. Raises `TypeError` for invalid names, `PlainChannel`,
@@ -264,16 +290,18 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         when Redis does not confirm in ``connect_timeout`` seconds; the channel is no member then.
         """
         name = self._group_name(group)
+        if since is not NO_REPLAY:
+            return await self._group_add_since(group, channel, since)
         hub = self._hub_by_loop.get(get_running_loop())
-        mailbox = hub.mailboxes.get(channel) if hub is not None else None
-        if hub is not None and mailbox is not None:
-            topic = hub.groups.topics.get(name)
-            if topic is not None and topic.live and mailbox.hooks is None:
+        if hub is not None and (mailbox := hub.mailboxes.get(channel)) is not None:
+            topic = hub.topics.get(name)
+            if topic is not None and topic.at_once and mailbox.hooks is None:
                 topic.add(mailbox)  # what most joins are, and all there is to them
-            else:
-                await hub.groups.join(name, mailbox)
-        else:
-            await self._group_add_otherwise(group, channel)
+                return None
+            await hub.groups.join(name, mailbox)
+            return None
+        await self._group_add_otherwise(group, channel)
+        return None
 
     async def _group_add_otherwise(self, group: str, channel: str) -> None:
         """`group_add`, where there is no mailbox yet, or none here.
@@ -282,6 +310,12 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         """
         inbox, capacity = self._require_inbox(channel), self.get_capacity(channel)
         await self._hubs.run(lambda hub: hub.add_to_group(group, channel, inbox, capacity))
+
+    async def _group_add_since(self, group: str, channel: str, since: object) -> Recovery:
+        inbox, capacity = self._require_inbox(channel), self.get_capacity(channel)
+        return await self._hubs.run(
+            lambda hub: hub.add_to_group_since(group, channel, inbox, capacity, since)
+        )
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; does nothing if it is not in it.
@@ -292,8 +326,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         """
         name = self._group_name(group)
         hub = self._hub_by_loop.get(get_running_loop())
-        mailbox = hub.mailboxes.get(channel) if hub is not None else None
-        if hub is not None and mailbox is not None:
+        if hub is not None and (mailbox := hub.mailboxes.get(channel)) is not None:
             if name in self._published_at:
                 await hub.groups.leave_after(self._published_at[name], name, mailbox)
             else:
@@ -307,15 +340,29 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         await self._hubs.run(lambda hub: hub.discard_from_group(group, channel, inbox))
 
     async def group_send(
-        self, group: str, message: Message, *, exclude: Collection[str] = ()
-    ) -> None:
+        self,
+        group: str,
+        message: Message,
+        *,
+        exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
+    ) -> str | None:
         """Send a message to every channel in a group; returns once Redis has it.
 
-        The channels named in `exclude` do not get it. Raises as `send`.
+        The channels named in `exclude` do not get it. Of a group with a history (``history`` in
+        CONFIG), returns the message's position. There, a second message with the same
+        ``idempotency_key``, whoever sends it, is not sent while the first is in the history, and
+        the position is that of the first. If the connection breaks before the answer comes, what
+        became of the message is found out; elsewhere `ConnectionLost` leaves it open. Raises as
+        `send`, and `ValueError` for a key where there is no history.
         """
         name = self._group_name(group)
         header = {"not": channel_names(exclude)} if exclude else None
         data = self.wrapping.wrap(name, message, header)
+        if self._some_kept or idempotency_key is not None:
+            setting = self._histories.required(group, idempotency_key)
+            if setting is not None:
+                return await self._send_kept(name, setting, data, idempotency_key)
         hub = self._hub_by_loop.get(get_running_loop())
         if hub is None:
             await self._hubs.run(functools.partial(Hub.group_send, name=name, data=data))
@@ -323,33 +370,10 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             hub.counters.messages_out += 1
             await hub.multiplexer.publish_soon(name, data)
         self._published_at[name] = monotonic()
-
-    async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> None:
-        """Send messages, each to its group, in one write; returns once Redis has all of them.
-
-        All names and messages are checked before the first leaves. Raises as `send`; if Redis
-        refuses some, the others were sent.
-        """
-        named = [(self._group_name(group), message) for group, message in messages]
-        frames = [(name, self.wrapping.wrap(name, message)) for name, message in named]
-        try:
-            await self._hubs.run(lambda hub: hub.groups.send_many(frames))
-        finally:  # some may have been sent
-            self._published_at.update(dict.fromkeys((name for name, _ in frames), monotonic()))
-
-    async def group_broadcast(
-        self, group: str, content: Any, *, exclude: Collection[str] = ()
-    ) -> None:
-        """Send a frame to every browser in a group, encoded once, here.
-
-        A str goes out as a text frame and bytes as a binary one; anything else as JSON. Our
-        WebSocket consumers pass it on as it is, by their handler ``mpx_broadcast``: a thousand
-        members cost one encoding, where ``send_json`` in a handler costs a thousand.
-        """
-        await self.group_send(group, broadcast(content), exclude=exclude)
+        return None
 
     async def flush(self) -> None:
-        """Forget all groups and unread messages of this prefix: in Redis, and in every process.
+        """Forget groups, histories and unread messages of this prefix: in Redis, in every process.
 
         Channels stay, and can be added to groups again. A process that does not answer in a
         second keeps its groups.
@@ -361,25 +385,6 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             await hub.overview.flush()
 
         await self._hubs.run(flush)
-
-    # -- messages as bytes --------------------------------------------------------------------
-
-    def serialize(self, message: Message) -> bytes:
-        """A message as bytes that `deserialize` reads: in the layer's format and nothing else, as
-        channels_redis has it; if the layer has keys encrypted, but bound to no channel or group.
-
-        Raises `TypeError`, `UnserializableMessage` and `MessageTooLarge`.
-        """
-        body = self.wrapping.encode(message)
-        return self.wrapping.seal("", body) if self.wrapping.encrypts else body
-
-    def deserialize(self, message: bytes) -> Message:
-        """The message that `serialize` made bytes of, here or in another process, within
-        ``expiry`` seconds if it is encrypted. Raises `UnreadableMessage`.
-        """
-        if self.wrapping.encrypts or message.startswith(ENCRYPTED):
-            message = bytes(self.wrapping.unwrap("", message)[1])
-        return self.wrapping.decode(message)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -393,8 +398,21 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             connect_timeout=self.config.connect_timeout,
             group_expiry=self.config.group_expiry,
             hooks=self.config.hooks(),
+            histories=self._histories,
+            recovery_limit=self.config.recovery_limit,
             shared=shared,
         )
+
+    async def _send_kept(
+        self, name: str, setting: HistorySetting, data: bytes, key: str | None
+    ) -> str:
+        hub = self._hub_by_loop.get(get_running_loop())
+        if hub is None:
+            position = await self._hubs.run(lambda hub: hub.archive.send(name, setting, data, key))
+        else:
+            position = await hub.archive.send(name, setting, data, key)
+        self._published_at[name] = monotonic()
+        return position
 
     def _make_group_name(self, group: str) -> str:
         self.require_valid_group_name(group)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 
+from mpx_channels.channels.mailbox import Failure, Mailbox
 from mpx_channels.messages.codec import Message
-
-from .channels.mailbox import Failure, Mailbox
 
 __all__ = ["Subscription"]
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
+from mpx_channels.channels.mailbox import give_back
+from mpx_channels.channels.names import channel_names
+from mpx_channels.history.positions import NO_REPLAY, History, Recovery
 from mpx_channels.loops.portal import portal
 from mpx_channels.loops.threads import blocks_event_loop
 from mpx_channels.messages.broadcasts import broadcast
 from mpx_channels.messages.codec import Message
+from mpx_channels.multiplexer import Health
 
-from .channels.mailbox import give_back
 from .extended import ExtendedLayer
-from .names import channel_names
 from .processes.fleet import FleetStats
 
 __all__ = ["SyncLayer"]
@@ -50,15 +52,22 @@ class SyncLayer:
         message: Message,
         *,
         exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
         on_commit: bool = False,
         using: str | None = None,
-    ) -> None:
-        """`MpxChannelLayer.group_send`."""
+    ) -> str | None:
+        """`MpxChannelLayer.group_send`; with ``on_commit`` None, also where there is a history."""
         self._layer.require_valid_group_name(group)
+        if idempotency_key is not None:
+            self._layer.require_idempotency(group, idempotency_key)
         frozen = self._checked(message) if on_commit else message
         left_out = channel_names(exclude) if on_commit else exclude
-        self._send(
-            lambda: self._layer.group_send(group, frozen, exclude=left_out), on_commit, using
+        return self._send(
+            lambda: self._layer.group_send(
+                group, frozen, exclude=left_out, idempotency_key=idempotency_key
+            ),
+            on_commit,
+            using,
         )
 
     def group_send_many(
@@ -67,14 +76,14 @@ class SyncLayer:
         *,
         on_commit: bool = False,
         using: str | None = None,
-    ) -> None:
-        """`MpxChannelLayer.group_send_many`."""
+    ) -> list[str | None] | None:
+        """`MpxChannelLayer.group_send_many`; with ``on_commit`` None."""
         frozen = list(messages)
         if on_commit:
             for group, _ in frozen:
                 self._layer.require_valid_group_name(group)
             frozen = [(group, self._checked(message)) for group, message in frozen]
-        self._send(lambda: self._layer.group_send_many(frozen), on_commit, using)
+        return self._send(lambda: self._layer.group_send_many(frozen), on_commit, using)
 
     def group_broadcast(
         self,
@@ -82,13 +91,23 @@ class SyncLayer:
         content: Any,
         *,
         exclude: Collection[str] = (),
+        idempotency_key: str | None = None,
         on_commit: bool = False,
         using: str | None = None,
-    ) -> None:
-        """`MpxChannelLayer.group_broadcast`."""
-        self.group_send(
-            group, broadcast(content), exclude=exclude, on_commit=on_commit, using=using
+    ) -> str | None:
+        """`MpxChannelLayer.group_broadcast`; with ``on_commit`` as `group_send`."""
+        return self.group_send(
+            group,
+            broadcast(content),
+            exclude=exclude,
+            idempotency_key=idempotency_key,
+            on_commit=on_commit,
+            using=using,
         )
+
+    def group_history(self, group: str, since: object = None, limit: int = 50) -> History:
+        """`MpxChannelLayer.group_history`."""
+        return self._run(self._layer.group_history(group, since, limit))
 
     def new_channel(self, prefix: str = "specific.") -> str:
         """`MpxChannelLayer.new_channel`: a channel for all threads of the process.
@@ -104,9 +123,13 @@ class SyncLayer:
         """
         return self._run(self._layer.take(channel, timeout), give_back)[0]
 
-    def group_add(self, group: str, channel: str) -> None:
+    @overload
+    def group_add(self, group: str, channel: str) -> None: ...
+    @overload
+    def group_add(self, group: str, channel: str, since: object) -> Recovery: ...
+    def group_add(self, group: str, channel: str, since: object = NO_REPLAY) -> Recovery | None:
         """`MpxChannelLayer.group_add`."""
-        self._run(self._layer.group_add(group, channel))
+        return self._run(self._layer.group_add(group, channel, since))
 
     def group_discard(self, group: str, channel: str) -> None:
         """`MpxChannelLayer.group_discard`."""
@@ -149,6 +172,10 @@ class SyncLayer:
         """`MpxChannelLayer.reply_error`."""
         return self._run(self._layer.reply_error(event, reason))
 
+    def healthy(self, timeout: float = 1.0) -> Health:
+        """`MpxChannelLayer.healthy`, over the connections of synchronous code."""
+        return self._run(self._layer.healthy(timeout))
+
     def fleet_stats(self, *, groups: int = 20) -> FleetStats:
         """`MpxChannelLayer.fleet_stats`."""
         return self._run(self._layer.fleet_stats(groups=groups))
@@ -173,12 +200,12 @@ class SyncLayer:
         self._run(self._layer.close())
 
     def _send(
-        self, make: Callable[[], Coroutine[Any, Any, object]], on_commit: bool, using: str | None
-    ) -> None:
-        if on_commit:
-            transaction.on_commit(lambda: self._run(make()), using=using)
-        else:
-            self._run(make())
+        self, make: Callable[[], Coroutine[Any, Any, T]], on_commit: bool, using: str | None
+    ) -> T | None:
+        if not on_commit:
+            return self._run(make())
+        transaction.on_commit(lambda: self._run(make()), using=using)
+        return None
 
     def _run(
         self, coroutine: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None

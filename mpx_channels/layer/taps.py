@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+from mpx_channels.channels.names import Names
+from mpx_channels.channels.queue_reader import STAMP
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.messages.wrapping import Wrapping
@@ -24,9 +26,7 @@ from mpx_channels.multiplexer import (
 from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.flow import PATIENCE
 
-from .channels.queue_reader import STAMP
 from .hub import Hub
-from .names import Names
 
 __all__ = ["Tap", "TapEvent", "Tapped", "Targets", "waiting"]
 

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from .envelope import ENCRYPTED, MARK_LENGTH, Header, begin, split
+from .envelope import ENCRYPTED, MARK_LENGTH, POSITION_LENGTH, POSITIONED, Header, begin, split
 from .exceptions import UndecryptableMessage
 
 __all__ = ["CLOCK_ALLOWANCE", "Cipher"]
@@ -119,9 +119,18 @@ class Cipher:
         sealed = key.at(int(now // HOUR)).encrypt(nonce, body, front + _encoded(name))
         return b"".join((front, nonce, sealed))
 
-    def unseal(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
-        """The header and the body of what came from `name`; raises `UnreadableMessage`."""
-        if data[:MARK_LENGTH] != ENCRYPTED:
+    def unseal(
+        self, name: str, data: bytes, expiry: float | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """The header and the body of what came from `name`; raises `UnreadableMessage`.
+
+        ``expiry`` (seconds) is for what may be older than other messages.
+        """
+        mark = data[:MARK_LENGTH]
+        if mark == POSITIONED:
+            data = data[POSITION_LENGTH:]
+            mark = data[:MARK_LENGTH]
+        if mark != ENCRYPTED:
             raise UndecryptableMessage(
                 f"not an encrypted message, and this layer takes no others: {data[:16]!r}"
             )
@@ -137,7 +146,8 @@ class Cipher:
                 f"encrypted with a key (id {key_id.hex()}) that is not in symmetric_encryption_keys"
             )
         age = self._clock() - sent / 1000
-        if not -CLOCK_ALLOWANCE <= age <= self._max_age:
+        max_age = self._max_age if expiry is None else expiry + CLOCK_ALLOWANCE
+        if not -CLOCK_ALLOWANCE <= age <= max_age:
             raise UndecryptableMessage(
                 f"sent {age:.0f} s ago by its time: replayed, or the machines' clocks differ"
             )

@@ -1,6 +1,7 @@
 """The envelope that every message of the layer travels in, with room for metadata.
 
-    2 bytes   0xC1, then the version: 1 for what follows here, 2 for that of `crypto`.
+    2 bytes   0xC1, then the version: 1 for what follows here, 2 for that of `crypto`. 3 is a
+              position in a group's history (`history.positions`), with such an envelope behind it.
               0xC1 begins no MessagePack value and no text, so foreign bytes on our names are told
               at the first byte.
     2 bytes   length of the header, big-endian
@@ -25,6 +26,8 @@ __all__ = [
     "BARE",
     "ENCRYPTED",
     "MARK_LENGTH",
+    "POSITIONED",
+    "POSITION_LENGTH",
     "begin",
     "seal",
     "split",
@@ -33,7 +36,10 @@ __all__ = [
 
 PLAIN = b"\xc1\x01"
 ENCRYPTED = b"\xc1\x02"
+POSITIONED = b"\xc1\x03"
 MARK_LENGTH = 2
+# All that stands before the envelope of a message with a position.
+POSITION_LENGTH = 26
 BARE = PLAIN + b"\x00\x00"
 _LONGEST_HEADER = 0xFFFF
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,6 +91,9 @@ def unseal(data: bytes) -> tuple[dict[str, Any], memoryview]:
     if data[:4] == BARE:
         return _NO_HEADER, memoryview(data)[4:]
     mark = data[:MARK_LENGTH]
+    if mark == POSITIONED:
+        data = data[POSITION_LENGTH:]
+        mark = data[:MARK_LENGTH]
     if mark == ENCRYPTED:
         raise UndecryptableMessage(
             "an encrypted message, and this layer has no symmetric_encryption_keys"

@@ -80,14 +80,17 @@ class Wrapping:
             return seal(body, header)
         return self._cipher.seal(name, body, header)
 
-    def unwrap(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes | memoryview]:
+    def unwrap(
+        self, name: str, data: bytes, expiry: float | None = None
+    ) -> tuple[dict[str, Any], bytes | memoryview]:
         """The header, and the body for `decode`, of what came from `name`.
 
-        Raises `UnreadableMessage`, or its subclass `UndecryptableMessage`.
+        ``expiry`` is how old it may be (seconds), if that differs from other messages; it is known
+        of encrypted ones only. Raises `UnreadableMessage`, or its subclass `UndecryptableMessage`.
         """
         if self._cipher is None:
             return unseal(data)
-        return self._cipher.unseal(name, data)
+        return self._cipher.unseal(name, data, expiry)
 
     def decode(self, body: bytes | memoryview) -> Message:
         """The message in a body; raises `UnreadableMessage`."""

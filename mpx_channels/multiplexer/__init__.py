@@ -16,6 +16,7 @@ from .exceptions import (
     SubscriptionClosed,
     SubscriptionRefused,
 )
+from .health import Health
 from .multiplexer import Multiplexer
 from .promises import Promise, PromiseSubscription, escape_glob
 from .sentinel import SentinelNode
@@ -28,6 +29,7 @@ __all__ = [
     "ChannelSubscription",
     "CommandRefused",
     "ConnectionLost",
+    "Health",
     "InactiveSubscription",
     "LinkLost",
     "MpxError",

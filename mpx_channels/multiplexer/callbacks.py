@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .counters import EngineCounters
@@ -14,17 +14,26 @@ from .logs import LimitedLog, origin
 
 __all__ = [
     "CALLBACK_ERRORS",
+    "Again",
     "Callbacks",
+    "Heard",
     "MessageStream",
     "OnActivation",
     "OnDisconnect",
     "OnMessage",
+    "unheard",
 ]
 
 # Plain functions or coroutine functions; what they return is not used.
 OnMessage = Callable[[str, bytes], object]
 OnDisconnect = Callable[[Exception], object]
 OnActivation = Callable[[str], object]
+
+# Makes the command that is sent instead of one that may have run, to find that out.
+Again = Callable[[], Sequence[bytes]]
+
+# Gets what has come of a command.
+Heard = Callable[["asyncio.Future[Any]"], object]
 
 # A CancelledError, too: it comes out of a callback that looks at a cancelled future.
 CALLBACK_ERRORS = (Exception, asyncio.CancelledError)
@@ -35,6 +44,12 @@ def is_async(callback: object) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
         getattr(callback, "__call__", None)  # noqa: B004 - the bound method is what we look at
     )
+
+
+def unheard(done: asyncio.Future[Any]) -> None:
+    """A `Heard`: nobody wants to know."""
+    if not done.cancelled():
+        done.exception()
 
 
 class Callbacks:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .exceptions import ConnectionLost
+from .exceptions import CommandRefused, ConnectionLost
 from .multiplexer import Multiplexer
 from .subscriptions import encode_name
 from .topology import Node
@@ -21,6 +21,7 @@ __all__ = [
     "scan",
     "server_time",
     "subscribed",
+    "subscribers",
     "unlink",
 ]
 
@@ -48,6 +49,17 @@ async def publish_counted(multiplexer: Multiplexer, name: str, data: bytes) -> i
     if isinstance(counted, BaseException):
         return received
     return min(received, int(counted[1]))
+
+
+async def subscribers(multiplexer: Multiplexer, name: str, otherwise: int) -> int:
+    """How many clients subscribe to this very name; ``otherwise`` where an ACL forbids PUBSUB."""
+    try:
+        counted: list[Any] = await multiplexer.command(
+            b"PUBSUB", b"NUMSUB", encode_name(name), node=multiplexer.node_of(name)
+        )
+    except CommandRefused:
+        return otherwise
+    return int(counted[1])
 
 
 async def subscribed(multiplexer: Multiplexer, node: Node, pattern: str) -> list[bytes]:

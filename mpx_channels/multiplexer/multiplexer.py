@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Self
 
-from .callbacks import OnActivation, OnDisconnect, OnMessage
+from .callbacks import Again, Heard, OnActivation, OnDisconnect, OnMessage, unheard
 from .counters import EngineCounters
 from .exceptions import LinkLost, MultiplexerStopped, NotConnected, describe
 from .failover import FailoverWatch
 from .flow import Flow
+from .health import Health, examine, require_timeout
 from .link import LinkOptions
 from .packing import pack, pack_publish
+from .probes import Probes
 from .promises import PromiseSubscription
 from .publisher import LAST_ANSWERS
 from .publishers import Publishers
@@ -50,6 +52,7 @@ class Multiplexer:
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
       connection, and for how long, before their senders get `NotConnected`. After a reconnect they
       go out when the subscriptions are confirmed again, within this time.
+    - ``probe_interval`` (seconds, 30): for `probe_over`; 0 is off.
     - ``redis_options``: further keywords of redis-py's connections, for all that are given as a
       URL: ``username``, ``password``, ``credential_provider``, ``db``, ``ssl_ca_certs``,
       ``client_name``, ``protocol``, ...
@@ -69,29 +72,21 @@ class Multiplexer:
         max_queue: int = 1000,
         max_backlog: int = 10_000,
         backlog_timeout: float = 5.0,
+        probe_interval: float = 30.0,
         **redis_options: Any,
     ) -> None:
         options = LinkOptions(ping_interval, min_backoff, max_backoff, connect_timeout)
         for name, seconds in (
             ("unsubscribe_delay", unsubscribe_delay),
             ("backlog_timeout", backlog_timeout),
+            ("probe_interval", probe_interval),
         ):
             if not seconds >= 0:
                 raise ValueError(f"{name} must be 0 or more seconds, not {seconds!r}")
         for name, value in (("max_queue", max_queue), ("max_backlog", max_backlog)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value!r}")
-        entries: Sequence[Any] = url if isinstance(url, list | tuple) else [url]
-        if not entries:
-            raise ValueError("a multiplexer needs at least one URL")
-        self._topology = Topology(
-            [
-                each
-                if isinstance(each, Node)
-                else Node(each, connect_timeout=connect_timeout, options=redis_options)
-                for each in entries
-            ]
-        )
+        self._topology = Topology.of(url, connect_timeout, redis_options)
         self._max_queue = max_queue
         self._counters = EngineCounters()
         self._subscribers = Subscribers(
@@ -117,6 +112,8 @@ class Multiplexer:
             for server in self._subscribers.all
             if isinstance(server.link.node, SentinelNode)
         ]
+        self._probe_interval, self._probe_patience = probe_interval, connect_timeout
+        self._probes: Probes | None = None
         # The subscriber and publisher, where there is but one node and nobody need look for it.
         self._subscriber: Subscriber = self._subscribers.all[0]
         self._publisher = self._publishers.only
@@ -258,6 +255,34 @@ class Multiplexer:
                 f"no connection to {link.node} in {timeout} s{cause}"
             ) from link.last_error
 
+    def probe_over(self, name: str | bytes) -> None:
+        """Have a channel of this process' own, to hear its own publishes over, on every server.
+
+        Nobody else may publish to `name`. When no message came from a server for
+        ``probe_interval`` seconds, something is published there; if that does not come back in
+        ``connect_timeout`` seconds, twice, the connection stands and delivers nothing, and is made
+        anew. If that does not help, the next ones are given longer. A second call changes nothing.
+        """
+        key = encode_name(name)
+        if self._probes is None:
+            self._probes = Probes(
+                self._subscribers,
+                self._publishers,
+                key,
+                interval=self._probe_interval,
+                patience=self._probe_patience,
+            )
+
+    async def healthy(self, timeout: float = 1.0) -> Health:
+        """Whether what is published arrives, on every node, in `timeout` seconds.
+
+        Needs `probe_over`. Raises `ValueError` without it, and for no number of seconds above 0.
+        """
+        require_timeout(timeout)
+        if self._probes is None:
+            raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
+        return await examine(map(self._probes.host, self.nodes), timeout)
+
     # -- talk ---------------------------------------------------------------------------------
 
     async def publish(self, name: str | bytes, data: bytes) -> int:
@@ -295,21 +320,27 @@ class Multiplexer:
         fences = [subscriber.fence(published) for subscriber in which]
         return [fence for fence in fences if fence is not None]
 
-    def command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
+    def command(
+        self, *words: bytes, node: Node | None = None, again: Again | None = None
+    ) -> asyncio.Future[Any]:
         """Send any command that does not block, in order with what is published.
 
         ``node`` is one of `nodes`, such as the `node_of` a key; it can be left out where there is
-        but one. The future gets Redis' reply, and fails as `publish` does.
+        but one. The future gets Redis' reply, and fails as `publish` does. If the answer is lost,
+        it gets the reply to the command that ``again`` returns, which has to find out whether the
+        first one ran: it is sent over the next connection, however long that takes, before all that
+        was sent later.
         """
-        return self._publishers.of(node).submit(pack(*words))
+        in_doubt = None if again is None else lambda: pack(*again())
+        return self._publishers.of(node).submit(pack(*words), in_doubt)
 
-    def begin_with(self, *words: bytes, node: Node | None = None) -> None:
+    def begin_with(self, *words: bytes, node: Node | None = None, heard: Heard = unheard) -> None:
         """Send a command as `command` does, and again as the first of each new connection.
 
         Such as one that loads a script: what is written to that connection finds it there. It may
-        run any number of times, and nobody hears what is answered.
+        run any number of times; ``heard`` is called with what has come of it, each time.
         """
-        self._publishers.of(node).begin_with(pack(*words))
+        self._publishers.of(node).begin_with(pack(*words), heard)
 
     def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
         """Send a command that may block for up to `LONGEST_BLOCK` seconds, such as BLPOP.

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from .backlog import Backlog, Waiting
+from .callbacks import Heard, unheard
 from .counters import EngineCounters
-from .deadlines import Deadlines
+from .doubts import Doubts, PackedAgain
 from .exceptions import (
     BacklogFull,
     CommandRefused,
@@ -45,16 +46,6 @@ LOOKS = 32
 OnRefusal = Callable[[bytes, asyncio.Future[Frame], Exception], bool]
 
 
-class _Waiting(NamedTuple):
-    """A command that was not written yet, and who waits for its answer."""
-
-    future: asyncio.Future[Frame]
-    command: bytes
-
-    def __hash__(self) -> int:
-        return hash(self.future)
-
-
 class Publisher:
     """Sends commands of any number of tasks over one connection, and hands out their replies.
 
@@ -62,7 +53,8 @@ class Publisher:
     same order. A command that was written when the link breaks fails with `ConnectionLost`: it
     may have run, so it is never sent twice. One that was not written, of which the kernel took
     nothing, waits for the next connection, for at most ``backlog_timeout`` seconds and behind at
-    most ``max_backlog`` others. See `follow` for what else it waits for.
+    most ``max_backlog`` others. See `follow` for what else it waits for. Where there is a way to
+    find out whether a command has run, that is done instead: see `Doubts`.
 
     ``on_refusal`` is for whoever knows of other nodes, and can send a command on; only with it
     are commands kept until they are answered.
@@ -91,9 +83,10 @@ class Publisher:
         self._on_refusal = on_refusal
         # The commands that `on_refusal` may get.
         self._refusable: dict[asyncio.Future[Frame], bytes] = {}
+        self._doubts = Doubts()
         # What must have been written when it is due.
-        self._backlog: Deadlines[_Waiting] = Deadlines(self._not_sent, backlog_timeout)
-        # To be written at the end of this turn; and when, if it comes from the backlog.
+        self._backlog = Backlog(self._not_sent, backlog_timeout)
+        # To be written at the end of this turn; when, if it comes from the backlog.
         self._batch: list[bytes] = []
         self._batch_due: float | None = None
         # The last write, as long as the kernel has not taken all of it, and when it was due.
@@ -104,7 +97,7 @@ class Publisher:
         self._answered = 0
         self._watchdog: asyncio.TimerHandle | None = None
         # What each connection begins with.
-        self._first: list[bytes] = []
+        self._first: list[tuple[bytes, Heard]] = []
         self._subscriber: Subscriber | None = None
         # A connection that is to be used when the subscriber has its names back, or after that.
         self._held: Wire | None = None
@@ -114,7 +107,7 @@ class Publisher:
     @property
     def waiting(self) -> int:
         """How many commands wait for a connection."""
-        return len(self._backlog)
+        return len(self._backlog) + len(self._doubts)
 
     def follow(self, subscriber: Subscriber) -> None:
         """After a reconnect, send nothing before this subscriber has its names back.
@@ -131,7 +124,8 @@ class Publisher:
         # What a loop that ended without a stop() has left.
         self._watchdog = self._release_timer = self._held = None
         self._link_was_lost = False
-        self._backlog = Deadlines(self._not_sent, self._backlog_timeout)
+        self._backlog = Backlog(self._not_sent, self._backlog_timeout)
+        self._doubts = Doubts()
         self.link.start()
 
     async def stop(self, timeout: float = LAST_ANSWERS) -> None:
@@ -146,17 +140,18 @@ class Publisher:
         self._stop_timers()
         self._loop = None
         self._log.flush()
-        for future, _ in self._backlog:
+        for future in (*self._doubts.clear(), *[future for future, _ in self._backlog]):
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
         self._backlog.close()
         self._backlog.clear()
 
-    def submit(self, command: bytes) -> asyncio.Future[Frame]:
+    def submit(self, command: bytes, again: PackedAgain | None = None) -> asyncio.Future[Frame]:
         """Send a packed command; the future gets its reply, as Redis sent it.
 
         It fails with `CommandRefused`, `ConnectionLost`, `NotConnected` or `MultiplexerStopped`;
         raises `BacklogFull`, and `MultiplexerStopped` when not running. Cancelling the future
-        takes back a command that was not written yet.
+        takes back a command that was not written yet. With ``again``, it gets the reply to what
+        that makes instead of `ConnectionLost`.
         """
         loop = self._loop
         if loop is None:
@@ -165,6 +160,8 @@ class Publisher:
         if self._on_refusal is not None:
             self._refusable[future] = command
             future.add_done_callback(self._refusable.pop)
+        if again is not None:
+            self._doubts.watch(future, again)
         wire = self._wire
         if wire is not None and not wire.paused:
             batch = self._batch
@@ -178,15 +175,14 @@ class Publisher:
             self._wait_for_link(command, future)
         return future
 
-    def begin_with(self, command: bytes) -> None:
+    def begin_with(self, command: bytes, heard: Heard = unheard) -> None:
         """Send a command now, and on each connection to come before all else; raises as `submit`.
 
-        Nobody hears what is answered.
+        What comes of it is ``heard`` each time.
         """
         if self._wire is not None or self._held is not None or self._loop is None:
-            sent = self.submit(command)
-            sent.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._first.append(command)
+            self.submit(command).add_done_callback(heard)
+        self._first.append((command, heard))
 
     def _write_batch(self) -> None:
         wire, batch = self._wire or self._held, self._batch
@@ -223,28 +219,18 @@ class Publisher:
         self._stuck_due = self._batch_due or self._loop.time() + self._backlog_timeout
 
     def _take_back(self, commands: list[bytes], due: float | None) -> None:
-        """These are the last that were to be written, and wait for another chance."""
-        loop = self._loop
-        if not commands or loop is None:
-            return
-        if due is None:
-            due = loop.time() + self._backlog_timeout
-        if self._backlog:
-            due = min(due, self._backlog.next_due() or due)  # they were there before these
-        for command in reversed(commands):
-            future = self._unanswered.pop()
-            if future is not None and not future.done():
-                self._backlog.add_first(_Waiting(future, command), due)
+        self._backlog.take_back(commands, self._unanswered, self._doubts, due)
 
     def _wait_for_link(self, command: bytes, future: asyncio.Future[Frame]) -> None:
         if len(self._backlog) >= self._max_backlog:
             self._counters.dropped_backlog_full += 1
+            future.cancel()  # whoever keeps something for its answer lets go of it
             raise BacklogFull(
                 f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"
             )
-        self._backlog.add(_Waiting(future, command))
+        self._backlog.add(Waiting(future, command))
 
-    def _not_sent(self, waiting: _Waiting) -> None:
+    def _not_sent(self, waiting: Waiting) -> None:
         """A command of the backlog is due."""
         if self._held is not None:
             # Rather go out to nobody than fail.
@@ -309,8 +295,11 @@ class Publisher:
 
     def link_up(self, wire: Wire) -> None:
         self._held = wire
-        self._batch.extend(self._first)
-        self._unanswered.extend([None] * len(self._first))
+        for command, heard in self._first:
+            answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(heard)
+            self._batch.append(command)
+            self._unanswered.append(answer)
         self._write_batch()
         subscriber = self._subscriber
         if subscriber is None or not self._link_was_lost or not subscriber.wanted:
@@ -334,20 +323,20 @@ class Publisher:
             self._take_back(tail(self._stuck, wire.untaken), self._stuck_due)
         self._stuck = []
         lost, self._unanswered = self._unanswered, deque()
-        for future in lost:
-            if future is not None:
-                _fail(
-                    future,
-                    ConnectionLost(
-                        f"the connection to {self.link.node} broke before the answer came, "
-                        f"the command may have run: {describe(error)}"
-                    ),
-                )
+        for future in self._doubts.lost(lost):
+            lost_at = f"the connection to {self.link.node} broke before the answer came"
+            future.set_exception(
+                ConnectionLost(f"{lost_at}, the command may have run: {describe(error)}")
+            )
 
     def writable(self) -> None:
         self._stuck = []
-        while self._backlog and self._wire is not None and not self._wire.paused:
-            (future, command), self._batch_due = self._backlog.pop_first()
+        doubts, backlog = self._doubts, self._backlog
+        while (doubts or backlog) and self._wire is not None and not self._wire.paused:
+            if doubts:
+                future, command = doubts.pop()
+            else:
+                (future, command), self._batch_due = backlog.pop_first()
             if not future.done():
                 self._batch.append(command)
                 self._unanswered.append(future)
@@ -381,8 +370,8 @@ class Publisher:
 
     def _refused(self, future: asyncio.Future[Frame], error: Exception) -> None:
         """What becomes of an error instead of a reply."""
-        take_over = self._on_refusal
-        if take_over is not None and take_over(self._refusable[future], future, error):
+        take_over, command = self._on_refusal, self._refusable.get(future)
+        if take_over is not None and command is not None and take_over(command, future, error):
             return
         refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
         refusal.__cause__ = error

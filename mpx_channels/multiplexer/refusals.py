@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Generic, TypeVar
 
 import redis.exceptions
 
-__all__ = ["Refused", "doubling", "is_transient"]
+__all__ = ["Refused", "doubling", "is_transient", "kind_of"]
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -26,13 +27,24 @@ _TRANSIENT_WORDS = frozenset(
     ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
 )
 
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+
 # Beyond this many attempts in a row the wait is at its longest anyway; 2**n must stay a float.
 _MOST_ATTEMPTS = 64
 
 
+def kind_of(error: BaseException | None) -> str:
+    """The word with which Redis begins an error, such as ``BUSY``; where redis-py has no class for
+    it. Redis before 7 says where in a script that was, and has the word behind it.
+    """
+    text = str(error)
+    in_script = _IN_SCRIPT.search(text)
+    return in_script[1] if in_script else text.partition(" ")[0]
+
+
 def is_transient(error: BaseException | None) -> bool:
     """Whether Redis refuses only for as long as it is in some state, such as ``-BUSY``."""
-    return isinstance(error, _TRANSIENT_CLASSES) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
+    return isinstance(error, _TRANSIENT_CLASSES) or kind_of(error) in _TRANSIENT_WORDS
 
 
 def doubling(attempts: int) -> float:

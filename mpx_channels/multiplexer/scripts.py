@@ -8,6 +8,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from .callbacks import Again, unheard
 from .exceptions import CommandRefused, MpxError
 from .multiplexer import Multiplexer
 from .topology import Node
@@ -16,17 +17,30 @@ __all__ = ["FrequentScript", "Script"]
 
 
 class Script:
-    """A Lua script with one key, sent whole at each call."""
+    """A Lua script with one key, sent whole at each call.
+
+    With ``keys``, so many of the arguments, the first ones, are keys, too.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source.encode()
 
     def __call__(
-        self, multiplexer: Multiplexer, node: Node, key: str, *arguments: bytes
+        self,
+        multiplexer: Multiplexer,
+        node: Node,
+        key: str,
+        *arguments: bytes,
+        keys: int = 0,
+        again: Again | None = None,
     ) -> asyncio.Future[Any]:
         """Call it on a node; as `Multiplexer.command`."""
-        words = (b"EVAL", self.source, b"1", key.encode(), *arguments)
-        return multiplexer.command(*words, node=node)
+        words = self.words(key, *arguments, keys=keys)
+        return multiplexer.command(*words, node=node, again=again)
+
+    def words(self, key: str, *arguments: bytes, keys: int = 0) -> tuple[bytes, ...]:
+        """The command that calls it."""
+        return (b"EVAL", self.source, b"%d" % (1 + keys), key.encode(), *arguments)
 
 
 class FrequentScript:
@@ -50,22 +64,24 @@ class FrequentScript:
         self._refused: list[_Turn] = []
         self._behind: list[_Turn] = []
 
-    async def __call__(self, key: str, *arguments: bytes) -> Any:
-        """Call it, with at least one argument; raises as `Multiplexer.command`."""
+    async def __call__(
+        self, key: str, *arguments: bytes, keys: int = 0, again: Again | None = None
+    ) -> Any:
+        """Call it, with at least one argument that is no key; raises as `Multiplexer.command`."""
         if self._refused:
-            return await (await self._turn(self._behind, key, arguments))
+            return await (await self._turn(self._behind, key, arguments, keys, again))
         if not self._loaded:
             load = (b"EVAL", self._whole.source, b"1", key.encode())
             self._multiplexer.begin_with(*load, node=self._node)
             self._loaded = True
-        words = (b"EVALSHA", self._digest, b"1", key.encode(), *arguments)
+        words = (b"EVALSHA", self._digest, b"%d" % (1 + keys), key.encode(), *arguments)
         self._under_way += 1
         try:
-            return await self._multiplexer.command(*words, node=self._node)
+            return await self._multiplexer.command(*words, node=self._node, again=again)
         except CommandRefused as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-            turn = self._turn(self._refused, key, arguments)
+            turn = self._turn(self._refused, key, arguments, keys, again)
         finally:
             self._under_way -= 1
             if self._refused and not self._under_way:
@@ -73,24 +89,33 @@ class FrequentScript:
         return await (await turn)
 
     def _turn(
-        self, line: list[_Turn], key: str, arguments: tuple[bytes, ...]
+        self,
+        line: list[_Turn],
+        key: str,
+        arguments: tuple[bytes, ...],
+        keys: int,
+        again: Again | None,
     ) -> asyncio.Future[asyncio.Future[Any]]:
         turn: asyncio.Future[asyncio.Future[Any]] = asyncio.get_running_loop().create_future()
-        line.append((turn, key, arguments))
+        line.append((turn, key, arguments, keys, again))
         return turn
 
     def _call_again(self) -> None:
         """Nothing is under way that could be refused: all leave in one go, and load it."""
         line = self._refused + self._behind
         self._refused, self._behind = [], []
-        for turn, key, arguments in line:
+        for turn, key, arguments, keys, again in line:
             if turn.done():
                 continue  # cancelled
             try:
-                turn.set_result(self._whole(self._multiplexer, self._node, key, *arguments))
+                called = self._whole(
+                    self._multiplexer, self._node, key, *arguments, keys=keys, again=again
+                )
+                called.add_done_callback(unheard)  # who waits may be cancelled just now
+                turn.set_result(called)
             except MpxError as error:
                 turn.set_exception(error)
 
 
 # Done when the call has left, with what comes of it.
-_Turn = tuple[asyncio.Future[asyncio.Future[Any]], str, tuple[bytes, ...]]
+_Turn = tuple[asyncio.Future[asyncio.Future[Any]], str, tuple[bytes, ...], int, Again | None]

@@ -55,7 +55,8 @@ class MultiplexerStats:
       counts at every server.
     - ``messages_in``: messages from Redis; ``deliveries``: messages handed to subscriptions.
     - ``bytes_in``, ``bytes_out``, ``commands_out``: on all connections, handshakes left out.
-    - ``reconnects``: subscribing connections after the first.
+    - ``reconnects``: subscribing connections after the first; ``probe_reconnects``: those that
+      were made because the one before stood and delivered nothing.
     - ``callback_errors``: callbacks that raised; each was logged.
     - ``drops``: what was dropped, by cause. ``no_listener``: a message for a name that nobody
       listens to any more; ``no_promise``: a message without a promise; ``queue_full``: a
@@ -124,6 +125,11 @@ class MultiplexerStats:
     reconnects: int = counter(
         "mpx_channels_reconnects_total", "Subscribing connections after the first.", "connections"
     )
+    probe_reconnects: int = counter(
+        "mpx_channels_probe_reconnects_total",
+        "Subscribing connections made anew as they stood and delivered nothing: probes stayed out.",
+        "connections",
+    )
     callback_errors: int = counter(
         "mpx_channels_callback_errors_total", "Callbacks of subscriptions that raised.", "errors"
     )
@@ -179,7 +185,8 @@ def snapshot(
         )
     since = [link.connected_at for link in links if link.connected_at is not None]
     counts = counters.counts()
-    # Of connections that ended; those that stand count for themselves.
+    # Of servers that are ours no more, and of connections that ended; the others count themselves.
+    counts["messages_in"] += sum(each.messages_in for each in subscribers.all)
     counts["bytes_in"] += sum(wire.bytes_in for wire in wires)
     counts["bytes_out"] += sum(wire.bytes_out for wire in wires)
     return MultiplexerStats(

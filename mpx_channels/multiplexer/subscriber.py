@@ -19,7 +19,7 @@ from .flow import Flow
 from .link import Link, LinkOptions
 from .logs import LimitedLog, origin
 from .packing import pack
-from .refusals import is_transient
+from .refused_names import RefusedNames
 from .registry import Entry, Listener, Registry
 from .silence import Silence
 from .topology import Node
@@ -34,8 +34,8 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 FORBIDDEN_BACKOFF = EqualJitterBackoff(cap=5.0, base=0.1)
 
 
-class LinkListener(Listener, Protocol):
-    """A listener that wants to know of the link, too."""
+class LinkListener(Protocol):
+    """Whoever wants to know of the link, whatever it listens to."""
 
     def disconnected(self, loss: LinkLost, subscriber: Subscriber, /) -> None:
         """This subscriber's link broke; all that came over it was delivered."""
@@ -68,7 +68,10 @@ class Subscriber:
         self.up = asyncio.Event()
         self.counters = counters
         self.flow = flow
+        # That came from this server, over all connections.
+        self.messages_in = 0
         self.log = LimitedLog(logger)
+        self._refused = RefusedNames(self.registry, node, self.log)
         self.on_lost: Callable[[LinkLost], object] = lambda loss: None
         # Called when all that was wanted before a connection came is confirmed, or refused.
         self.on_restored: list[Callable[[], object]] = []
@@ -156,6 +159,12 @@ class Subscriber:
         if fence is not None:
             self.changed()
         return fence
+
+    def give_up_deaf(self, reason: ConnectionLost) -> None:
+        """Have the connection made anew, as it delivers nothing."""
+        if self._wire is not None:
+            self.counters.probe_reconnects += 1
+            self._wire.abort(reason)
 
     def _flush(self) -> None:
         self._flush_soon = None
@@ -297,7 +306,7 @@ class Subscriber:
                 self.counters.dropped_no_listener += 1
         if taken > messages:  # the others are answers
             self._silence.broken(self.now())
-        self.counters.messages_in += messages
+        self.messages_in += messages
         self.counters.deliveries += deliveries
         return taken
 
@@ -325,7 +334,8 @@ class Subscriber:
             entry = self.registry.confirm(frame[0], frame[1])
             if entry is not None:
                 if entry.refusal is not None:
-                    self._allowed(entry)
+                    self._refused.allow(entry)
+                    self.changed()
                 self._notify(entry)
             elif self.registry.dirty:
                 self.changed()
@@ -341,7 +351,7 @@ class Subscriber:
     def _reply(self, frame: Frame) -> None:
         """Take what is no push: the PONG of an idle or RESP3 connection, or an error."""
         if isinstance(frame, Exception):
-            self._refused(frame)
+            self._refused.refuse(frame, self.now())
             self.changed()
             if self._restoring:
                 self._look_restored()
@@ -349,38 +359,6 @@ class Subscriber:
             self.registry.pong()
         else:
             self._unreadable(frame)
-
-    def _refused(self, error: Exception) -> None:
-        transient = is_transient(error)
-        refused = self.registry.refuse(error, self.now(), transient=transient)
-        if transient:
-            # Whoever waits goes on waiting.
-            if refused:
-                self.log.warning(
-                    "refused",
-                    "%s put off subscribing to %d names, asking again: %s",
-                    self.link.node,
-                    len(refused),
-                    error,
-                )
-            return
-        for entry in refused:
-            self.log.error(
-                "refused",
-                "%s refused to subscribe to %r, asking again now and then: %s",
-                self.link.node,
-                entry.text,
-                error,
-            )
-            for listener in entry.listeners:
-                listener.refused(entry)
-
-    def _allowed(self, entry: Entry) -> None:
-        self.log.info(
-            "refused", "%s subscribed to %r, which it had refused", self.link.node, entry.text
-        )
-        self.registry.allowed(entry)
-        self.changed()
 
     def _unreadable(self, frame: Frame) -> None:
         self.counters.dropped_unreadable += 1

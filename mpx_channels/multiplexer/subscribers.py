@@ -70,6 +70,7 @@ class Subscribers:
         Patterns let go of it. Its channels' names are for whoever knows where they are now.
         """
         subscriber = self._by_server.pop(server)
+        self.counters.messages_in += subscriber.messages_in
         self._counted()
         for subscription in tuple(self.subscriptions):
             subscription.server_removed(subscriber)

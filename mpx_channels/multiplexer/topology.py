@@ -158,6 +158,29 @@ class Topology:
         share = RING / len(self.nodes)
         self._ring = tuple(self.nodes[int(place / share)] for place in range(RING))
 
+    @classmethod
+    def of(
+        cls,
+        url: str | Node | Sequence[str | Node],
+        connect_timeout: float,
+        options: Mapping[str, Any],
+    ) -> Topology:
+        """Of a URL or a node, or several; the options are for all that are given as a URL.
+
+        Raises as `Node`, and `ValueError` where there is none.
+        """
+        entries: Sequence[Any] = url if isinstance(url, list | tuple) else [url]
+        if not entries:
+            raise ValueError("a multiplexer needs at least one URL")
+        return cls(
+            [
+                each
+                if isinstance(each, Node)
+                else Node(each, connect_timeout=connect_timeout, options=options)
+                for each in entries
+            ]
+        )
+
     def node_of(self, name: bytes) -> Node:
         """The node that a name is published to and a key is kept on."""
         return self._ring[crc32(name) & 0xFFF]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from channels.exceptions import StopConsumer
 
+from mpx_channels.channels.mailbox import Mailbox
 from mpx_channels.consumers import (
     ChannelSubscriptionMixin,
     PatternSubscriptionMixin,
@@ -18,7 +19,6 @@ from mpx_channels.consumers import (
 )
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.layer.channels.mailbox import Mailbox
 from tests.conftest import eventually
 from tests.inside import promises_of
 

@@ -10,6 +10,7 @@ import pytest
 from mpx_channels.consumers import ChannelSubscriptionMixin, PatternSubscriptionMixin
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.multiplexer import NotConnected
 from tests.conftest import eventually
 
 from .conftest import Gate, Generic, MakeLayer
@@ -171,3 +172,43 @@ async def test_a_configured_event_without_a_handler_ends_the_consumer(
     proxy.cut()
     with pytest.raises(ValueError, match=r"No handler for message type link\.lost"):
         await socket.ended()
+
+
+async def test_a_consumer_begins_without_redis(
+    make_layer: MakeLayer, install: Any, restartable_server: Any, connected: Connected
+) -> None:
+    layer = install(make_layer(hosts=[restartable_server.url]))
+
+    class Patient(AsyncWebsocketConsumer):
+        wait_for_redis = 0.01
+
+        async def mpx_disconnect(self, event: Any) -> None:
+            await self.send(text_data=f"disconnected: {event['reason']}")
+
+        async def mpx_reconnect(self, event: Any) -> None:
+            await self.send(text_data="reconnected")
+            await self.channel_layer.group_add("room", self.channel_name)
+            await self.send(text_data="joined")
+
+        async def say(self, event: Any) -> None:
+            await self.send(text_data=event["text"])
+
+    early = await connected(Patient)
+    assert (await early.text()).startswith("disconnected: ")
+    restartable_server.start()
+    assert await early.texts(2) == ["reconnected", "joined"]
+    # What is there at once needs no patience, and what breaks later is told as ever.
+    late = await connected(Patient)
+    await layer.group_send("room", {"type": "say", "text": "hello"})
+    assert await early.text() == "hello"
+    restartable_server.kill()
+    for socket in (early, late):
+        assert (await socket.text()).startswith("disconnected: ")
+
+
+async def test_a_consumer_without_patience_fails_without_redis(
+    make_layer: MakeLayer, install: Any, restartable_server: Any, opened: Any
+) -> None:
+    install(make_layer(hosts=[restartable_server.url], connect_timeout=0.1))
+    with pytest.raises(NotConnected):
+        await opened(Watcher).ended()

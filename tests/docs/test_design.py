@@ -9,7 +9,7 @@ from .pages import DOCS, ROOT, blocks
 PAGE = DOCS / "design.md"
 PACKAGE = ROOT / "mpx_channels"
 # The floors whose files the figure names.
-FLOORS = ("layer", "messages", "loops", "multiplexer")
+FLOORS = ("layer", "history", "channels", "messages", "loops", "multiplexer")
 
 
 def test_every_file_of_these_floors_is_in_the_figure() -> None:

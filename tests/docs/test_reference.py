@@ -29,6 +29,7 @@ PUBLIC = [
     "mpx_channels.consumers",
     "mpx_channels.generic.http",
     "mpx_channels.generic.websocket",
+    "mpx_channels.health",
     "mpx_channels.layer",
     "mpx_channels.metrics",
     "mpx_channels.multiplexer",

@@ -95,14 +95,22 @@ async def test_two_people_talk(project: Path, redis_url: str) -> None:
             WebSocket("127.0.0.1", port, "/ws/chat/tea/?name=Ann") as ann,
             WebSocket("127.0.0.1", port, "/ws/chat/tea/?name=Ben") as ben,
         ):
-            await ann.send('{"text": "Hello"}')
             for client in (ann, ben):
-                message = json.loads(await client.receive())
-                assert message == {"type": "message", "from": "Ann", "text": "Hello"}
+                await client.send('{"enter": null}')
+                await hears(client, type="entered")
+            await ann.send('{"text": "Hello", "key": "key"}')
+            for client in (ann, ben):
+                await hears(client, type="message", **{"from": "Ann", "text": "Hello"})
 
         for page in ("/", "/room/tea/", *(f"/static/chat/{Path(f).name}" for f in downloaded())):
             status = await server.aside(fetch, f"http://127.0.0.1:{port}{page}")
             assert status == 200, page
+
+
+async def hears(client: WebSocket, **parts: str) -> None:
+    """Among what comes is a frame with these parts."""
+    while not parts.items() <= json.loads(await client.receive()).items():
+        pass
 
 
 def fetch(url: str) -> int:

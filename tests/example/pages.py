@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import eventually
+
 try:
-    from playwright.async_api import Browser, Page, expect
+    from playwright.async_api import Browser, Page, WebSocket, expect
 except ImportError:
-    Browser = Page = expect = None
+    Browser = Page = WebSocket = expect = None
 
 if TYPE_CHECKING:
     from .conftest import Site
@@ -40,6 +43,66 @@ async def enter(browser: Browser, site: Site, name: str, room: str) -> Page:
     await expect(page.get_by_text(f"You are {name}")).to_be_visible()
     await expect(page.get_by_role("status")).to_have_text("connected")
     return page
+
+
+# What the page shows of messages that came back, and of those that have not yet.
+SAID = "article.message:not([data-state]) p"
+OWN = "article.own:not([data-state]) p"
+PENDING = 'article[data-state="pending"] p'
+FAILED = 'article[data-state="failed"]'
+
+
+class Visit:
+    """A page of somebody in a room, and the frames that it exchanges."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.sockets = 0
+        self.sent: list[Any] = []
+        self.received: list[Any] = []
+        self.status = page.get_by_role("status")
+        self.field = page.get_by_label("Message", exact=True)
+        self.notes = page.locator(".note")
+        page.on("websocket", self._watch)
+        page.set_default_timeout(PATIENCE)
+
+    def _watch(self, socket: WebSocket) -> None:
+        self.sockets += 1
+        socket.on("framesent", lambda data: self.sent.append(json.loads(data)))
+        socket.on("framereceived", lambda data: self.received.append(json.loads(data)))
+
+    async def says(self, text: str) -> None:
+        await self.field.fill(text)
+        await self.field.press("Enter")
+
+    async def sees(self, *texts: str, own: Sequence[str] = (), pending: Sequence[str] = ()) -> None:
+        """The page shows these messages, and no other; some are one's own."""
+        await expect(self.page.locator(SAID)).to_have_text(texts)
+        await expect(self.page.locator(OWN)).to_have_text(own)
+        await expect(self.page.locator(PENDING)).to_have_text(pending)
+
+    async def hears(self, parts: dict[str, Any]) -> None:
+        """A frame with these parts has come, or comes."""
+        await eventually(lambda: any(parts.items() <= frame.items() for frame in self.received))
+
+    @property
+    def sent_keys(self) -> set[str]:
+        """Under which the page has sent messages."""
+        return {frame["key"] for frame in self.sent if "text" in frame}
+
+
+async def visit(
+    browser: Browser, url: str, room: str, name: str = "Ann", script: str = "", clock: bool = False
+) -> Visit:
+    """A page of somebody who has opened the address of a room."""
+    page = await browser.new_page()
+    if script:
+        await page.add_init_script(script)
+    if clock:
+        await page.clock.install()
+    visit = Visit(page)
+    await page.goto(f"{url}/room/{room}/?name={name}")
+    return visit
 
 
 async def say(page: Page, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import ANY
 from urllib.parse import quote, urlencode
 
 from channels.testing import WebsocketCommunicator
@@ -26,8 +27,18 @@ async def heard(communicator: WebsocketCommunicator) -> dict[str, Any]:
     return frame
 
 
-def message(name: str, text: str) -> dict[str, str]:
-    return {"type": "message", "from": name, "text": text}
+def message(name: str, text: str, key: str | None = None) -> dict[str, Any]:
+    about = {"key": key or ANY, "at": ANY, "position": ANY}
+    return {"type": "message", "from": name, "text": text, **about}
+
+
+async def go_in(communicator: WebsocketCommunicator, since: Any = None) -> list[dict[str, Any]]:
+    """Enter the room; returns what comes before the page hears that it is in."""
+    await communicator.send_json_to({"enter": since})
+    frames = []
+    while (frame := await heard(communicator))["type"] != "entered":
+        frames.append(frame)
+    return frames
 
 
 async def assert_lives(communicator: WebsocketCommunicator, name: str) -> None:
@@ -39,4 +50,6 @@ async def assert_lives(communicator: WebsocketCommunicator, name: str) -> None:
 def use_layer(settings: Any, **config: Any) -> None:
     """Put another layer under the example, for this test."""
     name = "mpx_channels.layer.MpxChannelLayer"
+    history = settings.CHANNEL_LAYERS["default"]["CONFIG"]["history"]
+    config = {"history": history, **config}
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": name, "CONFIG": config}}

@@ -41,7 +41,7 @@ async def test_a_frame_that_makes_no_sense_is_answered(join: Join, frame: str) -
     ann = await join("tea", "Ann")
     await ann.send_input({"type": "websocket.receive", "text": frame})
     answer = await heard(ann)
-    assert answer.keys() == {"type", "message"}
+    assert answer.keys() == {"type", "message", "key"}
     assert answer["type"] == "error"
     await assert_lives(ann, "Ann")
 

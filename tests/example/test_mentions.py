@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
+from channels.testing import WebsocketCommunicator
 from django.test import Client
 
 from example_project.chat.mentions import mention_of
 
 from .conftest import Join, Open, Site
 from .pages import enter, in_browser, say
-from .sockets import heard
+from .sockets import heard, use_layer
 
 try:
     from playwright.async_api import Browser, expect
@@ -21,12 +23,18 @@ except ImportError:
 PATH = "/ws/mentions/"
 
 
+async def watch(open_socket: Open, name: str | None = None) -> WebsocketCommunicator:
+    watcher = await open_socket(PATH, name)
+    assert await heard(watcher) == {"type": "entered"}
+    return watcher
+
+
 def mention(room: str, name: str, text: str, question: bool = False) -> dict[str, Any]:
     return {"type": "mention", "room": room, "from": name, "text": text, "question": question}
 
 
 async def test_mentions_come_from_every_room(open_socket: Open, join: Join) -> None:
-    watcher = await open_socket(PATH, "Ann")
+    watcher = await watch(open_socket, "Ann")
     # These rooms are new to it.
     ben, cyd = await join("tea", "Ben"), await join("a.b", "Cyd")
     await ben.send_json_to({"text": "Not about her"})
@@ -36,11 +44,22 @@ async def test_mentions_come_from_every_room(open_socket: Open, join: Join) -> N
     assert await heard(watcher) == mention("a.b", "Cyd", "@Ann, tea?", question=True)
 
 
+async def test_what_is_missed_is_told(
+    settings: Any, redis_url: str, client: redis.Redis, open_socket: Open
+) -> None:
+    use_layer(settings, hosts=[redis_url])
+    watcher = await watch(open_socket)
+    assert client.client_kill_filter(_type="pubsub")
+    told = [await heard(watcher) for _ in range(3)]
+    assert {"type": "missing"} in told
+    assert [frame["away"] for frame in told if frame["type"] == "redis"] == [True, False]
+
+
 @pytest.mark.parametrize("name", [None, "", " "])
 async def test_without_a_name_everything_comes(
     open_socket: Open, join: Join, name: str | None
 ) -> None:
-    watcher = await open_socket(PATH, name)
+    watcher = await watch(open_socket, name)
     ben, cyd = await join("tea", "Ben"), await join("coffee", "Cyd")
     await ben.send_json_to({"text": "one"})
     assert await heard(watcher) == mention("tea", "Ben", "one")
@@ -49,7 +68,7 @@ async def test_without_a_name_everything_comes(
 
 
 async def test_what_a_watcher_sends_is_ignored(open_socket: Open, join: Join) -> None:
-    watcher, ben = await open_socket(PATH), await join("tea", "Ben")
+    watcher, ben = await watch(open_socket), await join("tea", "Ben")
     await watcher.send_to(text_data="{")
     await watcher.send_to(bytes_data=b"\x00")
     await ben.send_json_to({"text": "one"})

@@ -12,9 +12,9 @@ from channels.testing import WebsocketCommunicator
 from example_project.chat.questions import LONGEST, MAX_OPEN, SHORTEST, TIMEOUT
 from example_project.chat.rules import MAX_TEXT
 
-from .conftest import Join, Site
+from .conftest import Join, Open, Site
 from .pages import enter, in_browser, say
-from .sockets import assert_lives, heard, in_room, socket, use_layer
+from .sockets import assert_lives, go_in, heard, in_room, socket, use_layer
 
 try:
     from playwright.async_api import Browser, Locator, Page, expect
@@ -61,6 +61,20 @@ async def test_who_asks_can_go_on_talking(join: Join) -> None:
     assert [(await heard(ben))["type"] for _ in range(2)] == ["question", "message"]
     await answer(ben, question, "Yes")
     assert (await heard(ann))["text"] == "Yes"
+
+
+async def test_a_question_is_no_history(join: Join, open_socket: Open) -> None:
+    ann = await join("old", "Ann")
+    await assert_lives(ann, "Ann")
+    (history,) = await go_in(ann)
+    await ask(ann, "Tea?")
+    # Who comes back over another socket, Ann or anybody else, is not asked.
+    for since, shown in ((history["position"], 0), (None, 1)):
+        back = await open_socket(in_room("old"), "Ann")
+        frames = await go_in(back, since)
+        assert len(frames) == shown
+        await assert_lives(back, "Ann")
+        await back.disconnect(timeout=10)
 
 
 async def test_another_room_is_not_asked(join: Join) -> None:
@@ -118,7 +132,8 @@ async def test_the_link_breaks(
     ann = await join("tea", "Ann")
     question = (await ask(ann, "Tea?"))["id"]
     assert client.client_kill_filter(_type="pubsub")
-    told = await heard(ann)
+    while (told := await heard(ann))["type"] == "redis":
+        pass
     assert (told["type"], told["id"]) == ("unanswered", question)
     assert "connection" in told["message"]
 

@@ -5,110 +5,34 @@ from __future__ import annotations
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from .kept import judge_kept
+from .notices import Notice, Place, noticed
+from .records import NOT_SENT, UNKNOWN, UNREPORTED, Gap, Problem, Receiver, Sent, Stream, Verdict
+
 __all__ = ["Ledger", "Problem", "Verdict"]
-
-# Errors of a sender that mean: Redis never had it. It must not arrive.
-NOT_SENT = frozenset({"NotConnected", "BacklogFull", "CommandRefused", "ChannelFull"})
-# Errors that leave it open.
-UNKNOWN = frozenset({"ConnectionLost"})
-
-# Seconds before its end of which a killed process may not have reported what it read.
-UNREPORTED = 0.5
-
-Stream = tuple[str, str]  # who sends, and to which group or plain channel
-
-
-@dataclass(slots=True)
-class Sent:
-    """One message at its sender."""
-
-    at: float
-    # None: not known yet; "": Redis has it; else the error that the sender got.
-    outcome: str | None = None
-
-    @property
-    def error(self) -> str:
-        return (self.outcome or "").partition(":")[0]
-
-
-@dataclass(slots=True)
-class Gap:
-    """A time in which messages may be missed, as its receiver was told.
-
-    Between which messages: ``began`` and ``ended`` are how many the receiver had got by then. An
-    end that was not told yet is far away.
-    """
-
-    began: int
-    ended: float = inf
-    began_at: float = inf
-    ended_at: float = inf
-
-
-@dataclass(slots=True)
-class Receiver:
-    """What one channel, or one reader of a plain channel, got."""
-
-    position: int = 0
-    # For each stream, in the order of coming: positions and numbers.
-    got: dict[Stream, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    gaps: list[Gap] = field(default_factory=list)
-
-    def last(self, by: str, to: str) -> int:
-        """The number that came last in a stream, or 0."""
-        got = self.got.get((by, to))
-        return got[-1][1] if got else 0
-
-    def may_have_missed(self, sent: Sent, after: float, before: float) -> bool:
-        """Whether a gap was told between the messages at two positions, and not over by then."""
-        return any(
-            gap.began < before and gap.ended >= after and sent.at <= gap.ended_at
-            for gap in self.gaps
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What should not have happened, how often, and one example."""
-
-    what: str
-    count: int
-    example: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.count}, such as {self.example}"
-
-
-@dataclass(slots=True)
-class Verdict:
-    """How a case ended."""
-
-    problems: list[Problem] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def add(self, what: str, examples: Iterable[object]) -> None:
-        """Examples of a problem; none is no problem."""
-        found = list(examples)
-        if found:
-            self.problems.append(Problem(what, len(found), str(found[0])))
 
 
 class Ledger:
     """All that was sent, acknowledged, received and told, from the start of traffic to its end.
 
     ``members``: the groups of each receiver. ``queues``: the readers of each plain channel.
+    ``kept``: the groups that have a history.
     """
 
     def __init__(
-        self, run: int, members: Mapping[str, Iterable[str]], queues: Mapping[str, Iterable[str]]
+        self,
+        run: int,
+        members: Mapping[str, Iterable[str]],
+        queues: Mapping[str, Iterable[str]],
+        kept: Iterable[str] = (),
     ) -> None:
         self.run = run
         self.members = {receiver: set(groups) for receiver, groups in members.items()}
         self.queues = {queue: set(readers) for queue, readers in queues.items()}
+        self.kept = set(kept)
         self.sent: dict[Stream, dict[int, Sent]] = defaultdict(dict)
         self.receivers: dict[str, Receiver] = defaultdict(Receiver)
         # When each receiver first got something of a group that was sent after `heal`.
@@ -118,8 +42,10 @@ class Ledger:
         self.killed: dict[str, float] = {}
         # Links over which plain channels were read, and that were broken without a gap.
         self.reading_links_broken = 0
-        # Plain channels may have lost what they held: Redis lost it.
+        # Plain channels and histories may have lost what they held: Redis lost it.
         self.data_lost = False
+        # Histories may have lost their last messages: another server took over, or might have.
+        self.failed_over = False
         self._strays: list[str] = []
         self._died: list[str] = []
         self._unhandled: list[str] = []
@@ -130,12 +56,17 @@ class Ledger:
         """What a worker reports, in the order of its happening."""
         for event in events:
             match event:
-                case ["got", receiver, run, by, to, number, at]:
-                    self._got(receiver, run, (by, to), number, at)
+                case ["got", receiver, run, by, to, number, position, at]:
+                    self._got(receiver, run, (by, to), number, position, at)
                 case ["sent", name, number, at]:
                     self.sent[worker, name][number] = Sent(at)
-                case ["done", name, number, outcome, _]:
-                    self.sent[worker, name][number].outcome = outcome
+                case ["done", name, number, outcome, position, _]:
+                    sent = self.sent[worker, name][number]
+                    sent.outcome, sent.position = outcome, position
+                case ["gap", receiver, reason, groups, recovered, _]:
+                    to = self.receivers[receiver]
+                    for group in groups:
+                        to.notices[group].append(Notice(to.position, reason, recovered))
                 case ["disconnect", receiver, at]:
                     to = self.receivers[receiver]
                     to.gaps.append(Gap(to.position, began_at=at))
@@ -158,7 +89,13 @@ class Ledger:
     def join(self, receiver: str, groups: Iterable[str], now: float) -> None:
         """A receiver that is new, and was in these groups by now."""
         self.members[receiver] = set(groups)
-        self.receivers[receiver].gaps.append(Gap(0, 0, began_at=now, ended_at=now))
+        self.receivers[receiver].joined_at = now
+
+    def back(self, receiver: str, now: float) -> None:
+        """All gaps of a receiver are over."""
+        to = self.receivers[receiver]
+        for gap in to.gaps:
+            gap.ended, gap.ended_at = min(gap.ended, to.position), min(gap.ended_at, now)
 
     def leave(self, worker: str, now: float) -> None:
         """A process was killed: nothing has to reach it, and nobody knows what it got last."""
@@ -166,13 +103,25 @@ class Ledger:
         for receiver in [receiver for receiver in self.members if _of(receiver) == worker]:
             del self.members[receiver]
 
-    def _got(self, receiver: str, run: int, stream: Stream, number: int, at: float) -> None:
+    def _got(
+        self,
+        receiver: str,
+        run: int,
+        stream: Stream,
+        number: int,
+        position: str | None,
+        at: float,
+    ) -> None:
         if run != self.run:
             self._strays.append(f"{stream[0]} to {stream[1]} no. {number} of an earlier run")
             return
         to = self.receivers[receiver]
         to.position += 1
         to.got[stream].append((to.position, number))
+        if stream[1] in self.kept:
+            epoch, _, offset = (position or "none-0").partition("-")
+            place = Place(to.position, epoch, int(offset), f"{stream[0]} no. {number}")
+            to.add(stream[1], place)
         key = (receiver, stream[1])
         if key not in self.flowing:
             # Its sender may be about to report it; then it was sent just now.
@@ -241,6 +190,7 @@ class Ledger:
         verdict.add("out of order", disordered)
         verdict.add("received though its sending had failed", revenants)
         verdict.add("received in the run after", self._strays)
+        judge_kept(self, verdict)
         unannounced = []
         for worker, of_worker in lost.items():
             # A drop that was counted is told, too: it has no name, so the numbers must agree.
@@ -258,7 +208,7 @@ class Ledger:
         self, receiver: str, stream: Stream, sent: dict[int, Sent]
     ) -> tuple[list[int], int]:
         """Numbers that a receiver missed without being told; and how many it was told of."""
-        to = self.receivers[receiver]
+        to, group = self.receivers[receiver], stream[1]
         place = {number: position for position, number in to.got.get(stream, [])}
         numbers = sorted(place)
         missed, told = [], 0
@@ -268,7 +218,11 @@ class Ledger:
             at = bisect.bisect(numbers, number)
             after = place[numbers[at - 1]] if at else 0
             before = place[numbers[at]] if at < len(numbers) else inf
-            if to.may_have_missed(message, after, before):
+            if not after and message.at <= to.joined_at:
+                continue
+            if noticed(to.notices[group], after, before) and (
+                group in self.kept or to.may_have_missed(message, after, before)
+            ):
                 told += 1
             else:
                 missed.append(number)
@@ -334,6 +288,12 @@ class Ledger:
             lost_in_gaps=explained,
             dropped=drops,
             gaps=len(gaps),
+            recovered=sum(
+                notice.recovered
+                for to in self.receivers.values()
+                for notices in to.notices.values()
+                for notice in notices
+            ),
             longest_gap=max((gap.ended_at - gap.began_at for gap in gaps), default=0.0),
         )
         if self.flowing and self.healed_at < inf:

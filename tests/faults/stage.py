@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,9 +16,11 @@ from tests.proxy import Proxy
 from tests.sentinels import Sentinels
 
 from .counts import Ledger, Verdict
+from .guests import Guests
+from .setup import OPTIONS, PASSWORD, RULES, USER, Setup
 from .traffic import Members, Process, WorkerFailed
 
-__all__ = ["Setup", "Stage"]
+__all__ = ["PASSWORD", "USER", "Setup", "Stage", "run"]
 
 # Seconds that coming back may take, and that leftovers have to go. Generous: the promise is that
 # it happens at all; how long it took is in the figures.
@@ -27,38 +28,6 @@ RECOVERY = 10.0
 REST = 5.0
 # What a process may have grown by since it began (bytes): a leak gets there in a long run.
 GROWTH = 64 * 1024 * 1024
-
-# Timeouts of which a case can await several in seconds; and room for all that comes at once.
-OPTIONS = {
-    "ping_interval": 0.4,
-    "connect_timeout": 1.0,
-    "backlog_timeout": 1.0,
-    "max_backoff": 0.1,
-    "capacity": 100_000,
-}
-USER, PASSWORD = "app", "secret"
-RULES = ("~*", "&*", "+@all")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a case needs; cases that need the same share it."""
-
-    processes: int = 3
-    groups: int = 24
-    # Groups that every process is in, and nobody sends to.
-    idle: int = 0
-    queues: int = 2
-    # Of each process; the groups are dealt out to them.
-    channels: int = 2
-    # Messages a second, from each process to each group.
-    rate: float = 4.0
-    servers: int = 1
-    sentinel: bool = False
-    # Of the layer, over OPTIONS.
-    options: tuple[tuple[str, Any], ...] = ()
-    # Seconds that the clock of the last process is off: nothing here goes by it.
-    clock: float = 86_400.0
 
 
 class Stage:
@@ -74,8 +43,9 @@ class Stage:
         self.sentinels: Sentinels | None = None
         # Those of a worker, by its name, in the order of the servers.
         self.proxies: dict[str, list[Proxy]] = {}
-        self.members = Members(setup.groups, setup.queues, setup.channels, setup.idle)
+        self.members = Members(setup.groups, setup.kept, setup.queues, setup.channels, setup.idle)
         self.ledger: Ledger = self.members.ledger(0, [])
+        self.guests = Guests()
         self._run = 0
         self._made = 0
         self._admins: dict[int, redis.Redis] = {}
@@ -313,6 +283,7 @@ class Stage:
         for worker in self.workers:
             await worker.ask("stop")
         failed += await self._mark()
+        await self.guests.all_go()
         drops = {
             worker.name: await self._dropped(worker) - self._drops.get(worker.name, 0)
             for worker in self.workers

@@ -8,7 +8,7 @@ import pytest
 
 from .counts import Ledger, Verdict
 
-BY, GROUP, QUEUE, HERE = "w1", "group", "queue", "w2/0"
+BY, GROUP, KEPT, QUEUE, HERE = "w1", "group", "kept", "queue", "w2/0"
 LOST = "ConnectionLost: the connection broke"
 
 
@@ -16,7 +16,9 @@ class Book:
     """A ledger of one sender and one receiver, with a clock that ticks with each event."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(7, {HERE: [GROUP]}, {QUEUE: [f"w2/{QUEUE}", f"w3/{QUEUE}"]})
+        self.ledger = Ledger(
+            7, {HERE: [GROUP, KEPT]}, {QUEUE: [f"w2/{QUEUE}", f"w3/{QUEUE}"]}, [KEPT]
+        )
         self.now = 0.0
 
     def take(self, worker: str, *event: Any) -> None:
@@ -27,15 +29,32 @@ class Book:
         for number in numbers:
             self.take(BY, "sent", to, number)
             if outcome is not None:
-                self.take(BY, "done", to, number, outcome)
+                self.take(BY, "done", to, number, outcome, None)
 
     def get(self, *numbers: int, to: str = GROUP, at: str = HERE, run: int = 7) -> None:
         for number in numbers:
-            self.take(at.partition("/")[0], "got", at, run, BY, to, number)
+            self.take(at.partition("/")[0], "got", at, run, BY, to, number, None)
+
+    def keep(self, *numbers: int, epoch: str = "a", outcome: str = "") -> None:
+        """Send to a group with a history; the offsets are the numbers."""
+        for number in numbers:
+            self.take(BY, "sent", KEPT, number)
+            position = None if outcome else f"{epoch}-{number}"
+            self.take(BY, "done", KEPT, number, outcome, position)
+
+    def get_kept(self, *numbers: int, epoch: str = "a", ahead: int = 0) -> None:
+        for number in numbers:
+            position = f"{epoch}-{number + ahead}"
+            self.take("w2", "got", HERE, 7, BY, KEPT, number, position)
 
     def told(self, *kinds: str) -> None:
         for kind in kinds:
             self.take("w2", kind, HERE)
+            if kind == "disconnect":
+                self.gap("reconnect")
+
+    def gap(self, reason: str, group: str = GROUP, *, recovered: bool = False) -> None:
+        self.take("w2", "gap", HERE, reason, [group], recovered)
 
     def judge(self, **drops: int) -> Verdict:
         return self.ledger.judge(drops)
@@ -222,6 +241,7 @@ def test_missing(book: Book) -> None:
 
 
 def test_flowing_again(book: Book) -> None:
+    book.ledger.members[HERE] = {GROUP}
     book.send(1)
     book.get(1)
     book.ledger.heal(book.now)
@@ -231,3 +251,87 @@ def test_flowing_again(book: Book) -> None:
     assert not book.ledger.all_flow
     book.get(2)
     assert book.ledger.all_flow
+
+
+def test_kept(book: Book) -> None:
+    book.keep(1, 2, 3)
+    book.get_kept(1)
+    book.told("disconnect", "reconnect")
+    book.gap("reconnect", KEPT, recovered=True)
+    book.get_kept(2, 3)
+    verdict = book.judge()
+    assert found(verdict) == {}
+    assert verdict.figures["recovered"] == 1
+
+
+@pytest.mark.parametrize("recovered", [True, None])
+def test_kept_and_lost(book: Book, recovered: bool | None) -> None:
+    """What is told of the link is no excuse, nor what is said to be recovered."""
+    book.keep(1, 2, 3)
+    book.get_kept(1)
+    book.told("disconnect", "reconnect")
+    if recovered:
+        book.gap("reconnect", KEPT, recovered=True)
+    book.get_kept(3)
+    problems = {"lost and not told": 1, "positions that do not follow": 1}
+    assert found(book.judge()) == problems
+    book.ledger.data_lost = True
+    assert found(book.judge()) == problems
+
+
+def test_kept_and_said_to_be_lost(book: Book) -> None:
+    """Only where Redis may have lost it."""
+    book.keep(1, 2, 3)
+    book.get_kept(1)
+    book.gap("epoch", KEPT)
+    book.get_kept(3)
+    assert found(book.judge()) == {"told to be lost, but Redis has it": 1}
+    book.ledger.data_lost = True
+    assert found(book.judge()) == {}
+
+
+def test_another_epoch(book: Book) -> None:
+    book.ledger.failed_over = True
+    book.keep(1, 2)
+    book.get_kept(1, 2)
+    book.keep(3, epoch="b")
+    book.get_kept(3, epoch="b")
+    assert found(book.judge()) == {"positions that do not follow": 1}
+
+
+def test_what_follows_upon_a_failover(book: Book) -> None:
+    """What the new server has of the old one comes behind the notice."""
+    book.ledger.failed_over = True
+    book.keep(1, 2, 3)
+    book.get_kept(1)
+    book.gap("failover", KEPT)
+    book.get_kept(2)
+    book.keep(4, epoch="b")
+    book.get_kept(4, epoch="b")
+    assert found(book.judge()) == {}
+    book.keep(5, 6, epoch="b")
+    book.get_kept(6, epoch="b")
+    assert found(book.judge()) == {"lost and not told": 1, "positions that do not follow": 1}
+
+
+def test_positions(book: Book) -> None:
+    book.keep(1, 2)
+    book.get_kept(1, 2, ahead=1)
+    assert found(book.judge()) == {"not at the position that its sender was told": 2}
+
+
+def test_kept_and_never_settled(book: Book) -> None:
+    book.keep(1, outcome=LOST)
+    assert found(book.judge()) == {"outcome not found out": 1}
+    book.ledger.failed_over = True
+    assert found(book.judge()) == {}
+
+
+def test_a_plain_group_is_told_twice(book: Book) -> None:
+    """That the link broke, and that something was missed."""
+    book.send(1, 2, 3)
+    book.get(1)
+    for kind in ("disconnect", "reconnect"):
+        book.take("w2", kind, HERE)
+    book.get(3)
+    assert found(book.judge()) == {"lost and not told": 1}

@@ -60,6 +60,13 @@ class Playing(threading.Thread):
                 self.verdicts[case.name].set_result(verdict)
 
 
+async def alone(name: str) -> Verdict:
+    """Once more, with nothing else of ours beside it."""
+    async with Campaign() as campaign:
+        ((case, seed),) = chosen([name], SEED)
+        return await campaign.play(case, seed)
+
+
 @pytest.fixture(scope="module")
 def playing(request: pytest.FixtureRequest) -> Iterator[Playing]:
     if not Path("/proc/self/fd").exists():
@@ -76,8 +83,11 @@ def playing(request: pytest.FixtureRequest) -> Iterator[Playing]:
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_case(playing: Playing, name: str) -> None:
-    verdict = playing.verdicts[name].result(timeout=LONGEST)
+def test_case(playing: Playing, name: str, request: pytest.FixtureRequest) -> None:
+    if getattr(request.node, "execution_count", 1) > 1:  # of pytest-rerunfailures
+        verdict = asyncio.run(alone(name))
+    else:
+        verdict = playing.verdicts[name].result(timeout=LONGEST)
     again = f"python -m tests.faults --case {name} --seed {SEED}"
     assert not verdict.problems, "\n".join(
         [*map(str, verdict.problems), f"figures: {verdict.figures}", f"again: {again}"]

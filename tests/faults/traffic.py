@@ -44,7 +44,6 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         # For as long as the process.
-        # For as long as the process.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
 
     @property
@@ -139,9 +138,13 @@ class Process:
 class Members:
     """Who is in which groups, and reads which plain channels."""
 
-    def __init__(self, groups: int, queues: int, channels: int, idle: int) -> None:
-        """Groups are dealt out to so many channels of each process; the idle ones are silent."""
-        self.groups = [f"group-{number}" for number in range(groups)]
+    def __init__(self, groups: int, kept: int, queues: int, channels: int, idle: int) -> None:
+        """Groups are dealt out to so many channels of each process; the idle ones are silent.
+
+        Those that are ``kept`` have a history.
+        """
+        self.kept = [f"kept-{number}" for number in range(kept)]
+        self.groups = [f"group-{number}" for number in range(groups)] + self.kept
         self.queues = [f"queue-{number}" for number in range(queues)]
         self.idle = [f"idle-{number}" for number in range(idle)]
         self._channels = channels
@@ -161,4 +164,4 @@ class Members:
             for receiver, groups in self.receivers(worker).items()
         }
         readers = {queue: [f"{worker}/{queue}" for worker in workers] for queue in self.queues}
-        return Ledger(run, members, readers)
+        return Ledger(run, members, readers, self.kept)

@@ -29,7 +29,7 @@ from django.conf import settings
 REPORT_EVERY = 0.05
 # Seconds between two rounds of sending.
 TICK = 0.02
-HOOKED = ("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",)
+HOOKED = ("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",), ("mpx.gap",)
 
 
 class Worker:
@@ -46,6 +46,9 @@ class Worker:
         self.sending: asyncio.Task[None] | None = None
         self.pending: set[asyncio.Task[None]] = set()
         self.unread: list[Any] = []
+        self.guests: dict[str, tuple[Any, asyncio.Task[None]]] = {}
+        self.quiet = False
+        self.pause = 0.0
         self.run = 0
         self.numbers: Counter[str] = Counter()
         self.padding = ""
@@ -70,11 +73,14 @@ class Worker:
         if idle:
             channel = await self.layer.new_channel()
             await asyncio.gather(*[self.layer.group_add(group, channel) for group in idle])
+            get = functools.partial(self.layer.receive, channel)
+            self.read(self.receive(f"{self.name}/idle", get))
 
-    def read(self, reader: Any) -> None:
+    def read(self, reader: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(reader)
         self.readers.add(task)
         task.add_done_callback(self.readers.discard)
+        return task
 
     async def receive(self, receiver: str, get: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         """Read for ever, and do nothing else: the promptest of consumers."""
@@ -97,13 +103,59 @@ class Worker:
                         event["by"],
                         event["to"],
                         event["n"],
+                        event.get("mpx_position"),
                         time.monotonic(),
                     ]
                 )
+            elif kind == "mpx.gap":
+                told = event["reason"], event["groups"], event["recovered"]
+                events.append(["gap", receiver, *told, time.monotonic()])
             elif kind == "mpx.activation":
                 pass
             else:
                 events.append([kind.removeprefix("mpx."), receiver, time.monotonic()])
+
+    async def come(
+        self, receiver: str, since: dict[str, str | None], pause: float = 0.0
+    ) -> dict[str, str | None]:
+        """Join groups from these positions on, or from their ends; return from which.
+
+        ``pause``: what the reader waits before each message, until `hurry`.
+        """
+        mailbox = await self.layer.open_channel(hooks=self.hooks)
+        since = dict(since)
+        try:
+            for group, position in since.items():
+                if position is None:
+                    position = (await self.layer.group_history(group, limit=1)).position
+                    since[group] = position
+                recovery = await self.layer.group_add(group, mailbox.channel, since=position)
+                if recovery is not None and not recovery.recovered:
+                    told = recovery.reason, [group], False
+                    self.events.append(["gap", receiver, *told, time.monotonic()])
+        except BaseException:
+            self.layer.close_channel(mailbox)
+            raise
+        self.pause = pause
+
+        async def get() -> dict[str, Any]:
+            if self.pause:
+                await asyncio.sleep(self.pause)
+            return await mailbox.get()
+
+        self.guests[receiver] = mailbox, self.read(self.receive(receiver, get))
+        return since
+
+    async def hurry(self) -> None:
+        """Whoever was slow is as prompt as the others."""
+        self.pause = 0.0
+
+    async def go(self, receiver: str) -> None:
+        """End what `come` began; what is unread is not read any more."""
+        mailbox, reader = self.guests.pop(receiver)
+        reader.cancel()
+        await asyncio.wait([reader])
+        self.layer.close_channel(mailbox)
 
     async def never_read(self, groups: list[str]) -> None:
         """Open a channel in these groups, and never take a message."""
@@ -123,6 +175,7 @@ class Worker:
         """Send ``rate`` messages a second to each of these, until `stop`."""
         self.run = run
         self.numbers.clear()
+        self.quiet = False
         self.sending = asyncio.get_running_loop().create_task(self.go_on(groups, queues, rate))
 
     async def go_on(self, groups: list[str], queues: list[str], rate: float) -> None:
@@ -134,6 +187,8 @@ class Worker:
             # A process that was stopped makes up for nothing.
             due = max(due + TICK, loop.time() - TICK)
             await asyncio.sleep(due - loop.time())
+            if self.quiet:
+                continue
             owed += len(sends) * rate * TICK
             while owed >= 1:
                 owed -= 1
@@ -155,12 +210,12 @@ class Worker:
 
     async def send_one(self, send: Any, name: str, number: int, message: dict[str, Any]) -> None:
         self.events.append(["sent", name, number, time.monotonic()])
-        outcome = ""
+        outcome, position = "", None
         try:
-            await send(name, message)
+            position = await send(name, message)
         except Exception as error:
             outcome = describe(error)
-        self.events.append(["done", name, number, outcome, time.monotonic()])
+        self.events.append(["done", name, number, outcome, position, time.monotonic()])
 
     async def burst(self, group: str, count: int, size: int, at_once: int) -> None:
         """Send so many messages to a group, some of them in one turn; return when Redis has all."""
@@ -170,6 +225,23 @@ class Worker:
                 for _ in range(min(at_once, count - start))
             ]
             await asyncio.gather(*tasks)
+
+    async def be_quiet(self, quiet: bool) -> None:
+        """Send nothing of one's own accord for a while."""
+        self.quiet = quiet
+
+    async def keyed(self, group: str, count: int) -> None:
+        """Send messages with a key each, at once, and each that went well a second time."""
+
+        async def twice(name: str, message: dict[str, Any]) -> Any:
+            key = f"{message['run']}-{message['by']}-{message['n']}"
+            position = await self.layer.group_send(name, message, idempotency_key=key)
+            again = await self.layer.group_send(name, message, idempotency_key=key)
+            if again != position:
+                raise RuntimeError(f"at {position}, and at {again}")
+            return position
+
+        await asyncio.gather(*[self.submit(twice, group) for _ in range(count)])
 
     async def stop(self) -> None:
         """Send no more; returns when all that was sent has succeeded or failed."""

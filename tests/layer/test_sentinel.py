@@ -52,6 +52,7 @@ async def test_a_failover_under_use(make_layer: MakeLayer, sentinels: Sentinels)
     promise = await layer.new_promise("order")
     assert await other.resolve("order", 1) == 1
     assert await promise == 1
+    assert (await layer.healthy(PATIENCE)).ok
     with after.client() as client:
         assert client.pubsub_numsub(names_of(layer).group("room"))[0][1] == 1
 
@@ -65,6 +66,7 @@ async def test_several_databases_of_one_service(
     for number in range(20):
         await layer.group_send(f"room-{number}", {"type": "x", "n": number})
         assert (await layer.receive(channel))["n"] == number
+    assert (await layer.healthy(PATIENCE)).ok
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await layer.receive(channel)
@@ -77,7 +79,10 @@ async def test_no_master_is_said_with_its_name(make_layer: MakeLayer, sentinels:
     layer = make_layer(hosts=hosts, connect_timeout=0.5)
     with pytest.raises(NotConnected) as caught:
         await layer.new_channel()
-    said = str(caught.value)
+    unhealthy = (await layer.healthy(0.5)).reason
+    assert unhealthy is not None
+    assert "no Sentinel knows a master of 'nobody'" in unhealthy
+    said = f"{caught.value} {unhealthy}"
     assert f"redis+sentinel://127.0.0.1:{port}/nobody did not confirm" in said
     assert "no Sentinel knows a master of 'nobody'" in said
     assert "hush" not in said

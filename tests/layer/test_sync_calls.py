@@ -17,9 +17,9 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer as TheirConsum
 from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 
+from mpx_channels.channels import mailboxes as mailboxes_module
 from mpx_channels.generic.websocket import AsyncJsonWebsocketConsumer as OurConsumer
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer
-from mpx_channels.layer.channels import mailboxes as mailboxes_module
 from mpx_channels.layer.hub import Hub
 from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE

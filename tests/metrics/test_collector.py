@@ -102,6 +102,9 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         "mpx_channels_messages_received_total": 4,
         "mpx_channels_deliveries_total": 3,
         "mpx_channels_gaps_total": 0,
+        "mpx_channels_replayed_messages_total": 0,
+        "mpx_channels_recoveries_total": 0,
+        "mpx_channels_failed_recoveries_total": 0,
         **{
             f"mpx_channels_dropped_messages_total:{cause}": int(cause == "unroutable")
             for cause in stats.drops
@@ -110,6 +113,7 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         f"mpx_channels_node_connected:{engine.nodes[0].address}": 1,
         "mpx_channels_connected_timestamp_seconds": engine.connected_since,
         "mpx_channels_reconnects_total": 0,
+        "mpx_channels_probe_reconnects_total": 0,
         "mpx_channels_redis_names_wanted": engine.names_wanted,
         "mpx_channels_redis_names_confirmed": engine.names_confirmed,
         "mpx_channels_redis_names_refused": 0,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mpx_channels.channels.layer_stats import LayerCounters
 from mpx_channels.layer import LayerStats
-from mpx_channels.layer.layer_stats import LayerCounters
 from mpx_channels.metrics import MpxCollector
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.figures import causes, figures

@@ -22,7 +22,7 @@ from mpx_channels.multiplexer.packing import pack
 from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire
-from tests.inside import counters_of, is_watched, refusable_in, waits_until
+from tests.inside import counters_of, is_watched, refusable_in, waits_until, watched_by
 
 from ..conftest import RestartableServer, eventually
 from ..proxy import Proxy
@@ -263,6 +263,57 @@ async def test_what_was_submitted_in_the_turn_of_the_break_waits_too(
     assert publisher.link.connections == 2
 
 
+async def test_what_is_found_out_comes_before_what_is_sent_later(
+    new_publisher: NewPublisher, proxy: Proxy, key: bytes
+) -> None:
+    """However often the link breaks; also before what was not written yet."""
+    publisher = await connected(new_publisher(proxy.url))
+    made: list[int] = []
+
+    def submit(number: int) -> asyncio.Future[Any]:
+        def again() -> bytes:
+            made.append(number)
+            return pack(b"RPUSH", key, b"again-%d" % number)
+
+        return publisher.submit(pack(b"RPUSH", key, b"%d" % number), again)
+
+    for _ in range(2):
+        proxy.to_server.freeze()
+        written = [submit(number) for number in range(3)]
+        await asyncio.sleep(0)
+        later = [submit(number) for number in range(3, 6)]
+        assert publisher.link.wire is not None
+        publisher.link.wire.abort(ConnectionLost("by the test"))
+        proxy.cut()  # and with it what was written
+        proxy.to_server.thaw()
+        await asyncio.gather(*written, *later)
+    assert publisher.waiting == 0
+    assert made[:3] == [0, 1, 2]
+    words = await publisher.submit(pack(b"LRANGE", key, b"0", b"-1"))
+    numbers = [int(word.removeprefix(b"again-")) for word in words]
+    assert numbers == [*range(6), *range(6)]
+
+
+async def test_what_is_to_be_found_out_waits_for_longer_than_others(
+    new_publisher: NewPublisher, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    publisher = await connected(new_publisher(restartable_server.url, backlog_timeout=0.05))
+    restartable_server.freeze()
+    try:
+        sent = publisher.submit(echo(1), lambda: echo(2))
+        await asyncio.sleep(0)
+        assert publisher.link.wire is not None
+        publisher.link.wire.abort(ConnectionLost("by the test"))
+        await eventually(lambda: publisher.link.wire is None)
+        with pytest.raises(NotConnected):
+            await publisher.submit(echo(3))
+        assert not sent.done()
+    finally:
+        restartable_server.thaw()
+    assert await sent == b"2"
+
+
 async def test_before_the_first_connection_commands_wait(
     new_publisher: NewPublisher, restartable_server: RestartableServer
 ) -> None:
@@ -284,6 +335,21 @@ async def test_the_backlog_is_bounded(
     assert counters(publisher).dropped_backlog_full == 1
     restartable_server.start()
     assert await asyncio.gather(*futures) == [b"0", b"1"]
+
+
+async def test_a_full_backlog_leaves_nothing_behind(
+    new_publisher: NewPublisher, restartable_server: RestartableServer
+) -> None:
+    """However often somebody tries while the server is away."""
+    publisher = new_publisher(
+        restartable_server.url, max_backlog=1, on_refusal=lambda command, future, error: False
+    )
+    waiting = publisher.submit(echo(1), lambda: echo(2))
+    with pytest.raises(BacklogFull):
+        publisher.submit(echo(3), lambda: echo(4))
+    await asyncio.sleep(0)
+    assert list(refusable_in(publisher)) == list(watched_by(publisher)) == [waiting]
+    waiting.cancel()
 
 
 async def test_the_backlog_is_bounded_in_time(
@@ -557,6 +623,25 @@ def test_a_loop_that_ended_without_a_stop(
         else:
             with pytest.raises(NotConnected, match=r"in 0.1 s"):
                 await publisher.submit(echo(3))
+        await publisher.stop()
+
+    asyncio.run(begin())
+    asyncio.run(again())
+
+
+def test_doubts_of_a_loop_that_ended_end_with_it(redis_url: str) -> None:
+    publisher = publisher_for(redis_url)
+
+    async def begin() -> None:
+        publisher.start()
+        await connected(publisher)
+        await publisher.submit(echo(1))
+        publisher.submit(echo(2), lambda: echo(3))
+
+    async def again() -> None:
+        publisher.start()
+        assert publisher.waiting == 0
+        assert await publisher.submit(echo(4)) == b"4"
         await publisher.stop()
 
     asyncio.run(begin())

@@ -220,6 +220,8 @@ async def test_states_of_the_server_are_no_refusals(
         ("BUSYKEY Target key name already exists.", False),
         ("ERR unknown command", False),
         ("", False),
+        ("Error running script (call to f_0a): @user_script:8: @user_script: 8: -BUSY x", True),
+        ("Error running script (call to f_0a): @user_script:8: @user_script: 8: -NOPERM x", False),
     ],
 )
 def test_what_is_transient(text: str, transient: bool) -> None:

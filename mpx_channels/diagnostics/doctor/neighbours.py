@@ -16,7 +16,7 @@ __all__ = ["CHECKS"]
 # Steps of SCAN, and keys looked at in each: a large server must not be kept busy.
 STEPS, KEYS_PER_STEP = 100, 1000
 
-# A process of ours: the control channel's name, its id, pid and host (see layer/names.py).
+# A process of ours: the control channel's name, its id, pid and host (see channels/names.py).
 PROCESS = re.compile(r"(.*):c:[0-9a-f]{16}:\d+:")
 # What channels_redis 4 makes of its prefix, by the source of its two layers: sorted sets for
 # groups and for a process' channels; Redis channels for both with its Pub/Sub layer.

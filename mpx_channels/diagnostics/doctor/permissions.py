@@ -44,6 +44,9 @@ NEEDED = (
     Use("mpx status and fleet_stats", ("pubsub|numsub", "pubsub|channels", "scan", "llen"),
         Level.WARNING),
     Use("flush", ("scan", "unlink"), Level.WARNING),
+    Use("groups with a history",
+        ("evalsha", "eval", "publish", "time", "info", "get", "set", "del", "hmget", "hget", "hset",
+         "hdel", "xadd", "xlen", "xrange", "pexpire"), Level.WARNING),
     Use("mpx listen to a plain channel", ("lrange", "time"), Level.INFO),
 )  # fmt: skip
 
@@ -120,7 +123,8 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
             refusals.add(command, error)
 
     probe = server.probe
-    for command, words in _on_keys(queue, wake):
+    history = [f"{prefix}:{kind}:{mark}" for kind in "hms"]
+    for command, words in (*_on_keys(queue, wake), *_on_history(*history)):
         await attempt(probe, command, *words)
     # A proper message: who listens to all groups by a pattern counts what it cannot read.
     message = server.config.wrapping().wrap(names[0], {"type": "mpx.doctor"})
@@ -175,6 +179,24 @@ def _on_keys(queue: str, wake: str) -> Iterable[tuple[str, Sequence[str]]]:
         ("blpop", (queue, wake, "0.01")),
         ("unlink", (queue,)),
         ("scan", ("0", "COUNT", "1")),
+    )
+
+
+def _on_history(stream: str, meta: str, server: str) -> Iterable[tuple[str, Sequence[str]]]:
+    """As `_on_keys`, for what a history is made of."""
+    return (
+        ("info", ("replication",)),
+        ("set", (server, "")),
+        ("get", (server,)),
+        ("hset", (meta, "e", "")),
+        ("hget", (meta, "e")),
+        ("hmget", (meta, "e")),
+        ("hdel", (meta, "e")),
+        ("xadd", (stream, "1-0", "d", "")),
+        ("xlen", (stream,)),
+        ("xrange", (stream, "-", "+")),
+        ("del", (stream, meta, server)),
+        ("unlink", (stream, meta, server)),
     )
 
 

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, SubscriptionClosed
 from mpx_channels.multiplexer.deadlines import Deadlines
 from mpx_channels.multiplexer.promises import fail_quietly
 
 from ..exceptions import PromiseRejected
-from ..part import Context, Part
 from .requests import Answer, Requests
 
 __all__ = ["LayerPromise", "Promises"]

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mpx_channels.channels.inbox import Inbox
+from mpx_channels.channels.names import PROCESS_ID_LENGTH
+from mpx_channels.channels.part import Context, Part
+from mpx_channels.channels.queues import Queues
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, commands
 
-from ..channels.inbox import Inbox
-from ..channels.queues import Queues
 from ..exceptions import RequestFailed
-from ..names import PROCESS_ID_LENGTH
-from ..part import Context, Part
 
 __all__ = ["REPLY_TO", "Answer", "Poll", "Requests"]
 

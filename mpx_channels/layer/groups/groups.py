@@ -6,12 +6,13 @@ import asyncio
 import heapq
 from collections.abc import Mapping, Sequence
 
+from mpx_channels.channels.mailbox import Delivery
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context
+from mpx_channels.messages.envelope import POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import BacklogFull, commands
 
-from ..channels.mailbox import Delivery
-from ..channels.mailboxes import Mailboxes
-from ..part import Context
 from .topics import ChannelTopics, Observer
 from .wildcards import Wildcards
 
@@ -72,6 +73,9 @@ class Groups(ChannelTopics):
         if topic is None:
             counters.dropped_unroutable += 1
             return
+        if topic.track is not None and self.histories is not None and data.startswith(POSITIONED):
+            self.histories.received(topic, data)
+            return
         try:
             header, body = self._unwrap(name, data)
             item = Delivery(self._decode, body, self._time() + context.expiry)
@@ -88,7 +92,7 @@ class Groups(ChannelTopics):
             if mailbox.put(item):
                 delivered += 1
             else:
-                self._mailboxes.full(mailbox)
+                self._mailboxes.full(mailbox, name)
         counters.deliveries += delivered
 
     # -- look ---------------------------------------------------------------------------------

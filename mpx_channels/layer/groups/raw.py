@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..channels.mailbox import Event
-from ..channels.mailboxes import Mailboxes
-from ..part import Context
+from mpx_channels.channels.mailbox import Event
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context
+
 from .topics import ChannelTopics, Observer, PatternTopics, Topics
 
 __all__ = ["RawChannels", "RawPatterns"]

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from mpx_channels.channels.mailbox import Mailbox
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.multiplexer import ChannelSubscription, LinkLost, Node, PatternSubscription
-
-from ..channels.mailbox import Mailbox
-from ..part import Context, Part
 
 __all__ = ["ChannelTopics", "Observer", "PatternTopics", "Topic", "Topics"]
 
@@ -20,8 +19,8 @@ class Observer(Protocol):
     def went_live(self, topic: Topic, mailboxes: Collection[Mailbox], /) -> None:
         """Redis delivers a topic to these members from now on."""
 
-    def went_down(self, mailboxes: Collection[Mailbox], /) -> None:
-        """These members of a topic do not get its messages any more."""
+    def went_down(self, topic: Topic, /) -> None:
+        """The members of a topic do not get its messages any more; it is ``live`` if they did."""
 
     def left(self, mailbox: Mailbox, /) -> None:
         """A channel that was cut off has one topic less to wait for."""
@@ -30,7 +29,7 @@ class Observer(Protocol):
 class Topic:
     """One name, and the channels of this process that hear it."""
 
-    __slots__ = ("live", "members", "name", "owner")
+    __slots__ = ("at_once", "live", "members", "name", "owner", "track")
 
     def __init__(self, owner: Topics, name: str, live: bool) -> None:
         self.owner = owner
@@ -38,16 +37,21 @@ class Topic:
         self.members: dict[str, Mailbox] = {}
         # Whether Redis delivers the name here now.
         self.live = live
+        # Whether who joins has nothing to wait for; it may have, if not, where there is a history.
+        self.at_once = live
+        # How far this process has come in the history, of a group that has one.
+        self.track: Track | None = None
 
     def add(self, mailbox: Mailbox) -> None:
         """Make a channel a member; once is enough."""
         members, channel = self.members, mailbox.channel
         if channel not in members:
             members[channel] = mailbox
-            if mailbox.memberships is None:
+            memberships = mailbox.memberships
+            if memberships is None:
                 mailbox.memberships = [self]
             else:
-                mailbox.memberships.append(self)
+                memberships.append(self)
             return
         owner = self.owner
         if self.live and owner.tentative:
@@ -58,6 +62,34 @@ class Topic:
     def leave(self, mailbox: Mailbox) -> None:
         """Make a channel no member."""
         self.owner.leave(self.name, mailbox)
+
+
+class Track(Protocol):
+    """What is kept of a topic whose messages have an order that is known.
+
+    ``first``: done once it is known where the topic stood before any join is over; None then.
+    """
+
+    first: asyncio.Future[None] | None
+
+    def left(self, mailbox: Mailbox, /) -> None:
+        """It is no member any more."""
+
+    def end(self) -> None:
+        """Nobody is a member any more."""
+
+
+class Histories(Protocol):
+    """Whoever keeps track of topics that have a history."""
+
+    def opened(self, topic: Topic, /) -> None:
+        """It is about to have its first member here."""
+
+    def activated(self, topic: Topic, /) -> None:
+        """Redis has confirmed a topic that has a track."""
+
+    def received(self, topic: Topic, data: bytes, /) -> None:
+        """A message with a position has come to a topic that has a track."""
 
 
 class Tentative:
@@ -85,6 +117,8 @@ class Topics(Part):
         # Members that leave once something has come, each with a token of this leave.
         self.leaving: dict[tuple[Topic, Mailbox], object] = {}
         self._observer = observer
+        # None where no topic can have one.
+        self.histories: Histories | None = None
 
     def public(self, name: str) -> str:
         """From the name in Redis to the name as users know it."""
@@ -102,10 +136,12 @@ class Topics(Part):
             and (topic, mailbox) not in self.leaving
         )
         topic = self.enter(name, mailbox)
+        track = topic.track
         if topic.live:
             if mailbox.hooks is not None and not known:
                 self._observer.went_live(topic, (mailbox,))
-            return
+            if track is None or track.first is None:
+                return
         key = (name, mailbox.channel)
         if not known:
             self.tentative[key] = Tentative()
@@ -113,7 +149,10 @@ class Topics(Part):
         if tentative is not None:
             tentative.waiting += 1
         try:
-            await self.context.confirmations.wait(self, name)
+            if not topic.live:
+                await self.context.confirmations.wait(self, name)
+            if track is not None and track.first is not None:
+                await asyncio.wait((track.first,), timeout=self.context.connect_timeout)
         except BaseException:
             if tentative is not None:
                 tentative.waiting -= 1
@@ -127,22 +166,37 @@ class Topics(Part):
         """Make a channel a member; messages come once the topic is live."""
         topic = self.topics.get(name)
         if topic is None:
-            topic = self.topics[name] = Topic(self, name, self._subscribe(name))
+            topic = self._open(name)
         topic.add(mailbox)
+        return topic
+
+    def opened(self, name: str) -> Topic:
+        """A topic, perhaps without members: somebody is about to enter."""
+        return self.topics.get(name) or self._open(name)
+
+    def _open(self, name: str) -> Topic:
+        """A topic that has no members yet."""
+        topic = self.topics[name] = Topic(self, name, self._subscribe(name))
+        if self.histories is not None:
+            self.histories.opened(topic)
         return topic
 
     def leave(self, name: str, mailbox: Mailbox) -> bool:
         """Make a channel no member; False if it was none."""
         try:
             topic = self.topics[name]
-            del topic.members[mailbox.channel]
+            members = topic.members
+            del members[mailbox.channel]
         except KeyError:
             return False
         if self.tentative:
             self.tentative.pop((name, mailbox.channel), None)
-        if mailbox.memberships is not None:
-            mailbox.memberships.remove(topic)
-        if not topic.members:
+        memberships = mailbox.memberships
+        if memberships is not None:
+            memberships.remove(topic)
+        if topic.track is not None:
+            topic.track.left(mailbox)
+        if not members:
             del self.topics[name]
             self._unsubscribe(name)
         if mailbox.cut_off:
@@ -186,14 +240,16 @@ class Topics(Part):
     def lost(self, loss: LinkLost) -> None:
         for topic in self.topics.values():
             if self._is_lost(topic.name, loss):
-                topic.live = False
-                self._observer.went_down(topic.members.values())
+                self._observer.went_down(topic)
+                topic.live = topic.at_once = False
 
     def clear(self) -> None:
         """Have no members at all; Redis is told at once."""
         self.tentative.clear()
         self.leaving.clear()
-        for name in list(self.topics):
+        for name, topic in list(self.topics.items()):
+            if topic.track is not None:
+                topic.track.end()
             del self.topics[name]
             self._unsubscribe(name, at_once=True)
 
@@ -221,8 +277,10 @@ class Topics(Part):
         """Redis has confirmed a name."""
         topic = self.topics.get(name)
         if topic is not None and not topic.live:
-            topic.live = True
+            topic.live, topic.at_once = True, topic.track is None
             self._observer.went_live(topic, topic.members.values())
+        if topic is not None and topic.track is not None and self.histories is not None:
+            self.histories.activated(topic)
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
         raise NotImplementedError

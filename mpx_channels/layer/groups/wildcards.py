@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from mpx_channels.channels.mailbox import Delivery, Item, Mailbox
+from mpx_channels.channels.mailboxes import Mailboxes
+from mpx_channels.channels.part import Context
+from mpx_channels.history.positions import split, text
+from mpx_channels.messages.envelope import POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 
-from ..channels.mailbox import Delivery, Item, Mailbox
-from ..channels.mailboxes import Mailboxes
-from ..part import Context
 from .topics import Observer, PatternTopics, Topic
 
 __all__ = ["Wildcards"]
+
+Put = Callable[[Mailbox, Item], object]
 
 
 class _Copies:
@@ -34,11 +38,16 @@ class _Copies:
         self.patterns: set[str] = set()
         self.receivers: set[Mailbox] = set()
 
-    def deliver(self, mailbox: Mailbox, item: Item, mailboxes: Mailboxes) -> None:
+    def deliver(
+        self, mailbox: Mailbox, item: Item, mailboxes: Mailboxes, put: Put | None = None
+    ) -> None:
         """To a mailbox that has not got it, and was not excluded."""
         if mailbox not in self.receivers and mailbox.channel not in self.excluded:
             self.receivers.add(mailbox)
-            mailboxes.deliver((mailbox,), item)
+            if put is not None:
+                put(mailbox, item)
+            else:
+                mailboxes.deliver((mailbox,), item, self.name)
 
 
 class Wildcards(PatternTopics):
@@ -49,6 +58,8 @@ class Wildcards(PatternTopics):
     def __init__(self, context: Context, observer: Observer, mailboxes: Mailboxes) -> None:
         super().__init__(context, observer, self._match)
         self._mailboxes = mailboxes
+        # The members of a group with a history.
+        self.with_history: Callable[[str], Collection[Mailbox]] = lambda name: ()
         # The last publish of each server, by the server's node.
         self._copies: dict[Node, _Copies] = {}
 
@@ -79,19 +90,27 @@ class Wildcards(PatternTopics):
         item: Delivery,
         excluded: Collection[str],
         members: Collection[Mailbox],
+        *,
+        put: Put | None = None,
+        behind: Collection[Mailbox] = (),
     ) -> None:
-        """To the members of a group what came by the group's own name."""
+        """To the members of a group what came by the group's own name.
+
+        Of a group with a history, ``put`` is how, and ``behind`` get it out of that.
+        """
         if self.topics:
             # Kept only if it may come again: it keeps all who got it.
-            tagged = self._tagged(name, body)
+            tagged = self._tagged(name, data, body, item.expires)
             copies = _Copies(name, data, tagged, excluded)
             self._copies[self.context.multiplexer.server_of(name)] = copies
         else:
             tagged = item
             copies = _Copies(name, data, item, excluded)
             self._copies.clear()
+        if behind:
+            copies.receivers.update(behind)
         for mailbox in members:
-            copies.deliver(mailbox, tagged if mailbox.wildcards else item, self._mailboxes)
+            copies.deliver(mailbox, tagged if mailbox.wildcards else item, self._mailboxes, put)
 
     def _match(self, pattern: str, name: str, data: bytes) -> None:
         """A message to a group that matches somebody's pattern here."""
@@ -109,11 +128,14 @@ class Wildcards(PatternTopics):
             context.counters.messages_in += 1
             try:
                 header, body = context.wrapping.unwrap(name, data)
-                item = self._tagged(name, body)
+                item = self._tagged(name, data, body, context.loop.time() + context.expiry)
             except UnreadableMessage as error:
                 context.unreadable(name, error)
                 return
             copies = self._copies[server] = _Copies(name, data, item, header.get("not", ()))
+            if data.startswith(POSITIONED):
+                # They get it by the group itself, or out of its history.
+                copies.receivers.update(self.with_history(name))
         copies.patterns.add(pattern)
         for mailbox in self.members_of(pattern):
             copies.deliver(mailbox, copies.item, self._mailboxes)
@@ -128,8 +150,9 @@ class Wildcards(PatternTopics):
     def counts(self) -> Mapping[str, int]:
         return {"patterns": len(self.topics)}
 
-    def _tagged(self, name: str, body: bytes | memoryview) -> Delivery:
+    def _tagged(self, name: str, data: bytes, body: bytes | memoryview, expires: float) -> Delivery:
         context = self.context
         extra = {"mpx_group": context.names.group_of(name)}
-        expires = context.loop.time() + context.expiry
+        if data.startswith(POSITIONED):
+            extra["mpx_position"] = text(split(data))
         return Delivery(context.wrapping.decode, body, expires, extra)

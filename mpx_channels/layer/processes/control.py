@@ -7,15 +7,15 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mpx_channels.channels.inbox import Inbox
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 from mpx_channels.multiplexer.wire import forget_task
 
 from ..answers.requests import Answer, Poll, Requests
-from ..channels.inbox import Inbox
 from ..exceptions import ForeignChannel
-from ..part import Context, Part
 from .fleet import host_name
 
 __all__ = ["Control"]
@@ -28,7 +28,7 @@ class Control(Part):
     """Asks all processes of the prefix, or the one that owns a channel; and serves what they ask.
 
     A question says under ``do`` what it wants; parts put here what they do. Besides, each process
-    is subscribed to a name that says that it lives, and where.
+    is subscribed to a name that says that it lives, and where; its probes go over that.
     """
 
     def __init__(self, context: Context, inbox: Inbox, requests: Requests) -> None:
@@ -43,7 +43,8 @@ class Control(Part):
 
     def started(self) -> None:
         alive = self._context.names.alive(self._context.process_id, os.getpid(), host_name())
-        self._subscription.add(*self._names.values(), alive)
+        self._subscription.add(*self._names.values())
+        self._context.multiplexer.probe_over(alive)
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -61,18 +62,12 @@ class Control(Part):
         body = self._encode(question)
         return (await self._requests.ask(inbox, body, timeout, enough=1)).answers
 
-    async def ask_owner(
-        self, do: str, group: str, channel: str, inbox: str, *, sent: bool = False
-    ) -> None:
-        """Have the process that owns a channel do something with it; returns when it has.
+    async def ask_owner(self, do: str, group: str, channel: str, inbox: str, **more: Any) -> Any:
+        """Have the process that owns a channel do something with it; returns what comes of it.
 
-        ``sent``: we published to the group just now, and that may reach the owner later than this.
         Raises `ForeignChannel` when it cannot, or does not say in ``connect_timeout`` seconds.
         """
-        question: Message = {"do": do, "group": group, "channel": channel}
-        if sent:
-            question["sent"] = True
-        body = self._context.wrapping.encode(question)
+        body = self._context.wrapping.encode({"do": do, "group": group, "channel": channel, **more})
         poll = await self._requests.ask(inbox, body, self._context.connect_timeout, enough=1)
         if not poll.asked:
             raise ForeignChannel(f"no process has the channel {channel!r} any more")
@@ -82,6 +77,7 @@ class Control(Part):
             raise ForeignChannel(f"the process of {channel!r} does not answer")
         if "error" in poll.answers[0]:
             raise ForeignChannel(f"{do} of {channel!r} by its process: {poll.answers[0]['error']}")
+        return poll.answers[0].get("value")
 
     def reachable(self) -> tuple[Node, ...]:
         """The nodes to ask: of several, those with a connection."""

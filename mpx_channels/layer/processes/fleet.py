@@ -12,9 +12,8 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any, Self
 
+from mpx_channels.channels.layer_stats import LayerStats
 from mpx_channels.loops.fork import in_forked_child
-
-from ..layer_stats import LayerStats
 
 __all__ = ["FleetStats", "ProcessStats", "counts", "host_name", "printable"]
 
@@ -94,7 +93,8 @@ class ProcessStats:
     - ``drops``: messages that somebody missed, by cause: those of `LayerStats`, and of
       `MultiplexerStats` ``queue_full``, ``backlog_full``, ``backlog_timeout``, ``unreadable``.
     - ``gaps``: how often a channel may have missed messages because the link broke.
-    - ``reconnects``: subscribing connections after the first.
+    - ``reconnects``: subscribing connections after the first; ``probe_reconnects``: those that
+      were made because the one before stood and delivered nothing.
     - ``names_refused``: names and patterns that it wants to hear, and that Redis refused when it
       was last asked, for lack of a permission mostly; ``refusal``: why it refused one of them.
     - ``round_trip``: seconds from a PING of that process to Redis' answer; None if it had none.
@@ -119,6 +119,7 @@ class ProcessStats:
     drops: Mapping[str, int] = field(default_factory=dict)
     gaps: int = told("gaps")
     reconnects: int = told("multiplexer.reconnects")
+    probe_reconnects: int = told("multiplexer.probe_reconnects")
     names_refused: int = told("multiplexer.names_refused")
     refusal: str = ""
     round_trip: float | None = None

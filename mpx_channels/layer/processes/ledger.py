@@ -11,10 +11,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import reduce
 from typing import Any, Protocol
 
+from mpx_channels.channels.layer_stats import LayerCounters, LayerStats
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.figures import gauges, parts
-
-from ..layer_stats import LayerCounters, LayerStats
 
 __all__ = ["Ledger", "LocalStats", "Source"]
 

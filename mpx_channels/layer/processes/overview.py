@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
+from mpx_channels.channels.layer_stats import LayerStats
+from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import (
     CommandRefused,
@@ -21,8 +23,6 @@ from mpx_channels.multiplexer.exceptions import describe
 
 from ..answers.requests import Answer
 from ..groups.groups import Groups
-from ..layer_stats import LayerStats
-from ..part import Context, Part
 from .control import Control
 from .fleet import FleetStats, ProcessStats, counts, printable
 
@@ -83,17 +83,17 @@ class Overview(Part):
         return (await self._group_sizes([group]))[group]
 
     async def flush(self) -> None:
-        """Have every process forget its groups and unread messages, and delete the queues."""
+        """Have every process forget its groups and unread messages, and delete all keys."""
         await self._wait_for_servers()
         await self._control.ask_everyone({"do": "flush"})
-        deleting = [self._delete_lists(node) for node in self._context.multiplexer.nodes]
+        deleting = [self._delete_keys(node) for node in self._context.multiplexer.nodes]
         for result in await asyncio.gather(*deleting, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _delete_lists(self, node: Node) -> None:
+    async def _delete_keys(self, node: Node) -> None:
         multiplexer = self._context.multiplexer
-        for pattern in self._context.names.lists:
+        for pattern in self._context.names.keys:
             async for keys in commands.scan(multiplexer, node, pattern):
                 await commands.unlink(multiplexer, node, keys)
 

@@ -60,12 +60,13 @@ def sent() -> set[str]:
     """The commands in the source of the layer and the engine, as ACL rules name them."""
     found = set()
     root = Path(mpx_channels.__file__).parent
-    for path in [*(root / "layer").rglob("*.py"), *(root / "multiplexer").rglob("*.py")]:
+    packages = ("channels", "history", "layer", "multiplexer")
+    for path in (path for package in packages for path in (root / package).rglob("*.py")):
         source = path.read_text()
         for word, sub in re.findall(r'b"([A-Z]{3,})"(?:, b"([A-Z]{3,})")?', source):
             if word not in ("MATCH", "COUNT", "PONG"):
                 found.add(f"{word}|{sub}".lower() if word == "PUBSUB" else word.lower())
-        found |= {word.lower() for word in re.findall(r"redis\.call\('(\w+)'", source)}
+        found |= {word.lower() for word in re.findall(r"redis\.p?call\('(\w+)'", source)}
         found |= {word.lower() for word in re.findall(r"\\r\\n\$\d+\\r\\n([A-Z]+)\\r", source)}
     found.add("psubscribe")
     found.add("punsubscribe")

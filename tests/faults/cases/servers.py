@@ -139,6 +139,12 @@ async def read_only(stage: Stage) -> None:
     await stage.admin("REPLICAOF", "127.0.0.1", 1)
     await asyncio.sleep(0.7)
     await stage.admin("REPLICAOF", "NO", "ONE")
+    # It counts as another server from the first new connection on.
+    stage.ledger.failed_over = True
+    await asyncio.sleep(0.1)
+    for worker in stage.workers:
+        stage.proxy(worker).cut()
+        await stage.gap(worker)
 
 
 @case()
@@ -217,6 +223,7 @@ async def scripts_flushed(stage: Stage) -> None:
 async def failover(stage: Stage) -> None:
     """Sentinel makes the replica the master, as an operator asks it to."""
     assert stage.sentinels is not None
+    stage.ledger.failed_over = True
     await asyncio.to_thread(stage.sentinels.failover)
     for worker in stage.workers:
         await stage.gap(worker)

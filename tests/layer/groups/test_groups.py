@@ -17,9 +17,9 @@ from mpx_channels.multiplexer import (
     SubscriptionClosed,
     SubscriptionRefused,
 )
+from tests.channels.test_channels import receives_nothing
 from tests.conftest import RestartableServer, eventually
 from tests.inside import hub_of
-from tests.layer.channels.test_channels import receives_nothing
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 

@@ -3,11 +3,17 @@
 const RETRY_FIRST = 500; // milliseconds
 const RETRY_MOST = 10_000;
 const KEPT_MESSAGES = 500;
+const NOTICES = {
+  reconnecting: "The server is away. What you write is sent when it is back.",
+  redis: "Redis is away. What you write is sent when it is back.",
+};
 
 const connection = document.getElementById("connection");
 const log = document.getElementById("log");
 const empty = document.getElementById("empty");
+const outbox = document.getElementById("outbox"); // of a page where one writes
 const newer = document.getElementById("newer");
+const notice = document.getElementById("notice");
 const error = document.getElementById("error");
 
 // --- the connection -----------------------------------------------------------------------------
@@ -19,7 +25,6 @@ let connect;
 let socket = null;
 let retryTimer = null;
 let failures = 0;
-let wasConnected = false;
 
 /** Has a socket from `makeSocket`, and another one whenever it is lost. */
 export function keepOpen(makeSocket) {
@@ -28,8 +33,13 @@ export function keepOpen(makeSocket) {
   document.addEventListener("DOMContentLoaded", open);
 }
 
-export function isConnected() {
+function isConnected() {
   return socket?.readyState === WebSocket.OPEN;
+}
+
+/** Whether the server wants no more of us. */
+export function isClosed() {
+  return connection.dataset.state === "closed";
 }
 
 /** Sends a frame, and says whether that was possible. */
@@ -44,19 +54,24 @@ function open() {
   socket = connect();
   socket.addEventListener("open", onOpen);
   socket.addEventListener("close", onClose);
-  socket.addEventListener("message", ({ data }) => tell("frame", JSON.parse(data)));
+  socket.addEventListener("message", ({ data }) => onFrame(JSON.parse(data)));
 }
 
-function tell(what, detail) {
+export function tell(what, detail) {
   live.dispatchEvent(new CustomEvent(what, { detail }));
 }
 
 function onOpen() {
   failures = 0;
-  showConnection("connected", "connected");
-  if (wasConnected) addNote("Reconnected. You may have missed messages.");
-  wasConnected = true;
   tell("open");
+}
+
+function onFrame(frame) {
+  if (frame.type === "redis" && frame.away) showConnection("redis", "Redis is away");
+  else if (frame.type === "redis" || frame.type === "entered") {
+    showConnection("connected", "connected");
+  }
+  tell("frame", frame);
 }
 
 function onClose({ code, reason }) {
@@ -83,6 +98,9 @@ function showConnection(state, words) {
   if (connection.dataset.state === state) return;
   connection.dataset.state = state;
   connection.textContent = words;
+  if (!notice) return;
+  notice.textContent = NOTICES[state] ?? "";
+  notice.hidden = !NOTICES[state];
 }
 
 export function showError(words) {
@@ -92,17 +110,24 @@ export function showError(words) {
 
 // --- the log ------------------------------------------------------------------------------------
 
-/** Adds to the log, and scrolls there if `mustSee`, or if that is where one reads. */
+/** Adds to the log, before what waits to be sent. */
 export function append(entry, mustSee) {
+  log.insertBefore(entry, outbox);
+  hasGrown(mustSee);
+}
+
+/** Scrolls to what was added if `mustSee`, or if that is where one reads. */
+export function hasGrown(mustSee) {
   empty.remove();
-  log.append(entry);
   while (log.childElementCount > KEPT_MESSAGES) log.firstElementChild.remove();
   if (mustSee || following) toBottom();
   else newer.hidden = false;
 }
 
-function addNote(words) {
-  append(element("p", "note", words), false);
+/** Says something in the log, and not twice in a row. */
+export function addNote(words) {
+  const last = outbox ? outbox.previousElementSibling : log.lastElementChild;
+  if (last?.textContent !== words) append(element("p", "note", words), false);
 }
 
 /** An element with text in it; never HTML: it is what a stranger typed. */
@@ -113,15 +138,15 @@ export function element(tag, className, text = "") {
   return made;
 }
 
-/** Who it was, shown as `words` (such as "You"), and that it was now. */
-export function byline(from, words = from) {
+/** Who it was, shown as `words` (such as "You"), and when: now, if not told otherwise. */
+export function byline(from, words = from, time = new Date()) {
   const by = document.createElement("header");
   const who = element("b", "", words);
   who.style.setProperty("--hue", hue(from));
-  const now = new Date();
   const when = document.createElement("time");
-  when.dateTime = now.toISOString();
-  when.textContent = now.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  when.dateTime = time.toISOString();
+  when.title = time.toLocaleString();
+  when.textContent = time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   by.append(who, " ", when);
   return by;
 }

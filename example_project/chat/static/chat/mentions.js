@@ -1,6 +1,6 @@
 // The page of mentions: what comes over the socket goes into the log.
 
-import { append, byline, element, keepOpen, live } from "./live.js";
+import { addNote, append, byline, element, keepOpen, live } from "./live.js";
 
 const { name } = document.getElementById("mentions").dataset;
 
@@ -11,8 +11,13 @@ function connect() {
   return new WebSocket(url);
 }
 
+let entered = false;
+
 live.addEventListener("frame", ({ detail }) => {
   if (detail.type === "mention") addMention(detail);
+  const back = detail.type === "entered" && entered;
+  if (back || detail.type === "missing") addNote("You may have missed messages here.");
+  entered ||= detail.type === "entered";
 });
 
 function addMention({ room, from, text, question }) {

@@ -43,9 +43,9 @@ let asking = false;
 
 askButton.addEventListener("click", () => {
   const text = field.value.trim();
-  if (!text || asking || !send({ ask: text, timeout })) return;
-  asking = true;
-  showError("");
+  if (!text || asking) return;
+  asking = send({ ask: text, timeout });
+  showError(asking ? "" : "The server is away. Ask again when it is back.");
   field.focus();
 });
 

@@ -1,15 +1,21 @@
 // The room's page: what people say comes into the log, what one types goes out.
 
-import { append, byline, element, isConnected, keepOpen, live, send, showError } from "./live.js";
+import { addNote, append, byline, element, isClosed } from "./live.js";
+import { keepOpen, live, send, showError } from "./live.js";
+import { confirm, isOwn, restore, say, sendAgain, wasRefused, wasSent } from "./outbox.js";
 
 const chat = document.getElementById("chat");
 const log = document.getElementById("log");
+const outbox = document.getElementById("outbox");
 const composer = document.getElementById("composer");
 const field = document.getElementById("text");
 
 const { room, name } = chat.dataset;
 
 // --- the connection -----------------------------------------------------------------------------
+
+// Of the last message that came: what comes after it is what this page misses.
+let position = null;
 
 function connect() {
   const url = new URL(`/ws/chat/${encodeURIComponent(room)}/`, location.href);
@@ -18,42 +24,55 @@ function connect() {
   return new WebSocket(url);
 }
 
-function onOpen() {
-  // What was under way when the last connection broke doesn't come over this one.
-  unconfirmed.length = 0;
+live.addEventListener("open", () => {
+  send({ enter: position });
   updateButtons();
-}
+});
 
-live.addEventListener("open", onOpen);
 live.addEventListener("close", updateButtons);
-live.addEventListener("frame", (event) => onFrame(event.detail));
+
+live.addEventListener("frame", ({ detail: frame }) => {
+  // Before anything else: whatever becomes of a message here, it has come.
+  position = frame.position ?? position;
+  onFrame(frame);
+});
 
 // --- messages -----------------------------------------------------------------------------------
 
-// Texts sent and not yet come back. Two people may have the same name, so a message is one's own
-// when its text is waited for as well.
-const unconfirmed = [];
-
 function onFrame(frame) {
   if (frame.type === "message") {
-    const waitedFor = frame.from === name ? unconfirmed.indexOf(frame.text) : -1;
-    if (waitedFor !== -1) unconfirmed.splice(waitedFor, 1);
-    addMessage(frame.from, frame.text, waitedFor !== -1);
+    addMessage(frame);
+  } else if (frame.type === "history") {
+    if (frame.missing) addNote("Some messages may be missing here.");
+    frame.messages.forEach(addMessage);
+  } else if (frame.type === "entered") {
+    log.setAttribute("aria-live", "polite");
+    sendAgain();
+  } else if (frame.type === "redis" && !frame.away) {
+    sendAgain();
+  } else if (frame.type === "sent") {
+    wasSent(frame.key);
   } else if (frame.type === "error") {
-    showError(frame.message);
+    if (frame.key) wasRefused(frame.key, frame.message);
+    else showError(frame.message);
   }
 }
 
-function addMessage(from, text, own) {
-  const last = log.lastElementChild;
+function addMessage({ key, from, text, at }) {
+  // The last messages may be here already, some of them.
+  if (log.querySelector(`[data-key="${CSS.escape(key)}"]`)) return;
+  confirm(key);
+  const own = isOwn(key);
+  const last = outbox.previousElementSibling;
   const message = element("article", own ? "message own" : "message");
+  message.dataset.key = key;
   message.dataset.from = from;
   // Someone who goes on talking is not named again, except to screen readers.
   const goesOn = last?.className === message.className && last.dataset.from === from;
   if (goesOn) message.dataset.goesOn = "";
 
-  message.append(byline(from, own ? "You" : from), element("p", "", text));
-  append(message, own);
+  message.append(byline(from, own ? "You" : from, new Date(at * 1000)), element("p", "", text));
+  append(message, false);
 }
 
 // --- writing ------------------------------------------------------------------------------------
@@ -61,8 +80,8 @@ function addMessage(from, text, own) {
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = field.value.trim();
-  if (!text || !send({ text })) return;
-  unconfirmed.push(text);
+  if (!text || isClosed()) return;
+  say(text);
   field.value = "";
   showError("");
   updateButtons();
@@ -79,12 +98,13 @@ field.addEventListener("keydown", (event) => {
 field.addEventListener("input", updateButtons);
 
 function updateButtons() {
-  const useless = !isConnected() || !field.value.trim();
+  const useless = isClosed() || !field.value.trim();
   for (const button of composer.querySelectorAll("button")) button.disabled = useless;
   // Grow with the text, up to the style sheet's max-height.
   field.style.height = "auto";
   field.style.height = `${field.scrollHeight}px`;
 }
 
+restore();
 keepOpen(connect);
 updateButtons();
