@@ -55,5 +55,7 @@ class History(Subcommand):
         start = "the beginning" if since is None else since
         if not found.complete:
             out.note(f"Between {start} and these, messages are missing.", "dim")
+        if not found.messages:
+            out.note("There are none.", "dim")
         out.note(f"The next are those behind {found.position}.", "dim")
         return FINE

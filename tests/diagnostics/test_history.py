@@ -21,7 +21,11 @@ def test_the_last_messages(make_project: MakeProject) -> None:
     done = project.run("history", "room-1", "--limit", "1")
     assert done.stdout == f'{told["position"]}  {{"type": "x", "n": 2}}\n'
     assert "messages are missing" in done.stderr
+    assert "none" not in done.stderr
     assert f"behind {told['position']}" in done.stderr
+    done = project.run("history", "room-2")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("There are none.\nThe next are those behind ")
 
 
 def test_what_it_cannot_show(make_project: MakeProject) -> None:
