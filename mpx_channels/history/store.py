@@ -106,6 +106,8 @@ class Store:
         arguments = (*always, mark, envelope, key_bytes)
         epoch, offset = self._known.get(name) or ("", 0)
         settle: Sequence[bytes] | None = None
+        if not calls.sure or calls.waiting:
+            await calls.be_sure_in_turn()
         for doubt in self._doubts.get(name, ()):
             doubt.ask()  # what may still be sent comes before this
 
@@ -116,8 +118,6 @@ class Store:
             return settle
 
         try:
-            if not calls.sure:
-                await calls.learn()
             answer = await calls.publish(stream, *arguments, keys=3, again=again)
         except MpxError as error:
             calls.refused(error)
@@ -150,7 +150,7 @@ class Store:
                     await asyncio.sleep(PAUSE)
                 try:
                     if not calls.sure:
-                        await calls.learn()
+                        await calls.be_sure_in_turn()
                     return await doubt.ask()
                 except MpxError as another:
                     calls.refused(another)
@@ -263,6 +263,9 @@ class _Scripts:
         self.sure = True
         self._multiplexer = multiplexer
         self._node = node
+        # How many are about to publish, and in which order.
+        self.waiting = 0
+        self._turn = asyncio.Lock()
         self._learn = (b"EVAL", scripts.LEARN.encode(), b"1", server.encode())
         multiplexer.begin_with(*self._learn, node=node, heard=self._learnt)
         self.publish = FrequentScript(scripts.PUBLISH, multiplexer, node)
@@ -273,6 +276,16 @@ class _Scripts:
     def command(self, *words: bytes, again: Again | None = None) -> asyncio.Future[Any]:
         """As `Multiplexer.command`, on this node."""
         return self._multiplexer.command(*words, node=self._node, again=again)
+
+    async def be_sure_in_turn(self) -> None:
+        """As `learn`, if that has to be. Who comes while somebody waits, waits behind them."""
+        self.waiting += 1
+        try:
+            async with self._turn:
+                if not self.sure:
+                    await self.learn()
+        finally:
+            self.waiting -= 1
 
     async def learn(self) -> None:
         """Have the server say which one it is; raises as `Multiplexer.command`.

@@ -45,6 +45,8 @@ class Scripted:
     def begin_with(
         self, *words: bytes, node: Node, heard: Callable[..., object] = lambda done: None
     ) -> None:
+        if words[1] == scripts.LEARN.encode():
+            self.heard = heard
         self.command(*words).add_done_callback(heard)
 
     def command(
@@ -113,3 +115,32 @@ async def test_what_is_known_is_not_asked_again() -> None:
     assert server.settled == 1
     assert await first == ((EPOCH, 1), 0)
     assert server.settled == 1
+
+
+async def test_who_comes_while_another_finds_out_comes_behind() -> None:
+    """Also if it is known by then: the order of messages holds."""
+    server = Scripted(LOST)
+    store = store_on(server)
+    await store.publish("room", SETTING, b"0", None)
+    await asyncio.sleep(0)
+    asked, answer = server.command, asyncio.get_running_loop().create_future()
+    sent: list[bytes] = []
+
+    def command(*words: bytes, **more: Any) -> asyncio.Future[Any]:
+        if words[1] == scripts.LEARN.encode():
+            return answer
+        sent.append(words[-2])
+        return asked(*words, **more)
+
+    server.command = command  # type: ignore[method-assign]
+    sending = []
+    for number in (b"1", b"2", b"3"):
+        sending.append(asyncio.create_task(store.publish("room", SETTING, number, None)))
+        await asyncio.sleep(0)
+        if number == b"1":  # a new connection has said it meanwhile
+            known: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            known.set_result(None)
+            server.heard(known)
+    answer.set_result(None)
+    await asyncio.gather(*sending)
+    assert sent == [b"1", b"2", b"3"]
