@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -22,13 +24,16 @@ Looked = tuple[Topic, State | None, int | None, bool]
 
 
 class Looks:
-    """Gathers the topics of a turn of the event loop, and asks each node for up to 512 at once."""
+    """Gathers the topics of a node for a turn of the event loop, and for as long as it is asked.
+
+    Up to 512 are one question.
+    """
 
     def __init__(
         self,
         context: Context,
         store: Store,
-        run: Callable[[Coroutine[Any, Any, None]], object],
+        run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         on_looked: Callable[[list[Looked]], None],
         failed: Callable[[MpxError], None],
     ) -> None:
@@ -39,20 +44,26 @@ class Looks:
         self._run = run
         self._on_looked = on_looked
         self._failed = failed
-        # Topics to look at in this turn of the loop, and who waits for their states.
-        self._looks: dict[Topic, list[asyncio.Future[State]]] = {}
+        # Topics to look at next, and who waits for their states.
+        self._next: dict[Node, dict[Topic, list[asyncio.Future[State]]]] = {}
+        # How many questions a node has to answer before that.
+        self._asked: Counter[Node] = Counter()
 
     def close(self) -> None:
         """Leave nobody waiting."""
-        looks, self._looks = self._looks, {}
-        for asked in looks.values():
-            _fail(asked, MultiplexerStopped("the layer was closed"))
+        looks, self._next = self._next, {}
+        for each in looks.values():
+            for asked in each.values():
+                _fail(asked, MultiplexerStopped("the layer was closed"))
 
     def at(self, topic: Topic) -> list[asyncio.Future[State]]:
         """Look at a topic; its state is set on the futures that are added to what this returns."""
-        if not self._looks:
-            self._loop.call_soon(self._look)
-        return self._looks.setdefault(topic, [])
+        node = self._multiplexer.node_of(topic.name)
+        looks = self._next.get(node)
+        if looks is None:
+            looks = self._next[node] = {}
+            self._loop.call_soon(self._look, node)
+        return looks.setdefault(topic, [])
 
     async def state(self, topic: Topic) -> State:
         """How a history stands on the server; raises as `Multiplexer.command`.
@@ -70,15 +81,20 @@ class Looks:
                 f"{node} did not say in {self._timeout} s how far {topic.name!r} has come"
             ) from None
 
-    def _look(self) -> None:
-        looks, self._looks = self._looks, {}
-        by_node: dict[Node, list[Topic]] = {}
-        for topic in looks:
-            by_node.setdefault(self._multiplexer.node_of(topic.name), []).append(topic)
-        for node, topics in by_node.items():
-            for start in range(0, len(topics), LOOKED_AT_ONCE):
-                chunk = topics[start : start + LOOKED_AT_ONCE]
-                self._run(self._look_at_chunk(node, {topic: looks[topic] for topic in chunk}))
+    def _look(self, node: Node) -> None:
+        if self._asked[node]:
+            return  # this is called again when there are the answers
+        looks = self._next.pop(node, {})
+        topics = list(looks)
+        for start in range(0, len(topics), LOOKED_AT_ONCE):
+            chunk = topics[start : start + LOOKED_AT_ONCE]
+            self._asked[node] += 1
+            task = self._run(self._look_at_chunk(node, {topic: looks[topic] for topic in chunk}))
+            task.add_done_callback(functools.partial(self._answered, node))
+
+    def _answered(self, node: Node, task: asyncio.Task[None]) -> None:
+        self._asked[node] -= 1
+        self._look(node)
 
     async def _look_at_chunk(
         self, node: Node, looks: Mapping[Topic, list[asyncio.Future[State]]]
