@@ -184,7 +184,7 @@ async def under_fire(layer: Any, client: redis.Redis) -> tuple[int, list[tuple[i
         channel = await layer.new_channel()
         await layer.group_add(f"room-{group}", channel)
         readers.append(asyncio.create_task(member(group, channel)))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # channels_redis returns before Redis has confirmed
     for number in range(MESSAGES):
         if number % (MESSAGES // KILLS) == MESSAGES // KILLS // 2:
             await asyncio.to_thread(client.execute_command, "CLIENT", "KILL", "TYPE", "pubsub")

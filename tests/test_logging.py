@@ -16,6 +16,7 @@ from .docs.pages import DOCS, ROOT, blocks
 
 PACKAGE = ROOT / "mpx_channels"
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+RECEIVER = re.compile(r"(self\.)?(_?context\.)?_?(log|logger)")
 ROW = re.compile(r"^\| `(\w+)` \| ([A-Z]+) \| `(.+?)` \| (.+) \|$", re.MULTILINE)
 
 
@@ -31,7 +32,7 @@ def logged() -> Iterator[tuple[str, str, str, bool]]:
     for path, call in calls():
         assert isinstance(call.func, ast.Attribute)
         receiver = ast.unparse(call.func.value)
-        if call.func.attr in LEVELS and re.fullmatch(r"(self\.)?_?(log|logger)", receiver):
+        if call.func.attr in LEVELS and RECEIVER.fullmatch(receiver):
             if path.name == "logs.py":
                 continue
             limited = not receiver.endswith("logger")

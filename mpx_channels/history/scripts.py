@@ -148,9 +148,7 @@ if m[4] or key ~= '' then
     end
   end
 end
-if not m[4] and key == '' then
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], id, ARGV[5], data)
-elseif key == '' then
+if key == '' then
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data)
 else
   redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, ARGV[5], data, 'k', key)
