@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
 from .exceptions import GreenletsUnsupported
@@ -39,17 +39,25 @@ def start_thread(run: Callable[[], object], name: str) -> Callable[[float], obje
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread.join
-    ended: Future[None] = Future()
+    ended: list[bool] = []
 
     def run_to_end() -> None:
         try:
             run()
         finally:
-            ended.set_result(None)
+            ended.append(True)
+
+    def join(timeout: float) -> None:
+        # Not by a lock: one that a thread touches last of all does not always wake a greenlet.
+        from gevent import sleep
+
+        deadline = time.monotonic() + timeout
+        while not ended and time.monotonic() < deadline:
+            sleep(0.01)
 
     monkey: Any = sys.modules["gevent.monkey"]
     monkey.get_original("_thread", "start_new_thread")(run_to_end, ())
-    return lambda timeout: wait_for([ended], timeout)
+    return join
 
 
 def result_of(future: Future[T]) -> T:
