@@ -57,7 +57,7 @@ def call():
 def count_turns():
     global turns
     while True:
-        gevent.sleep(0)
+        gevent.sleep(0.001)  # with 0 it would keep the interpreter's lock from the other thread
         turns += 1
 
 counting = gevent.spawn(count_turns)
