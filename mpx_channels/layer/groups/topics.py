@@ -360,7 +360,7 @@ class PatternTopics(Topics):
             subscription.forget(activation)
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
-        return True  # each is on every server
+        return loss.patterns
 
     def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
         return self.context.multiplexer.fences(published)  # what it matches may be anywhere
