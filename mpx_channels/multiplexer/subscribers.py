@@ -48,6 +48,7 @@ class Subscribers:
         self._options = options
         self._linger = linger
         self._by_server: dict[Node, Subscriber] = {}
+        self._counted()
         for server in topology.servers:
             self.add(server)
         # For what is about no server, such as callbacks.
