@@ -128,6 +128,15 @@ class Multiplexer:
         self._subscriber: Subscriber = self._subscribers.all[0]
         self._publisher = self._publishers.only
 
+    # Whether it is that of a cluster, and with sharded channels.
+    cluster = False
+    sharded = False
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the number that `publish` returns is that of all who got it."""
+        return True
+
     @property
     def flow(self) -> Flow:
         """What holds messages back for readers: whoever keeps messages in a buffer tells it."""
@@ -143,6 +152,11 @@ class Multiplexer:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes, in the order of their URLs."""
+        return self._topology.nodes
+
+    @property
+    def seeds(self) -> tuple[Node, ...]:
+        """What it was made with."""
         return self._topology.nodes
 
     def node_of(self, name: str | bytes) -> Node:
@@ -322,6 +336,14 @@ class Multiplexer:
         key = encode_name(name)
         publisher = self._publisher or self._publishers.of(self._topology.node_of(key))
         return publisher.submit(pack_publish(key, data))
+
+    def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
+        """How many clients subscribe to this very name: an answer from each node that knows some.
+
+        Each is the name and a number; they fail as those of `command`.
+        """
+        key = encode_name(name)
+        return [self.command(b"PUBSUB", b"NUMSUB", key, node=self.node_of(key))]
 
     def fences(
         self, published: float, name: str | bytes | None = None

@@ -42,6 +42,8 @@ def pack_spublish(name: bytes, data: bytes) -> bytes:
 
 def key_of(*words: bytes) -> bytes | None:
     """The key of a command, or None if it has none, or is none that we send to keys."""
+    if words[:2] == (b"PUBSUB", b"SHARDNUMSUB"):
+        return words[2]
     at = _KEY_AT.get(words[0])
     if at is None or len(words) <= at or (at == 3 and words[2] == b"0"):
         return None

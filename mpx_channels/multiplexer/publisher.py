@@ -299,6 +299,7 @@ class Publisher:
     def _wait_for_link(self, command: bytes, future: asyncio.Future[Frame]) -> None:
         if len(self._backlog) >= self._max_backlog:
             self._counters.dropped_backlog_full += 1
+            self._refusable.pop(future, None)
             future.cancel()  # whoever keeps something for its answer lets go of it
             raise BacklogFull(
                 f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"

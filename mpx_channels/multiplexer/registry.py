@@ -225,14 +225,14 @@ class Registry:
                 entry.deactivated()
                 if entry.wanted:
                     self.taken.append(entry)
-                else:
+                if kind is not SHARDED or not entry.wanted:
                     self._lingering.discard(entry)
                     self._dirty[entry] = None
 
     def put_off(self, entries: Iterable[Entry], now: float) -> None:
-        """Ask for these a little later: the server has just said that it does not have them."""
+        """Ask for these a little later: the server has just said that they are another's."""
         for entry in entries:
-            if entry.wanted and not entry.sent:
+            if entry.kind is SHARDED and entry.wanted and not entry.sent:
                 self._put_off.add(entry, now)
 
     # -- from one server to another -----------------------------------------------------------

@@ -52,7 +52,7 @@ class Subscribers:
         for server in topology.servers:
             self.add(server)
         # For what is about no server, such as callbacks.
-        self.log = LimitedLog(logger)
+        self.log = self.all[0].log if self.all else LimitedLog(logger)
 
     def add(self, server: Node) -> Subscriber:
         """Have one more server; whoever adds it while others run starts it."""

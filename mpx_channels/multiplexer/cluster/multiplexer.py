@@ -48,6 +48,8 @@ class ClusterMultiplexer(Multiplexer):
     so: all that is classic comes over one node.
     """
 
+    cluster = True
+
     _topology: ClusterTopology
     _subscribers: ClusterSubscribers
     _publishers: ClusterPublishers
@@ -105,6 +107,10 @@ class ClusterMultiplexer(Multiplexer):
     def node(self) -> Node:
         """The node over which classic Pub/Sub goes; before it is known, one for the cluster."""
         return self._topology.home
+
+    @property
+    def seeds(self) -> tuple[Node, ...]:
+        return self._topology.seeds
 
     def node_of(self, name: str | bytes) -> Node:
         """The master of the slot of a name or key, now."""
@@ -219,6 +225,19 @@ class ClusterMultiplexer(Multiplexer):
         if home in self._publishers:
             return self._publishers.of(home).submit(pack_publish(key, data))
         return self._route(key).submit(pack_publish(key, data))
+
+    def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
+        key = encode_name(name)
+        if self.sharded and not classic:
+            return [self._route(key).submit(pack(b"PUBSUB", b"SHARDNUMSUB", key))]
+        # Each node knows of its own clients only.
+        asked = pack(b"PUBSUB", b"NUMSUB", key)
+        return [each.submit(asked) for each in self._publishers.all if each.link.wire is not None]
+
+    @property
+    def counts_all(self) -> bool:
+        """Of classic channels a node knows its own clients only."""
+        return self.sharded
 
     def fences(
         self, published: float, name: str | bytes | None = None

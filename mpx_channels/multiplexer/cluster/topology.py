@@ -12,7 +12,7 @@ from ..slots import SLOTS, slot_of
 from ..topology import Node, Topology
 from .view import Address, Share, View
 
-__all__ = ["ClusterTopology", "Unknown"]
+__all__ = ["ClusterTopology", "Unknown", "require_cluster_node"]
 
 # So many views in a row that would undo what newer ones said, and they are believed: the cluster
 # was made anew, perhaps, under the same addresses.
@@ -45,7 +45,7 @@ class ClusterTopology(Topology):
 
     def __init__(self, seeds: Sequence[Node], *, sharded: bool) -> None:
         for seed in seeds:
-            _require_cluster_node(seed)
+            require_cluster_node(seed)
         self.seeds = tuple(seeds)
         self.sharded = sharded
         self.unknown: Node = Unknown(self.seeds)
@@ -121,7 +121,8 @@ class ClusterTopology(Topology):
         self.home = random.choice(choice) if choice else self.unknown
 
 
-def _require_cluster_node(seed: Node) -> None:
+def require_cluster_node(seed: Node) -> None:
+    """Raise `ValueError` for what is no address of a cluster's node."""
     if seed.db:
         raise ValueError(f"a cluster has database 0 only, and the URL of {seed} has {seed.db}")
     if type(seed) is not Node:
