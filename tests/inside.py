@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from mpx_channels.channels.names import Names
     from mpx_channels.channels.queue_reader import QueueReader
+    from mpx_channels.channels.reader import Reader
+    from mpx_channels.channels.woken_reader import WokenReader
     from mpx_channels.layer import Mailbox, MpxChannelLayer
     from mpx_channels.layer.groups.topics import Topic
     from mpx_channels.layer.hub import Hub
@@ -115,15 +117,15 @@ def serve(hub: Hub, question: dict[str, Any]) -> Collection[asyncio.Task[None]]:
 # -- readers of plain channels --------------------------------------------------------------------
 
 
-def queue_reader(layer: MpxChannelLayer, channel: str, hub: Hub | None = None) -> QueueReader:
+def queue_reader(layer: MpxChannelLayer, channel: str, hub: Hub | None = None) -> Reader:
     """What reads a plain channel, on the running event loop or for that hub."""
     return (hub or hub_of(layer)).queues.reader_of(layer._names.queue(channel))
 
 
-def queue_readers(layer: MpxChannelLayer) -> Collection[QueueReader]:
+def queue_readers(layer: MpxChannelLayer) -> Collection[Reader]:
     """All of them on the running event loop, a server each."""
     hub = layer._hubs.here
-    return hub.queues._readers.values() if hub is not None else ()
+    return hub.queues.readers if hub is not None else ()
 
 
 def asked_for(reader: QueueReader) -> Collection[str]:
@@ -131,7 +133,17 @@ def asked_for(reader: QueueReader) -> Collection[str]:
     return reader._asked
 
 
-def held_by(reader: QueueReader) -> Mapping[str, Collection[bytes]]:
+def listened_to(reader: WokenReader) -> Collection[str]:
+    """The lists that it wants to hear of."""
+    return reader._listened
+
+
+def popped_from(reader: WokenReader) -> Collection[str]:
+    """The lists that a pop is under way from."""
+    return reader._popping
+
+
+def held_by(reader: Reader) -> Mapping[str, Collection[bytes]]:
     """What was popped for readers that were cancelled."""
     return reader._held
 

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from mpx_channels import embedded
+from mpx_channels.embedded_places import SOCKET_PATH_LIMIT
 from mpx_channels.multiplexer.exceptions import MpxError
 
 from .conftest import PATIENCE
@@ -359,7 +360,7 @@ def test_a_folder_whose_path_is_no_good_for_a_socket(name: str, tmp_path: Path) 
         with redis.Redis.from_url(address) as client:
             assert client.ping()
             path = Path(client.connection_pool.connection_kwargs["path"])
-        assert len(os.fsencode(path)) <= embedded.SOCKET_PATH_LIMIT
+        assert len(os.fsencode(path)) <= SOCKET_PATH_LIMIT
     finally:
         embedded.stop(base_dir=base)
     assert embedded.wait_stopped(base_dir=base)

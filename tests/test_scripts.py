@@ -130,6 +130,13 @@ def test_a_newer_python_on_the_path_is_used_if_it_runs(checkout: Checkout) -> No
     assert "python3.12" in output
 
 
+def test_the_demo_says_what_it_can_be_asked_for(checkout: Checkout) -> None:
+    status, _, errors = checkout.run("demo", "--clusters")
+    assert status == 2
+    assert len(errors) == 1
+    assert errors[0].endswith("scripts/demo [--cluster]")
+
+
 def calls(checkout: Checkout) -> list[str]:
     """What was called since the last time, sorted: some of it goes on at once."""
     file = checkout.folder / "calls.txt"

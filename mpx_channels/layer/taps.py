@@ -11,7 +11,7 @@ from functools import partial
 from typing import Self
 
 from mpx_channels.channels.names import Names
-from mpx_channels.channels.queue_reader import STAMP
+from mpx_channels.channels.reader import STAMP
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.messages.wrapping import Wrapping

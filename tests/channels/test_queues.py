@@ -11,7 +11,7 @@ import pytest
 import redis
 from channels.exceptions import ChannelFull
 
-from mpx_channels.channels import queue_reader
+from mpx_channels.channels import reader as reading_of
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer import CommandRefused
 from tests.conftest import PATIENCE, RestartableServer, eventually
@@ -435,7 +435,7 @@ def test_a_loop_that_ends_after_a_cancelled_receive_takes_nothing_along(
     redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A round trip may take longer than that on a busy machine.
-    monkeypatch.setattr(queue_reader, "LAST_WORD", PATIENCE)
+    monkeypatch.setattr(reading_of, "LAST_WORD", PATIENCE)
     config: Any = {"hosts": [redis_url], "prefix": prefix, "capacity": 10_000}
     sender, reader = MpxChannelLayer(**config), MpxChannelLayer(**config)
     got: list[int] = []
