@@ -193,17 +193,12 @@ class LayerConfig:
     def check_embedded(self) -> None:
         """Raise what stands in the way of starting an embedded server, if one is wanted."""
         for host in self.parsed_hosts:
-            if embedded.is_embedded(host.url):
+            if embedded.is_embedded(host.url) or embedded.is_embedded_cluster(host.url):
                 embedded.check(host.url)
 
     def multiplexer(self) -> Multiplexer:
         """A multiplexer for the hosts, not started; an embedded server is running then."""
-        hosts = [
-            replace(host, url=embedded.start(host.url, base_dir=_project_folder()))
-            if embedded.is_embedded(host.url)
-            else host
-            for host in self.parsed_hosts
-        ]
+        hosts = [each for host in self.parsed_hosts for each in _started(host)]
         options: dict[str, Any] = {
             "ping_interval": self.ping_interval,
             "min_backoff": self.min_backoff,
@@ -241,7 +236,12 @@ class LayerConfig:
         nodes: list[Node] = []
         try:
             for host in parse_hosts(self.hosts):
-                if not host.url.startswith("embedded"):
+                clustered = embedded.is_embedded_cluster(host.url)
+                if clustered and self.cluster is not True:
+                    yield f"{host.url} is a cluster: set 'cluster': True as well"
+                elif embedded.is_embedded(host.url) and self.cluster is True:
+                    yield f"{host.url} is one server: a cluster is embedded+cluster://"
+                elif not (clustered or embedded.is_embedded(host.url)):
                     # Without our numbers, which were checked above.
                     nodes.append(host.node())
         except (TypeError, ValueError) as error:
@@ -325,6 +325,16 @@ class LayerConfig:
                 Wrapping(keys=keys, expiry=self.expiry)
             except (ImportError, TypeError, ValueError) as error:
                 yield f"{what}: {error}"
+
+
+def _started(host: Host) -> list[Host]:
+    """What a host is that is no embedded server, or what one that is started now is."""
+    if embedded.is_embedded_cluster(host.url):
+        urls = embedded.start_cluster(host.url, base_dir=_project_folder())
+        return [replace(host, url=url) for url in urls]
+    if embedded.is_embedded(host.url):
+        return [replace(host, url=embedded.start(host.url, base_dir=_project_folder()))]
+    return [host]
 
 
 def _project_folder() -> Path | None:
