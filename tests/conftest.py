@@ -125,8 +125,10 @@ def server() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(server: ValkeyServer) -> str:
+def redis_url(server: ValkeyServer, request: pytest.FixtureRequest) -> str:
     """The URL of the session's Valkey."""
+    if os.environ.get("MPX_TEST_OVER") == "cluster":
+        return request.getfixturevalue("cluster").seeds[0]
     return f"redis://127.0.0.1:{server.port}"
 
 

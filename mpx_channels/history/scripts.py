@@ -10,7 +10,9 @@ connection begins with `LEARN`, which asks and keeps it in a key.
 
 from __future__ import annotations
 
-__all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE"]
+from dataclasses import dataclass
+
+__all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE", "Sources", "sources"]
 
 # SET alone would be refused where memory is full. Forgotten after a day, it is asked for again.
 # Where an ACL refuses INFO, all servers look alike: a failover is not noticed.
@@ -21,6 +23,29 @@ local function learn(key)
   redis.call('DEL', key)
   redis.call('SET', key, id, 'EX', 86400)
   return id
+end
+"""
+
+# In a cluster a partition's data may come here from another master, and nothing is lost then: the
+# id comes with it. Who has had it last is kept beside it: another node, and not the master of which
+# this one was a replica.
+_LEARN_IN_CLUSTER = """
+local function learn(key)
+  local info = redis.pcall('INFO', 'replication')
+  if type(info) ~= 'string' then info = '' end
+  local id = string.match(info, 'master_replid:(%w+)') or 'unknown'
+  local before = string.match(info, 'master_replid2:(%w+)')
+  local me = redis.pcall('CLUSTER', 'MYID')
+  if type(me) ~= 'string' then me = '?' end
+  local known = redis.call('GET', key)
+  local node, had = string.match(redis.call('GET', key .. 'n') or '', '^(%S+) (%S+)$')
+  local stayed = node == me and had == id
+  local moved = node and node ~= me and had ~= before
+  if not known or not (stayed or moved) then known = id end
+  redis.call('DEL', key, key .. 'n')
+  redis.call('SET', key, known, 'EX', 2592000)
+  redis.call('SET', key .. 'n', me .. ' ' .. id, 'EX', 2592000)
+  return known
 end
 """
 
@@ -230,3 +255,25 @@ while #messages < wanted and size < room do
 end
 return {{m[1], top, m[5] or '', oldest, messages}}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The scripts as a kind of Redis takes them."""
+
+    learn: str
+    look: str
+    page: str
+    publish: str
+    settle: str
+
+
+def sources(*, cluster: bool, sharded: bool) -> Sources:
+    """Those for one server, or for a cluster; ``sharded``: they publish to sharded channels."""
+
+    def adapted(source: str) -> str:
+        if cluster:
+            source = source.replace(_LEARN, _LEARN_IN_CLUSTER)
+        return source.replace("'PUBLISH'", "'SPUBLISH'") if sharded else source
+
+    return Sources(*map(adapted, (LEARN, LOOK, PAGE, PUBLISH, SETTLE)))

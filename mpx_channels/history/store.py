@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,8 +58,8 @@ class Page:
 class Store:
     """The histories of a layer's groups, by their names in Redis.
 
-    ``keys_of`` a group are its stream, its meta hash, the hash of its idempotency keys, and
-    ``server``: the key in which a server's replication id is kept.
+    ``keys_of`` a group are its stream, its meta hash, the hash of its idempotency keys, and the key
+    in which a server's replication id is kept.
     """
 
     def __init__(
@@ -67,15 +67,14 @@ class Store:
         multiplexer: Multiplexer,
         process_id: str,
         *,
-        server: str,
         keys_of: Callable[[str], tuple[str, str, str, str]],
     ) -> None:
         self._multiplexer = multiplexer
         self._process = process_id.encode()
-        self._server = server
         self._keys_of = keys_of
+        self._sources = scripts.sources(cluster=multiplexer.cluster, sharded=multiplexer.sharded)
         self._numbers = itertools.count(1)
-        self._scripts: dict[Node, _Scripts] = {}
+        self._scripts: dict[Hashable, _Scripts] = {}
         self._keys = functools.lru_cache(KNOWN)(self._make_keys)
         self._always = functools.lru_cache(KNOWN)(self._make_always)
         # The newest position of groups that this process has seen of late.
@@ -99,7 +98,7 @@ class Store:
         that of the first one. Raises `ConnectionLost` only if it can never be known whether it was
         appended, and else as `Multiplexer.publish`.
         """
-        calls = self._scripts_of(self._multiplexer.node_of(name))
+        calls = self._scripts_of(name)
         stream, always = self._always(name, setting)
         mark = b"%s:%d" % (self._process, next(self._numbers))
         key_bytes = key.encode("utf-8", "surrogatepass") if key is not None else b""
@@ -161,9 +160,9 @@ class Store:
                 del self._doubts[name]
 
     async def look(
-        self, node: Node, groups: Sequence[tuple[str, HistorySetting, Position | None]]
+        self, groups: Sequence[tuple[str, HistorySetting, Position | None]]
     ) -> list[State | None]:
-        """The states of up to `LOOKED_AT_ONCE` histories of a node; None where one has not moved.
+        """The states of 1 to `LOOKED_AT_ONCE` histories of a place; None where one has not moved.
 
         Raises as `Multiplexer.command`.
         """
@@ -175,8 +174,8 @@ class Store:
             arguments.append(b"%d" % setting.meta_ttl_ms)
             arguments.append(b"%d" % setting.size)
             arguments.append(f"{known[0]}-{known[1]}".encode() if known is not None else b"")
-        calls, count = self._scripts_of(node), len(keys)
-        found = await calls.surely(calls.look, self._server, *keys, *arguments, keys=count)
+        calls, count = self._scripts_of(groups[0][0]), len(keys)
+        found = await calls.surely(calls.look, calls.server, *keys, *arguments, keys=count)
         states = [None if each == 0 else _state(each) for each in found]
         for (name, _, _), state in zip(groups, states, strict=True):
             if state is not None:
@@ -185,15 +184,14 @@ class Store:
 
     async def state(self, name: str, setting: HistorySetting) -> State:
         """How a history stands; raises as `Multiplexer.command`."""
-        node = self._multiplexer.node_of(name)
-        (state,) = await self.look(node, [(name, setting, None)])
+        (state,) = await self.look([(name, setting, None)])
         assert state is not None
         return state
 
     async def page(self, name: str, setting: HistorySetting, after: int, count: int = PAGE) -> Page:
         """The first messages behind an offset; fewer than asked for if they are large."""
         stream, keys = self._keys(name)
-        calls = self._scripts_of(self._multiplexer.node_of(name))
+        calls = self._scripts_of(name)
         *state, messages = await calls.surely(
             calls.page,
             stream,
@@ -208,10 +206,14 @@ class Store:
         )
         return Page(_state(state), messages)
 
-    def _scripts_of(self, node: Node) -> _Scripts:
-        found = self._scripts.get(node)
+    def _scripts_of(self, name: str) -> _Scripts:
+        place = self._multiplexer.place_of(name)
+        found = self._scripts.get(place)
         if found is None:
-            found = self._scripts[node] = _Scripts(self._multiplexer, self._server, node)
+            *_, server = self._keys_of(name)
+            node = self._multiplexer.node_of(name)
+            found = _Scripts(self._multiplexer, self._sources, server, node)
+            self._scripts[place] = found
         return found
 
     def _make_always(self, name: str, setting: HistorySetting) -> tuple[str, tuple[bytes, ...]]:
@@ -253,25 +255,28 @@ def _lost() -> ConnectionLost:
 
 
 class _Scripts:
-    """The scripts on one node; each connection to it says first which server it is.
+    """The scripts at one place; each connection to its node says first which server it is.
 
     ``sure``: whether it could. A replica refuses, and may be made the master in the next moment,
     under the same connection.
     """
 
-    def __init__(self, multiplexer: Multiplexer, server: str, node: Node) -> None:
+    def __init__(
+        self, multiplexer: Multiplexer, sources: scripts.Sources, server: str, node: Node
+    ) -> None:
         self.sure = True
+        self.server = server
         self._multiplexer = multiplexer
         self._node = node
         # How many are about to publish, and in which order.
         self.waiting = 0
         self._turn = asyncio.Lock()
-        self._learn = (b"EVAL", scripts.LEARN.encode(), b"1", server.encode())
+        self._learn = (b"EVAL", sources.learn.encode(), b"1", server.encode())
         multiplexer.begin_with(*self._learn, node=node, heard=self._learnt)
-        self.publish = FrequentScript(scripts.PUBLISH, multiplexer, node)
-        self.settle = Script(scripts.SETTLE)
-        self.look = FrequentScript(scripts.LOOK, multiplexer, node)
-        self.page = FrequentScript(scripts.PAGE, multiplexer, node)
+        self.publish = FrequentScript(sources.publish, multiplexer, node)
+        self.settle = Script(sources.settle)
+        self.look = FrequentScript(sources.look, multiplexer, node)
+        self.page = FrequentScript(sources.page, multiplexer, node)
 
     def command(self, *words: bytes, again: Again | None = None) -> asyncio.Future[Any]:
         """As `Multiplexer.command`, on this node."""

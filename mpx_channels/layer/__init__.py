@@ -26,6 +26,7 @@ from .answers.requests import REPLY_TO
 from .exceptions import (
     ForeignChannel,
     InvalidConfig,
+    NotInSharded,
     PlainChannel,
     PromiseRejected,
     RequestFailed,
@@ -63,6 +64,7 @@ __all__ = [
     "MpxChannelLayer",
     "MpxError",
     "NotConnected",
+    "NotInSharded",
     "PlainChannel",
     "ProcessStats",
     "PromiseDisconnected",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from django.conf import settings
 
 from mpx_channels import embedded
 from mpx_channels.channels.mailbox import Hooks
+from mpx_channels.channels.partitions import DEFAULT_PARTITIONS
 from mpx_channels.history.settings import wrong_histories
 from mpx_channels.messages.exceptions import SerializerDoesNotExist
 from mpx_channels.messages.serializers import make_format, registry
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
-from mpx_channels.multiplexer import Multiplexer
+from mpx_channels.multiplexer import Multiplexer, Node
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
 
+from .clusters import cluster_multiplexer, wrong_cluster
 from .exceptions import InvalidConfig
 
 __all__ = ["LayerConfig"]
@@ -94,6 +96,13 @@ class LayerConfig:
       a PUBLISH, and the group its messages' memory.
     - ``recovery_limit`` (1000): messages of one group that who was away gets replayed at most; who
       missed more gets none of them, and is told so.
+    - ``cluster`` (False): Redis or Valkey Cluster; ``hosts`` are some of its nodes; one of them has
+      to answer. Each master costs two connections per event loop. ``partitions`` (128): a power of
+      two; so many parts share the groups among them, and the nodes share the parts: see
+      `mpx_channels.channels.partitions`. All processes need the same. ``sharded_pubsub`` (True):
+      only the nodes of a group hear of its messages; False for servers before Redis 7, and for
+      wildcard groups. ``address_remap`` (None): a function from the ``(host, port)`` that a node
+      announces to one at which this process reaches it, as redis-py takes it.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -120,6 +129,10 @@ class LayerConfig:
     history: Mapping[Any, Mapping[str, Any]] | None = None
     recovery_limit: int = 1000
     probe_interval: float = 30.0
+    cluster: bool = False
+    partitions: int = DEFAULT_PARTITIONS
+    sharded_pubsub: bool = True
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None = None
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -180,29 +193,27 @@ class LayerConfig:
     def check_embedded(self) -> None:
         """Raise what stands in the way of starting an embedded server, if one is wanted."""
         for host in self.parsed_hosts:
-            if embedded.is_embedded(host.url):
+            if embedded.is_embedded(host.url) or embedded.is_embedded_cluster(host.url):
                 embedded.check(host.url)
 
     def multiplexer(self) -> Multiplexer:
         """A multiplexer for the hosts, not started; an embedded server is running then."""
-        hosts = [
-            replace(host, url=embedded.start(host.url, base_dir=_project_folder()))
-            if embedded.is_embedded(host.url)
-            else host
-            for host in self.parsed_hosts
-        ]
+        hosts = [each for host in self.parsed_hosts for each in _started(host)]
+        options: dict[str, Any] = {
+            "ping_interval": self.ping_interval,
+            "min_backoff": self.min_backoff,
+            "max_backoff": self.max_backoff,
+            "connect_timeout": self.connect_timeout,
+            "unsubscribe_delay": self.unsubscribe_delay,
+            "max_backlog": self.max_backlog,
+            "backlog_timeout": self.backlog_timeout,
+            "probe_interval": self.probe_interval,
+        }
         try:
-            return Multiplexer(
-                [host.node(self.connect_timeout) for host in hosts],
-                ping_interval=self.ping_interval,
-                min_backoff=self.min_backoff,
-                max_backoff=self.max_backoff,
-                connect_timeout=self.connect_timeout,
-                unsubscribe_delay=self.unsubscribe_delay,
-                max_backlog=self.max_backlog,
-                backlog_timeout=self.backlog_timeout,
-                probe_interval=self.probe_interval,
-            )
+            nodes = [host.node(self.connect_timeout) for host in hosts]
+            if self.cluster:
+                return cluster_multiplexer(self, nodes, **options)
+            return Multiplexer(nodes, **options)
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error
 
@@ -222,13 +233,20 @@ class LayerConfig:
         yield from wrong_histories(self.history)
         yield from self._wrong_serializer()
         yield from self._wrong_keys()
+        nodes: list[Node] = []
         try:
             for host in parse_hosts(self.hosts):
-                if not host.url.startswith("embedded:"):
+                clustered = embedded.is_embedded_cluster(host.url)
+                if clustered and self.cluster is not True:
+                    yield f"{host.url} is a cluster: set 'cluster': True as well"
+                elif embedded.is_embedded(host.url) and self.cluster is True:
+                    yield f"{host.url} is one server: a cluster is embedded+cluster://"
+                elif not (clustered or embedded.is_embedded(host.url)):
                     # Without our numbers, which were checked above.
-                    host.node()
+                    nodes.append(host.node())
         except (TypeError, ValueError) as error:
             yield str(error)
+        yield from wrong_cluster(self, nodes)
 
     def _wrong_numbers(self) -> Iterator[str]:
         above_0 = ("expiry", "group_expiry", "ping_interval", "min_backoff", "max_backoff")
@@ -307,6 +325,16 @@ class LayerConfig:
                 Wrapping(keys=keys, expiry=self.expiry)
             except (ImportError, TypeError, ValueError) as error:
                 yield f"{what}: {error}"
+
+
+def _started(host: Host) -> list[Host]:
+    """What a host is that is no embedded server, or what one that is started now is."""
+    if embedded.is_embedded_cluster(host.url):
+        urls = embedded.start_cluster(host.url, base_dir=_project_folder())
+        return [replace(host, url=url) for url in urls]
+    if embedded.is_embedded(host.url):
+        return [replace(host, url=embedded.start(host.url, base_dir=_project_folder()))]
+    return [host]
 
 
 def _project_folder() -> Path | None:

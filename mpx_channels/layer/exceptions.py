@@ -9,6 +9,7 @@ from mpx_channels.multiplexer import MpxError
 __all__ = [
     "ForeignChannel",
     "InvalidConfig",
+    "NotInSharded",
     "PlainChannel",
     "PromiseRejected",
     "RequestFailed",
@@ -32,6 +33,10 @@ class ForeignChannel(MpxError, ValueError, AssertionError):
 
     An `AssertionError`, too, for code that was written for channels_redis.
     """
+
+
+class NotInSharded(MpxError, ValueError):
+    """Sharded channels of a cluster cannot do this; the text names the setting."""
 
 
 class PlainChannel(MpxError, ValueError):

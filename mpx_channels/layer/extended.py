@@ -13,7 +13,7 @@ from mpx_channels.multiplexer.health import require_timeout
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
-from .exceptions import PlainChannel, RequestTimeout
+from .exceptions import NotInSharded, PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
 from .messaging import MessagingLayer
@@ -84,6 +84,11 @@ class ExtendedLayer(MessagingLayer):
 
     def _group_pattern(self, pattern: str) -> str:
         require_group_pattern(pattern, self.MAX_NAME_LENGTH)
+        if self.config.cluster and self.config.sharded_pubsub:
+            raise NotInSharded(
+                "wildcard groups need classic Pub/Sub, as sharded channels have no patterns: set "
+                "'sharded_pubsub': False in CONFIG, in all processes of the prefix"
+            )
         return self._names.group_pattern(pattern)
 
     async def _add(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:

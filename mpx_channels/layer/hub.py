@@ -100,7 +100,8 @@ class Hub:
         )
         # Looked into by the layer for every join, leave and receive.
         self.mailboxes = self.channels.by_channel
-        self.queues = add(Queues(context))
+        woken_by = "SPUBLISH" if multiplexer.sharded else "PUBLISH"
+        self.queues = add(Queues(context, woken_by if multiplexer.cluster else ""))
         self.inbox = add(Inbox(context, self.channels))
         events = LinkEvents(context, self.channels, self.inbox)
         self.wildcards = add(Wildcards(context, events, self.channels))

@@ -14,7 +14,7 @@ from channels.layers import BaseChannelLayer
 
 from mpx_channels.channels.layer_stats import LayerStats
 from mpx_channels.channels.mailbox import Hooks, Mailbox, Taken, give_back
-from mpx_channels.channels.names import PROCESS_ID_LENGTH, Names, channel_names
+from mpx_channels.channels.names import PROCESS_ID_LENGTH, channel_names
 from mpx_channels.history.positions import NO_REPLAY, Recovery
 from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.loops.portal import portal
@@ -22,6 +22,7 @@ from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import MessageTooLarge
 from mpx_channels.multiplexer import Node, NotConnected
 
+from .clusters import names_for
 from .config import LayerConfig
 from .exceptions import PlainChannel
 from .existing import LayerType
@@ -72,7 +73,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         checked.check_embedded()
         # What messages become on their way to Redis, and back: for all event loops.
         self.wrapping = checked.wrapping()
-        self._names = Names(checked.prefix)
+        self._names = names_for(checked)
         self._published = Published(checked.connect_timeout)
         self._published_at = self._published.at
         self._histories = Histories(checked.history)
@@ -124,7 +125,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
 
     def nodes(self) -> list[Node]:
         """The servers that the layer is to use; starts an embedded one, and connects to none."""
-        return list(self.config.multiplexer().nodes)
+        return list(self.config.multiplexer().seeds)
 
     def stats(self) -> LayerStats | None:
         """What the layer holds and has counted on the running event loop; None before its use."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,36 +30,47 @@ SCANNED_AT_ONCE = 1000
 ITEMS_AT_ONCE = 100
 
 
-async def publish_counted(multiplexer: Multiplexer, name: str, data: bytes) -> int:
+async def publish_counted(
+    multiplexer: Multiplexer, name: str, data: bytes, *, classic: bool = False
+) -> int:
     """Publish to `name`; return how many clients got it that subscribe to this very name.
 
     Whoever listens by a pattern, to look on perhaps, gets it and does not count, unless an ACL
     forbids PUBSUB. Raises as `Multiplexer.publish`.
     """
-    results: tuple[int | BaseException, Any] = await asyncio.gather(
-        multiplexer.publish_soon(name, data),
-        multiplexer.command(
-            b"PUBSUB", b"NUMSUB", encode_name(name), node=multiplexer.node_of(name)
-        ),
+    results: list[Any] = await asyncio.gather(
+        multiplexer.publish_soon(name, data, classic=classic),
+        *multiplexer.numsub(name, classic=classic),
         return_exceptions=True,
     )
-    received, counted = results
+    received, *counted = results
     if isinstance(received, BaseException):
         raise received
-    if isinstance(counted, BaseException):
+    count = _sum(counted)
+    if count is None:
+        return int(received)
+    return min(received, count) if multiplexer.counts_all and not classic else count
+
+
+async def subscribers(multiplexer: Multiplexer, name: str, received: int) -> int:
+    """How many of those that ``received`` what was published subscribe to this very name.
+
+    All of them where an ACL forbids PUBSUB.
+    """
+    counted = await asyncio.gather(*multiplexer.numsub(name), return_exceptions=True)
+    for error in counted:
+        if isinstance(error, BaseException) and not isinstance(error, CommandRefused):
+            raise error
+    count = _sum(counted)
+    if count is None:
         return received
-    return min(received, int(counted[1]))
+    return min(received, count) if multiplexer.counts_all else count
 
 
-async def subscribers(multiplexer: Multiplexer, name: str, otherwise: int) -> int:
-    """How many clients subscribe to this very name; ``otherwise`` where an ACL forbids PUBSUB."""
-    try:
-        counted: list[Any] = await multiplexer.command(
-            b"PUBSUB", b"NUMSUB", encode_name(name), node=multiplexer.node_of(name)
-        )
-    except CommandRefused:
-        return otherwise
-    return int(counted[1])
+def _sum(counted: Sequence[Any]) -> int | None:
+    """What all nodes have counted; None if none of them has."""
+    known = [int(each[1]) for each in counted if not isinstance(each, BaseException)]
+    return sum(known) if known else None
 
 
 async def subscribed(multiplexer: Multiplexer, node: Node, pattern: str) -> list[bytes]:
@@ -83,8 +94,11 @@ async def scan(multiplexer: Multiplexer, node: Node, pattern: str) -> AsyncItera
 
 async def unlink(multiplexer: Multiplexer, node: Node, keys: list[bytes]) -> None:
     """Delete keys."""
-    if keys:
-        await multiplexer.command(b"UNLINK", *keys, node=node)
+    together: dict[Hashable, list[bytes]] = {}
+    for key in keys:
+        together.setdefault(multiplexer.place_of(key), []).append(key)
+    deleted = [multiplexer.command(b"UNLINK", *each, node=node) for each in together.values()]
+    await asyncio.gather(*deleted)
 
 
 def list_length(multiplexer: Multiplexer, node: Node, key: bytes) -> asyncio.Future[int]:

@@ -30,10 +30,14 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def watch(self, future: asyncio.Future[Frame], again: PackedAgain) -> None:
-        """If the answer to this is lost, it is to be found out."""
+    def watch(
+        self, future: asyncio.Future[Frame], again: PackedAgain, *, in_doubt: bool = False
+    ) -> None:
+        """If the answer to this is lost, it is to be found out; if it was lost, it is now."""
         self._again[future] = again
-        future.add_done_callback(self._again.pop)
+        if in_doubt:
+            self._doubt(future)
+        future.add_done_callback(self._let_go)
 
     def lost(
         self, futures: Iterable[asyncio.Future[Frame] | None]
@@ -48,9 +52,7 @@ class Doubts:
                 yield future
             else:
                 waiting.append((future, again()))
-                if future not in self._in_doubt:
-                    self._in_doubt.add(future)
-                    future.add_done_callback(self._in_doubt.discard)
+                self._doubt(future)
         self._waiting.extendleft(reversed(waiting))
 
     def pop(self) -> tuple[asyncio.Future[Frame], bytes]:
@@ -63,6 +65,36 @@ class Doubts:
             return False
         self._waiting.appendleft((future, command))
         return True
+
+    def _doubt(self, future: asyncio.Future[Frame]) -> None:
+        if future not in self._in_doubt:
+            self._in_doubt.add(future)
+            future.add_done_callback(self._in_doubt.discard)
+
+    def wait(self, future: asyncio.Future[Frame], command: bytes) -> None:
+        """This one came from another connection, behind those that are here."""
+        self._waiting.append((future, command))
+
+    def forget(self, future: asyncio.Future[Frame]) -> tuple[PackedAgain | None, bool]:
+        """What would find it out, and whether it is in doubt: the command goes elsewhere."""
+        again, in_doubt = self._again.pop(future, None), future in self._in_doubt
+        if again is not None:
+            future.remove_done_callback(self._let_go)
+        if in_doubt:
+            self._in_doubt.discard(future)
+            future.remove_done_callback(self._in_doubt.discard)
+        return again, in_doubt
+
+    def take_out(
+        self, wanted: Callable[[bytes], bool]
+    ) -> list[tuple[asyncio.Future[Frame], bytes]]:
+        """Those that wait and are `wanted`, for another connection."""
+        taken = [each for each in self._waiting if wanted(each[1])]
+        self._waiting = deque(each for each in self._waiting if not wanted(each[1]))
+        return taken
+
+    def _let_go(self, future: asyncio.Future[Frame]) -> None:
+        self._again.pop(future, None)
 
     def clear(self) -> Iterator[asyncio.Future[Frame]]:
         """Forget all that wait, and return who waited."""

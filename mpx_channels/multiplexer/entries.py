@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .topology import Node
 
-__all__ = ["CHANNEL", "PATTERN", "Command", "Entry", "Keeper", "Kind", "Listener"]
+__all__ = ["CHANNEL", "PATTERN", "SHARDED", "Command", "Entry", "Keeper", "Kind", "Listener"]
 
 
 class Kind:
@@ -25,6 +25,8 @@ class Kind:
 
 CHANNEL = Kind(b"")
 PATTERN = Kind(b"P")
+# In a cluster: such a channel is known by the nodes of its slot alone.
+SHARDED = Kind(b"S")
 
 
 class Listener(Protocol):
@@ -176,6 +178,16 @@ class Entry:
         Lazy, as notifying one may remove the next, or make it leave and come back.
         """
         return filter(self.to_notify, self.listeners)
+
+    def take_over(self, other: Entry) -> None:
+        """Stand where the other stood with Redis."""
+        self.sent, self.confirmed, self.inflight = other.sent, other.confirmed, other.inflight
+
+    def forget_redis(self) -> None:
+        """Nothing was sent yet; listeners will be notified of the next activation."""
+        self.deactivated()
+        self.inflight = 0
+        self.refusal = None
 
     def deactivated(self) -> None:
         """Redis does not have it any more: listeners will be notified of the next activation."""

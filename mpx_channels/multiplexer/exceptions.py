@@ -45,13 +45,16 @@ class ConnectionLost(MpxError, redis.exceptions.ConnectionError):
 class LinkLost(ConnectionLost):
     """A subscribing connection broke; the text says why.
 
-    ``names``: those that it carried, or None for all names there are. A pattern may be on any
-    server, so each such loss concerns all patterns.
+    ``names``: those that it carried, or None for all names there are. ``patterns``: whether it
+    carried patterns. With several servers these are on each of them, so such a loss concerns all.
     """
 
-    def __init__(self, text: str, names: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, text: str, names: frozenset[str] | None = None, *, patterns: bool = False
+    ) -> None:
         super().__init__(text)
         self.names = names
+        self.patterns = patterns or names is None
 
     def includes(self, name: str) -> bool:
         """Whether what is published to this name was missed since."""

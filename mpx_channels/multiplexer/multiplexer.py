@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from .stats import MultiplexerStats, snapshot
 from .subscriber import Subscriber
 from .subscribers import Subscribers
 from .subscriptions import ChannelSubscription, PatternSubscription, encode_name
-from .topology import Node, Topology
+from .topology import Node, Topology, nodes_of
 
 __all__ = ["Multiplexer"]
 
@@ -86,12 +86,23 @@ class Multiplexer:
         for name, value in (("max_queue", max_queue), ("max_backlog", max_backlog)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value!r}")
-        self._topology = Topology.of(url, connect_timeout, redis_options)
+        nodes = nodes_of(url, connect_timeout, redis_options)
         self._max_queue = max_queue
         self._counters = EngineCounters()
-        self._subscribers = Subscribers(
-            self._topology, options, self._counters, linger=unsubscribe_delay
-        )
+        self._probe_interval, self._probe_patience = probe_interval, connect_timeout
+        self._compose(nodes, options, unsubscribe_delay, max_backlog, backlog_timeout)
+
+    def _compose(
+        self,
+        nodes: Sequence[Node],
+        options: LinkOptions,
+        linger: float,
+        max_backlog: int,
+        backlog_timeout: float,
+    ) -> None:
+        """Make what it is made of, out of the nodes."""
+        self._topology = Topology(nodes)
+        self._subscribers = Subscribers(self._topology, options, self._counters, linger=linger)
         self._publishers = Publishers(
             self._topology,
             options,
@@ -112,11 +123,19 @@ class Multiplexer:
             for server in self._subscribers.all
             if isinstance(server.link.node, SentinelNode)
         ]
-        self._probe_interval, self._probe_patience = probe_interval, connect_timeout
         self._probes: Probes | None = None
         # The subscriber and publisher, where there is but one node and nobody need look for it.
         self._subscriber: Subscriber = self._subscribers.all[0]
         self._publisher = self._publishers.only
+
+    # Whether it is that of a cluster, and with sharded channels.
+    cluster = False
+    sharded = False
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the number that `publish` returns is that of all who got it."""
+        return True
 
     @property
     def flow(self) -> Flow:
@@ -133,6 +152,11 @@ class Multiplexer:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes, in the order of their URLs."""
+        return self._topology.nodes
+
+    @property
+    def seeds(self) -> tuple[Node, ...]:
+        """What it was made with."""
         return self._topology.nodes
 
     def node_of(self, name: str | bytes) -> Node:
@@ -153,6 +177,10 @@ class Multiplexer:
         if self._subscribers.only is not None:
             return self.node
         return self._topology.server_of(encode_name(name))
+
+    def place_of(self, name: str | bytes) -> Hashable:
+        """Equal for keys that one command may have together: those of a node."""
+        return self.node_of(name)
 
     def concerns(self, error: Exception, name: str | bytes) -> bool:
         """Whether the loss of a connection, as ``on_disconnect`` gets it, is that of `name`."""
@@ -294,8 +322,13 @@ class Multiplexer:
         """
         return await self.publish_soon(name, data)
 
-    def publish_soon(self, name: str | bytes, data: bytes) -> asyncio.Future[int]:
-        """As `publish`, as a future: it leaves with this turn of the loop, awaited or not."""
+    def publish_soon(
+        self, name: str | bytes, data: bytes, *, classic: bool = False
+    ) -> asyncio.Future[int]:
+        """As `publish`, as a future: it leaves with this turn of the loop, awaited or not.
+
+        ``classic`` makes a difference in a cluster only: see `ClusterMultiplexer`.
+        """
         if type(data) is not bytes:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"data must be bytes, not {type(data).__name__}: encode it first")
@@ -303,6 +336,14 @@ class Multiplexer:
         key = encode_name(name)
         publisher = self._publisher or self._publishers.of(self._topology.node_of(key))
         return publisher.submit(pack_publish(key, data))
+
+    def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
+        """How many clients subscribe to this very name: an answer from each node that knows some.
+
+        Each is the name and a number; they fail as those of `command`.
+        """
+        key = encode_name(name)
+        return [self.command(b"PUBSUB", b"NUMSUB", key, node=self.node_of(key))]
 
     def fences(
         self, published: float, name: str | bytes | None = None
@@ -358,8 +399,13 @@ class Multiplexer:
         on_message: OnMessage | None = None,
         on_disconnect: OnDisconnect | None = None,
         on_activation: OnActivation | None = None,
+        *,
+        classic: bool = False,
     ) -> ChannelSubscription:
-        """A subscription to channels, none at first; without `on_message`, iterate over it."""
+        """A subscription to channels, none at first; without `on_message`, iterate over it.
+
+        ``classic`` makes a difference in a cluster only: see `ClusterMultiplexer`.
+        """
         return ChannelSubscription(
             self._subscribers, on_message, on_disconnect, on_activation, max_queue=self._max_queue
         )

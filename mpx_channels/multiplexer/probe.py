@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .deafness import DeafnessWatch
 from .exceptions import LinkLost, SubscriptionRefused
 from .packing import pack_publish
 from .publisher import Publisher
-from .registry import CHANNEL, Entry
+from .registry import CHANNEL, Entry, Kind
 from .subscriber import Subscriber
 
 __all__ = ["Probe"]
@@ -44,13 +45,16 @@ class Probe:
         *,
         interval: float,
         patience: float,
+        kind: Kind = CHANNEL,
+        packed: Callable[[bytes, bytes], bytes] = pack_publish,
     ) -> None:
         self._subscriber = subscriber
         self._name = name
+        self._packed = packed
         self._watch = DeafnessWatch(
             subscriber,
             publisher,
-            pack_publish(name, UNASKED),
+            packed(name, UNASKED),
             interval=interval,
             patience=patience,
         )
@@ -61,12 +65,12 @@ class Probe:
         # Those that were asked in this turn of the loop, which do for all who ask in it: several
         # nodes may be databases of this server.
         self._new: dict[Publisher, bytes] = {}
-        self._entry = subscriber.add(CHANNEL, name, self)
+        self.entry = subscriber.add(kind, name, self)
 
     @property
     def listens(self) -> bool:
         """Whether the server has confirmed the name."""
-        return self._entry.active
+        return self.entry.active
 
     async def listening(self) -> None:
         """Return once the server has confirmed the name.
@@ -75,8 +79,8 @@ class Probe:
         """
         if self.listens:
             return
-        if self._entry.refusal is not None:
-            self._subscriber.ask_again(self._entry)
+        if self.entry.refusal is not None:
+            self._subscriber.ask_again(self.entry)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -112,7 +116,7 @@ class Probe:
         number = b"%d" % next(self._numbers)
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
-        answer = publisher.submit(pack_publish(self._name, number))
+        answer = publisher.submit(self._packed(self._name, number))
         question = _Question(answer, loop.create_future(), started)
         self.questions[number] = question
         if not self._new:
@@ -137,7 +141,7 @@ class Probe:
     def close(self) -> None:
         """The server is ours no more."""
         self._watch.stop()
-        self._subscriber.remove(self._entry, self, at_once=True)
+        self._subscriber.remove(self.entry, self, at_once=True)
 
     # -- Listener -----------------------------------------------------------------------------
 

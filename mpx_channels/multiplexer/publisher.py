@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .backlog import Backlog, Waiting
 from .callbacks import Heard, unheard
@@ -26,7 +28,7 @@ from .subscriber import Subscriber
 from .topology import Node
 from .wire import Frame, Wire
 
-__all__ = ["LAST_ANSWERS", "OnRefusal", "Publisher"]
+__all__ = ["LAST_ANSWERS", "OnRefusal", "Publisher", "Sent"]
 
 logger = logging.getLogger("mpx_channels.multiplexer")
 
@@ -34,6 +36,8 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 WRITE_AT_ONCE = 64
 # Bytes; more than that are several writes. When a link breaks, a write is lost as a whole.
 LARGEST_WRITE = 262_144
+# Before a command for a slot that is on its way to this node.
+ASKING = pack(b"ASKING")
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
 # How often the watch over a silent server looks within the time that it has. A clock read at each
@@ -41,9 +45,18 @@ LAST_ANSWERS = 0.5
 LOOKS = 32
 
 
-# Gets a command that Redis refused, who waits for its answer, and the error; says whether it takes
-# over, and answers then.
-OnRefusal = Callable[[bytes, asyncio.Future[Frame], Exception], bool]
+class Sent(NamedTuple):
+    """A command, who waits for its answer, and what finds out whether it ran, if there is that."""
+
+    future: asyncio.Future[Frame]
+    command: bytes
+    again: PackedAgain | None = None
+    # Whether it finds out what became of another that may have run.
+    in_doubt: bool = False
+
+
+# Gets a command that Redis refused, and the error; says whether it takes over, and answers then.
+OnRefusal = Callable[[Sent, Exception], bool]
 
 
 class Publisher:
@@ -159,7 +172,6 @@ class Publisher:
         future: asyncio.Future[Frame] = loop.create_future()
         if self._on_refusal is not None:
             self._refusable[future] = command
-            future.add_done_callback(self._refusable.pop)
         if again is not None:
             self._doubts.watch(future, again)
         wire = self._wire
@@ -174,6 +186,69 @@ class Publisher:
         else:
             self._wait_for_link(command, future)
         return future
+
+    def take_over(self, sent: Iterable[Sent], *, asking: bool = False) -> None:
+        """Send what was submitted elsewhere, in its order; its futures get the replies.
+
+        ``asking``: each behind an ASKING. Never raises: what cannot be sent fails.
+        """
+        for future, command, again, in_doubt in sent:
+            if future.done():
+                continue
+            if self._loop is None:
+                _fail(
+                    future, MultiplexerStopped("the multiplexer was stopped before this was sent")
+                )
+                continue
+            self._refusable[future] = command
+            if again is not None:
+                self._doubts.watch(future, again, in_doubt=in_doubt)
+            wire = self._wire
+            if wire is not None and not wire.paused:
+                if not self._batch:
+                    self._loop.call_soon(self._write_batch)
+                if asking:
+                    self._batch.append(ASKING)
+                    self._unanswered.append(None)
+                self._batch.append(command)
+                self._unanswered.append(future)
+            elif in_doubt:
+                self._doubts.wait(future, command)
+            else:
+                self._backlog.add(Waiting(future, command))
+
+    def take_out(self, wanted: Callable[[bytes], bool] = lambda command: True) -> Iterator[Sent]:
+        """What waits here for a connection, as far as it is `wanted`, for another to take over.
+
+        That which is in doubt comes first.
+        """
+        late = [each for each in self._backlog if wanted(each.command)]
+        for each in late:
+            self._backlog.discard(each)
+        for future, command in (*self._doubts.take_out(wanted), *late):
+            self._refusable.pop(future, None)
+            if not future.done():
+                yield self._sent(future, command)
+
+    def _sent(self, future: asyncio.Future[Frame], command: bytes) -> Sent:
+        """What is not ours any more."""
+        return Sent(future, command, *self._doubts.forget(future))
+
+    def settled(self) -> asyncio.Future[None]:
+        """Done once all that has been written by now is answered, or never will be."""
+        assert self._loop is not None
+        done: asyncio.Future[None] = self._loop.create_future()
+        for last in reversed(self._unanswered):
+            if last is not None and not last.done():
+                last.add_done_callback(functools.partial(_end, done))
+                return done
+        done.set_result(None)
+        return done
+
+    def _forget_done(self) -> None:
+        """Of commands that wait no more; those that are answered are forgotten with the answer."""
+        for future in [each for each in self._refusable if each.done()]:
+            del self._refusable[future]
 
     def begin_with(self, command: bytes, heard: Heard = unheard) -> None:
         """Send a command now, and on each connection to come before all else; raises as `submit`.
@@ -224,6 +299,7 @@ class Publisher:
     def _wait_for_link(self, command: bytes, future: asyncio.Future[Frame]) -> None:
         if len(self._backlog) >= self._max_backlog:
             self._counters.dropped_backlog_full += 1
+            self._refusable.pop(future, None)
             future.cancel()  # whoever keeps something for its answer lets go of it
             raise BacklogFull(
                 f"{len(self._backlog)} commands wait for {self.link.node} already{self._cause()}"
@@ -328,6 +404,7 @@ class Publisher:
             future.set_exception(
                 ConnectionLost(f"{lost_at}, the command may have run: {describe(error)}")
             )
+        self._forget_done()
 
     def writable(self) -> None:
         self._stuck = []
@@ -338,12 +415,15 @@ class Publisher:
             else:
                 (future, command), self._batch_due = backlog.pop_first()
             if not future.done():
+                if self._on_refusal is not None:
+                    self._refusable[future] = command
                 self._batch.append(command)
                 self._unanswered.append(future)
                 if len(self._batch) >= WRITE_AT_ONCE:
                     self._write_batch()
         self._write_batch()
         self._batch_due = None
+        self._forget_done()
 
     def send_ping(self, wire: Wire) -> None:
         # In its turn: what is in the batch counts as unanswered already.
@@ -352,7 +432,7 @@ class Publisher:
         self._write_batch()
 
     def frames_received(self, frames: Sequence[Frame]) -> int:
-        unanswered = self._unanswered
+        unanswered, refusable = self._unanswered, self._refusable
         self._answered += len(frames)
         for frame in frames:
             if not unanswered:
@@ -360,22 +440,32 @@ class Publisher:
                 self._log.warning("", "%s answered unasked: %.100r", self.link.node, frame)
                 continue
             future = unanswered.popleft()
+            command = refusable.pop(future, None) if refusable and future is not None else None
             if future is None or future.done():
                 continue
             if isinstance(frame, Exception):
-                self._refused(future, frame)
+                self._refused(future, command, frame)
             else:
                 future.set_result(frame)
         return len(frames)
 
-    def _refused(self, future: asyncio.Future[Frame], error: Exception) -> None:
+    def _refused(
+        self, future: asyncio.Future[Frame], command: bytes | None, error: Exception
+    ) -> None:
         """What becomes of an error instead of a reply."""
-        take_over, command = self._on_refusal, self._refusable.get(future)
-        if take_over is not None and command is not None and take_over(command, future, error):
-            return
+        take_over = self._on_refusal
+        if take_over is not None and command is not None:
+            sent = self._sent(future, command)
+            if take_over(sent, error):
+                return
         refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
         refusal.__cause__ = error
         future.set_exception(refusal)
+
+
+def _end(done: asyncio.Future[None], _: asyncio.Future[Frame]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 def _fail(future: asyncio.Future[Frame], error: Exception) -> None:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import redis.exceptions
 
-__all__ = ["Refused", "doubling", "is_transient", "kind_of"]
+__all__ = ["Refused", "doubling", "is_transient", "kind_of", "moved_to"]
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -45,6 +45,16 @@ def kind_of(error: BaseException | None) -> str:
 def is_transient(error: BaseException | None) -> bool:
     """Whether Redis refuses only for as long as it is in some state, such as ``-BUSY``."""
     return isinstance(error, _TRANSIENT_CLASSES) or kind_of(error) in _TRANSIENT_WORDS
+
+
+def moved_to(error: BaseException | None) -> tuple[str, int] | None:
+    """The host and port that a cluster's node names in MOVED; None for any other error.
+
+    The host may be empty: it is the one that was asked.
+    """
+    if isinstance(error, redis.exceptions.MovedError):
+        return error.host, error.port
+    return None
 
 
 def doubling(attempts: int) -> float:

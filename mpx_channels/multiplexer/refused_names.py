@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .logs import LimitedLog
-from .refusals import is_transient
+from .refusals import is_transient, moved_to
 from .registry import Entry, Registry
 from .topology import Node
 
@@ -17,9 +19,15 @@ class RefusedNames:
         self._registry = registry
         self._node = node
         self._log = log
+        # Called when the server says that names are another's.
+        self.on_moved: Callable[[], object] = lambda: None
 
     def refuse(self, error: Exception, now: float) -> None:
         """The server's answer was an error."""
+        if moved_to(error) is not None:
+            self._registry.refuse(error, now, moved=True)
+            self.on_moved()
+            return
         transient = is_transient(error)
         refused = self._registry.refuse(error, now, transient=transient)
         if transient:

@@ -8,13 +8,14 @@ difference.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from .deadlines import DueOrder
-from .entries import CHANNEL, PATTERN, Command, Entry, Kind, Listener
+from .entries import CHANNEL, PATTERN, SHARDED, Command, Entry, Kind, Listener
 from .refusals import Refused, doubling
+from .slots import slot_of
 
-__all__ = ["CHANNEL", "PATTERN", "Command", "Entry", "Kind", "Listener", "Registry"]
+__all__ = ["CHANNEL", "PATTERN", "SHARDED", "Command", "Entry", "Kind", "Listener", "Registry"]
 
 # Names per command. Redis answers each name on its own, so longer commands gain nothing, and a
 # command of this size still fits a few socket buffers.
@@ -42,6 +43,10 @@ class Registry:
         self.linger = linger
         self.channels: dict[bytes, Entry] = {}
         self.patterns: dict[bytes, Entry] = {}
+        self.shards: dict[bytes, Entry] = {}
+        self.tables = (self.channels, self.patterns, self.shards)
+        # What the server took away by itself, and nobody was told of.
+        self.taken: list[Entry] = []
         # In order of their first change, as the names should appear on the wire.
         self._dirty: dict[Entry, None] = {}
         # Entries without listeners, and when each is due.
@@ -60,7 +65,9 @@ class Registry:
 
     def table(self, kind: Kind) -> dict[bytes, Entry]:
         """The entries of one kind by their name."""
-        return self.channels if kind is CHANNEL else self.patterns
+        if kind is CHANNEL:
+            return self.channels
+        return self.patterns if kind is PATTERN else self.shards
 
     # -- what listeners want ------------------------------------------------------------------
 
@@ -124,15 +131,18 @@ class Registry:
         commands = [self._send(entry.kind, True, [entry]) for entry in self._pop_retries()]
         if not self._dirty:
             return commands
-        batches: dict[tuple[Kind, bool], list[Entry]] = {}
+        # A command for sharded channels has names of one slot only.
+        batches: dict[tuple[Kind, bool, int], list[Entry]] = {}
         for entry in self._dirty:
             wanted = entry.wanted
             if wanted is not entry.sent:
-                batches.setdefault((entry.kind, wanted), []).append(entry)
+                kind = entry.kind
+                slot = slot_of(entry.name) if kind is SHARDED else 0
+                batches.setdefault((kind, wanted, slot), []).append(entry)
             elif not wanted:
                 self._forget(entry)
         self._dirty.clear()
-        for (kind, subscribe), entries in batches.items():
+        for (kind, subscribe, _), entries in batches.items():
             for start in range(0, len(entries), CHUNK):
                 commands.append(self._send(kind, subscribe, entries[start : start + CHUNK]))
         return commands
@@ -209,11 +219,72 @@ class Registry:
 
     def _lost_by_server(self, verb: bytes, name: bytes) -> None:
         """The server unsubscribed a name by itself: ask for it again if it is wanted."""
-        for kind in (CHANNEL, PATTERN):
+        for kind in (CHANNEL, PATTERN, SHARDED):
             entry = self.table(kind).get(name)
             if verb == kind.unconfirmed and entry is not None and entry.inflight == 0:
                 entry.deactivated()
-                self._dirty[entry] = None
+                if entry.wanted:
+                    self.taken.append(entry)
+                if kind is not SHARDED or not entry.wanted:
+                    self._lingering.discard(entry)
+                    self._dirty[entry] = None
+
+    def put_off(self, entries: Iterable[Entry], now: float) -> None:
+        """Ask for these a little later: the server has just said that they are another's."""
+        for entry in entries:
+            if entry.kind is SHARDED and entry.wanted and not entry.sent:
+                self._put_off.add(entry, now)
+
+    # -- from one server to another -----------------------------------------------------------
+
+    def release(self, entries: Collection[Entry]) -> None:
+        """Let go of entries that go to another registry, as ones of which nothing was sent.
+
+        What this server still has of a name is to be unsubscribed, by one that stands in for it.
+        """
+        left: dict[Entry, Entry] = {}
+        for entry in entries:
+            table = self.table(entry.kind)
+            del table[entry.name]
+            if entry.sent or entry.confirmed or entry.inflight:
+                stays = table[entry.name] = left[entry] = Entry(entry.kind, entry.name, entry.text)
+                stays.take_over(entry)
+        self._forget_all(entries, left)
+        self._dirty.update(dict.fromkeys(left.values()))
+        for entry in entries:
+            entry.forget_redis()
+
+    def adopt(self, entries: Collection[Entry]) -> None:
+        """Take entries that another registry has released."""
+        left: dict[Entry, Entry] = {}
+        for entry in entries:
+            table = self.table(entry.kind)
+            was_here = table.get(entry.name)
+            if was_here is not None:
+                # Redis has not heard that it left, or not said so.
+                entry.take_over(was_here)
+                left[was_here] = entry
+            table[entry.name] = entry
+        if left:
+            self._forget_all(left, left)
+        self._dirty.update(dict.fromkeys(entries))
+
+    def _forget_all(self, entries: Collection[Entry], left: Mapping[Entry, Entry]) -> None:
+        """They are to be found nowhere any more; in commands that are on their way, others are."""
+        for entry in entries:
+            self._dirty.pop(entry, None)
+            self._lingering.discard(entry)
+            self._forbidden.discard(entry)
+            self._put_off.discard(entry)
+        gone = set(entries)
+        self._late = [each for each in self._late if each[0] not in gone]
+        self._retry_alone = [each for each in self._retry_alone if each not in gone]
+        self.taken = [each for each in self.taken if each not in gone]
+        for command in self._unanswered:
+            if command is not None and left:
+                command.entries = [left.get(each, each) for each in command.entries]
+
+    # -- answers ------------------------------------------------------------------------------
 
     def pong(self) -> None:
         """Take the answer to the oldest PING."""
@@ -226,12 +297,15 @@ class Registry:
         if answered is not None:
             answered()
 
-    def refuse(self, error: Exception, now: float, *, transient: bool = False) -> list[Entry]:
+    def refuse(
+        self, error: Exception, now: float, *, transient: bool = False, moved: bool = False
+    ) -> list[Entry]:
         """Take an error instead of confirmations; return the entries that Redis will not have.
 
         Redis refuses a command as a whole, so a batch is asked for again name by name. Only a name
         that was alone in its command counts as refused; it is asked for again when it is due. But a
         ``transient`` error says nothing about the names: they are asked for again together, soon.
+        So are those that have ``moved`` to another server, unless they are taken there meanwhile.
         """
         command = self._unanswered.popleft() if self._unanswered else None
         if command is None:
@@ -241,6 +315,13 @@ class Registry:
         for entry in command.entries[command.answered :]:
             entry.inflight -= 1
             if entry.inflight:
+                continue
+            if moved:
+                entry.deactivated()
+                if entry.wanted:
+                    self._put_off.add(entry, now)
+                else:
+                    self._forget(entry)
                 continue
             if not command.subscribe and not transient:
                 # Redis refuses UNSUBSCRIBE only where it refuses everything: nothing to retry.
@@ -283,7 +364,8 @@ class Registry:
         self._forbidden.clear()
         self._put_off.clear()
         self._dirty.clear()
-        for table in (self.channels, self.patterns):
+        self.taken.clear()
+        for table in self.tables:
             for entry in list(table.values()):
                 entry.deactivated()
                 entry.inflight = 0
@@ -311,11 +393,9 @@ class Registry:
 
     def refused(self) -> list[Entry]:
         """The names and patterns that have listeners, and that Redis refused when last asked."""
-        tables = (self.channels, self.patterns)
-        entries = (entry for table in tables for entry in table.values())
+        entries = (entry for table in self.tables for entry in table.values())
         return [entry for entry in entries if entry.refusal is not None and entry.wanted]
 
     def listeners(self) -> int:
         """How many pairs of a name and somebody who listens to it there are."""
-        tables = (self.channels, self.patterns)
-        return sum(len(entry.listeners) for table in tables for entry in table.values())
+        return sum(len(entry.listeners) for table in self.tables for entry in table.values())

@@ -72,6 +72,9 @@ class Subscriber:
         self.messages_in = 0
         self.log = LimitedLog(logger)
         self._refused = RefusedNames(self.registry, node, self.log)
+        # Called when the server says that names are another's, or takes them away.
+        self.on_moved: Callable[[], object] = lambda: None
+        self._refused.on_moved = lambda: self.on_moved()
         self.on_lost: Callable[[LinkLost], object] = lambda loss: None
         # Called when all that was wanted before a connection came is confirmed, or refused.
         self.on_restored: list[Callable[[], object]] = []
@@ -92,12 +95,15 @@ class Subscriber:
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
+        self._begin()
+        self.link.start()
+
+    def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
         # Handles of a loop that ended without a stop() would keep us waiting for ever.
         self._flush_soon = self._timer = None
         self.fences.forget()
         self.up = asyncio.Event()
-        self.link.start()
 
     async def stop(self) -> None:
         """Close the connection; what is wanted stays wanted."""
@@ -117,7 +123,7 @@ class Subscriber:
     @property
     def wanted(self) -> bool:
         """Whether there is any name to listen to."""
-        return bool(self.registry.channels or self.registry.patterns)
+        return any(self.registry.tables)
 
     @property
     def restored(self) -> bool:
@@ -220,7 +226,7 @@ class Subscriber:
     def link_up(self, wire: Wire) -> None:
         self._wire = wire
         self.up.set()
-        tables = (self.registry.channels, self.registry.patterns)
+        tables = self.registry.tables
         self._restoring = deque(entry for table in tables for entry in table.values())
         self._flush()
         self._look_restored()
@@ -248,12 +254,30 @@ class Subscriber:
         if self.alone:
             loss = LinkLost(describe(error))
         else:
-            names = frozenset(entry.text for entry in self.registry.channels.values())
-            loss = LinkLost(f"{self.link.node}: {describe(error)}", names)
+            tables = (self.registry.channels, self.registry.shards)
+            names = frozenset(entry.text for table in tables for entry in table.values())
+            loss = LinkLost(
+                f"{self.link.node}: {describe(error)}",
+                names,
+                patterns=bool(self.registry.patterns),
+            )
         loss.__cause__ = error
+        self.tell_lost(loss)
+
+    def tell_lost(self, loss: LinkLost) -> None:
+        """What these names hear from here on, they hear anew."""
         for subscription in tuple(self.subscriptions):
             subscription.disconnected(loss, self)
         self.on_lost(loss)
+
+    def _taken_away(self) -> None:
+        """The server has unsubscribed names by itself, as their slot is another's."""
+        taken, self.registry.taken = self.registry.taken, []
+        self.registry.put_off(taken, self.now())
+        self.changed()
+        names = frozenset(entry.text for entry in taken)
+        self.tell_lost(LinkLost(f"{self.node} has unsubscribed them by itself", names))
+        self.on_moved()
 
     def writable(self) -> None:
         self.changed()
@@ -268,7 +292,7 @@ class Subscriber:
 
     def frames_received(self, frames: Sequence[Frame]) -> int:
         flow = self.flow
-        channels = self.registry.channels
+        channels, shards = self.registry.channels, self.registry.shards
         messages = deliveries = taken = 0
         for frame in frames:
             if flow.held:
@@ -283,6 +307,10 @@ class Subscriber:
             kind = frame[0]
             if kind == b"message":
                 entry = channels.get(frame[1])
+                data = frame[2]
+                name = entry.text if entry is not None else ""
+            elif kind == b"smessage":
+                entry = shards.get(frame[1])
                 data = frame[2]
                 name = entry.text if entry is not None else ""
             elif kind == b"pmessage":
@@ -306,6 +334,8 @@ class Subscriber:
                 self.counters.dropped_no_listener += 1
         if taken > messages:  # the others are answers
             self._silence.broken(self.now())
+            if self.registry.taken:
+                self._taken_away()
         self.messages_in += messages
         self.counters.deliveries += deliveries
         return taken

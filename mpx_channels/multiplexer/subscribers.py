@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .counters import EngineCounters
+from .entries import CHANNEL, Kind
 from .exceptions import LinkLost
 from .flow import Flow
 from .link import LinkOptions
+from .logs import LimitedLog
 from .subscriber import LinkListener, Subscriber
 from .topology import Node, Topology
 
 __all__ = ["Subscribers"]
+
+logger = logging.getLogger("mpx_channels.multiplexer")
 
 
 class Everywhere(LinkListener, Protocol):
@@ -43,14 +48,22 @@ class Subscribers:
         self._options = options
         self._linger = linger
         self._by_server: dict[Node, Subscriber] = {}
+        self._counted()
         for server in topology.servers:
             self.add(server)
         # For what is about no server, such as callbacks.
-        self.log = self.all[0].log
+        self.log = self.all[0].log if self.all else LimitedLog(logger)
 
     def add(self, server: Node) -> Subscriber:
         """Have one more server; whoever adds it while others run starts it."""
-        subscriber = self._by_server[server] = Subscriber(
+        subscriber = self._by_server[server] = self._make(server)
+        self._counted()
+        for subscription in tuple(self.subscriptions):
+            subscription.server_added(subscriber)
+        return subscriber
+
+    def _make(self, server: Node) -> Subscriber:
+        subscriber = Subscriber(
             server,
             self._options,
             self.counters,
@@ -59,9 +72,6 @@ class Subscribers:
             linger=self._linger,
         )
         subscriber.on_lost = self._on_lost
-        self._counted()
-        for subscription in tuple(self.subscriptions):
-            subscription.server_added(subscriber)
         return subscriber
 
     def remove(self, server: Node) -> Subscriber:
@@ -89,9 +99,14 @@ class Subscribers:
         for subscriber in self.all:
             subscriber.on_lost = callback
 
-    def of(self, name: bytes) -> Subscriber:
+    def of(self, name: bytes, kind: Kind = CHANNEL) -> Subscriber:
         """The one that has a channel's name."""
         return self.only or self._by_server[self._topology.server_of(name)]
+
+    @property
+    def for_patterns(self) -> Sequence[Subscriber]:
+        """Those that a pattern is subscribed to on."""
+        return self.all
 
     def of_node(self, node: Node) -> Subscriber:
         """The one that has the names of a node."""

@@ -8,7 +8,7 @@ from typing import Self
 
 from .callbacks import Callbacks, MessageStream, OnActivation, OnDisconnect, OnMessage
 from .exceptions import InactiveSubscription, LinkLost, SubscriptionClosed, SubscriptionRefused
-from .registry import CHANNEL, PATTERN, Entry
+from .registry import CHANNEL, PATTERN, Entry, Kind
 from .subscriber import Subscriber
 from .subscribers import Subscribers
 from .topology import Node
@@ -116,7 +116,7 @@ class BaseSubscription:
 
     def disconnected(self, loss: LinkLost, subscriber: Subscriber) -> None:
         """The link to a server broke."""
-        if subscriber.alone or self._listens_at(subscriber):
+        if subscriber.alone or self._misses(loss, subscriber):
             self._callbacks.disconnected(loss)
 
     def server_added(self, subscriber: Subscriber) -> None:
@@ -131,8 +131,8 @@ class BaseSubscription:
         """Listen to nothing any more."""
         raise NotImplementedError
 
-    def _listens_at(self, subscriber: Subscriber) -> bool:
-        """Whether any of our names is on this server."""
+    def _misses(self, loss: LinkLost, subscriber: Subscriber) -> bool:
+        """Whether any of our names was lost, which one of several servers had."""
         raise NotImplementedError
 
     def _activation(self, name: bytes) -> asyncio.Future[None]:
@@ -179,8 +179,10 @@ class ChannelSubscription(BaseSubscription):
         on_activation: OnActivation | None = None,
         *,
         max_queue: int,
+        kind: Kind = CHANNEL,
     ) -> None:
         self._entries = {}
+        self._kind = kind
         super().__init__(subscribers, on_message, on_disconnect, on_activation, max_queue=max_queue)
 
     def add(self, *names: str | bytes) -> bool:
@@ -195,10 +197,10 @@ class ChannelSubscription(BaseSubscription):
         for name, text in [(encode_name(each), each) for each in names]:  # all or nothing
             entry = entries.get(name)
             if entry is None:
-                subscriber = subscribers.only or subscribers.of(name)
+                subscriber = subscribers.only or subscribers.of(name, self._kind)
                 # What is ASCII is the same when it comes back.
                 known = text if type(text) is str and text.isascii() else None
-                entry = entries[name] = subscriber.add(CHANNEL, name, self, known)
+                entry = entries[name] = subscriber.add(self._kind, name, self, known)
             active = active and entry.active
         return active
 
@@ -241,7 +243,7 @@ class ChannelSubscription(BaseSubscription):
         key = encode_name(name)
         entry = self._entries.get(key)
         if entry is None:
-            return (self._subscribers.of(key).node,)
+            return (self._subscribers.of(key, self._kind).node,)
         return () if entry.active else (entry.keeper.node,)
 
     def refusal(self, name: str | bytes) -> Exception | None:
@@ -270,8 +272,9 @@ class ChannelSubscription(BaseSubscription):
     def _leave(self, *, at_once: bool) -> None:
         self._remove(*self._entries, at_once=at_once)
 
-    def _listens_at(self, subscriber: Subscriber) -> bool:
-        return any(entry.keeper is subscriber for entry in self._entries.values())
+    def _misses(self, loss: LinkLost, subscriber: Subscriber) -> bool:
+        entries = self._entries.values()
+        return any(each.keeper is subscriber and loss.includes(each.text) for each in entries)
 
     def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()
@@ -311,9 +314,9 @@ class PatternSubscription(BaseSubscription):
     ) -> None:
         self._name = encode_name(pattern)
         super().__init__(subscribers, on_message, on_disconnect, on_activation, max_queue=max_queue)
-        # One for each server.
-        self._entries: dict[Subscriber, Entry] = {}
-        for subscriber in subscribers.all:
+        # One for each server that is to deliver it.
+        self._entries: list[Entry] = []
+        for subscriber in subscribers.for_patterns:
             self.server_added(subscriber)
 
     @property
@@ -324,7 +327,7 @@ class PatternSubscription(BaseSubscription):
     @property
     def active(self) -> bool:
         """Whether Redis has confirmed the pattern on the connections that stand now."""
-        return not self._closed and all(entry.active for entry in self._entries.values())
+        return not self._closed and all(entry.active for entry in self._entries)
 
     async def wait_for_activation(self) -> None:
         """Return once Redis has confirmed the pattern; else as with channels."""
@@ -332,12 +335,11 @@ class PatternSubscription(BaseSubscription):
 
     def pending(self) -> tuple[Node, ...]:
         """The servers that have not confirmed the pattern yet."""
-        entries = self._entries.values()
-        return tuple(entry.keeper.node for entry in entries if not entry.active)
+        return tuple(entry.keeper.node for entry in self._entries if not entry.active)
 
     def refusal(self) -> Exception | None:
         """Why a server refused the pattern when it was last asked; None if none did."""
-        refusals = (entry.refusal for entry in self._entries.values())
+        refusals = (entry.refusal for entry in self._entries)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def activation(self) -> asyncio.Future[None]:
@@ -350,38 +352,40 @@ class PatternSubscription(BaseSubscription):
 
     def activated(self, entry: Entry) -> None:
         """A server confirmed the pattern; the last one makes it active."""
-        if all(each.active and each.was_notified(self) for each in self._entries.values()):
+        if all(each.active and each.was_notified(self) for each in self._entries):
             super().activated(entry)
 
     def server_added(self, subscriber: Subscriber) -> None:
         """It is to confirm the pattern, too, and until then the subscription is not active."""
-        self._entries[subscriber] = subscriber.add(PATTERN, self._name, self)
+        if subscriber in self._subscribers.for_patterns:
+            self._entries.append(subscriber.add(PATTERN, self._name, self))
 
     def server_removed(self, subscriber: Subscriber) -> None:
         """It need not confirm any more; if it was the last that had not, we are active now."""
-        entry = self._entries.pop(subscriber)
-        missing = not entry.active
-        entry.keeper.remove(entry, self)
-        if missing and self._entries:
-            self.activated(next(iter(self._entries.values())))
+        for entry in [each for each in self._entries if each.keeper is subscriber]:
+            self._entries.remove(entry)
+            missing = not entry.active
+            entry.keeper.remove(entry, self)
+            if missing and self._entries:
+                self.activated(self._entries[0])
 
     def _leave(self, *, at_once: bool) -> None:
-        for entry in self._entries.values():
+        for entry in self._entries:
             entry.keeper.remove(entry, self, at_once=at_once)
             self._fail_waiters(entry, SubscriptionClosed(f"{entry.text!r} was removed"))
 
-    def _listens_at(self, subscriber: Subscriber) -> bool:
-        return subscriber in self._entries
+    def _misses(self, loss: LinkLost, subscriber: Subscriber) -> bool:
+        return loss.patterns and any(each.keeper is subscriber for each in self._entries)
 
     def _activation(self, name: bytes) -> asyncio.Future[None]:
         self._check_open()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.active:
-            for entry in self._entries.values():
+            for entry in self._entries:
                 entry.keeper.notify_late_joiners()
             waiter.set_result(None)
         else:
-            for entry in self._entries.values():
+            for entry in self._entries:
                 if entry.refusal is not None:
                     entry.keeper.ask_again(entry)
             self._waiters.setdefault(name, []).append(waiter)

@@ -6,6 +6,7 @@ them, and `Topology` says which is whose.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from binascii import crc32
@@ -16,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
-__all__ = ["Node", "Topology", "connection_class", "without_password"]
+__all__ = ["Node", "Topology", "connection_class", "nodes_of", "without_password"]
 
 # Ours to set: the multiplexer reads bytes, reconnects by itself and watches over idle connections.
 OWN_OPTIONS = {
@@ -110,6 +111,22 @@ class Node:
         """A fresh connection of redis-py, not connected yet."""
         return self._class(**self._options)
 
+    @property
+    def connection_type(self) -> type[AbstractConnection]:
+        """The class of its connections."""
+        return self._class
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Its host and port."""
+        return self._options.get("host", "localhost"), int(self._options.get("port", 6379))
+
+    def at(self, host: str, port: int) -> Node:
+        """A node with the same options at another address."""
+        other = copy.copy(self)
+        vars(other)["_options"] = {**self._options, "host": host, "port": port}
+        return other
+
     async def check(self, connection: AbstractConnection) -> None:
         """Raise what is wrong with a connection after its handshake, and before its use."""
 
@@ -158,29 +175,6 @@ class Topology:
         share = RING / len(self.nodes)
         self._ring = tuple(self.nodes[int(place / share)] for place in range(RING))
 
-    @classmethod
-    def of(
-        cls,
-        url: str | Node | Sequence[str | Node],
-        connect_timeout: float,
-        options: Mapping[str, Any],
-    ) -> Topology:
-        """Of a URL or a node, or several; the options are for all that are given as a URL.
-
-        Raises as `Node`, and `ValueError` where there is none.
-        """
-        entries: Sequence[Any] = url if isinstance(url, list | tuple) else [url]
-        if not entries:
-            raise ValueError("a multiplexer needs at least one URL")
-        return cls(
-            [
-                each
-                if isinstance(each, Node)
-                else Node(each, connect_timeout=connect_timeout, options=options)
-                for each in entries
-            ]
-        )
-
     def node_of(self, name: bytes) -> Node:
         """The node that a name is published to and a key is kept on."""
         return self._ring[crc32(name) & 0xFFF]
@@ -192,6 +186,24 @@ class Topology:
     def server(self, node: Node) -> Node:
         """The first node of a node's server."""
         return self._servers[node]
+
+
+def nodes_of(
+    url: str | Node | Sequence[str | Node], connect_timeout: float, options: Mapping[str, Any]
+) -> list[Node]:
+    """A URL or a node, or several, as nodes; the options are for all that are given as a URL.
+
+    Raises as `Node`, and `ValueError` where there is none.
+    """
+    entries: Sequence[Any] = url if isinstance(url, list | tuple) else [url]
+    if not entries:
+        raise ValueError("a multiplexer needs at least one URL")
+    return [
+        each
+        if isinstance(each, Node)
+        else Node(each, connect_timeout=connect_timeout, options=options)
+        for each in entries
+    ]
 
 
 def connection_class(chosen: object) -> type[AbstractConnection]:

@@ -77,7 +77,6 @@ def store_on(server: Scripted) -> Store:
     return Store(
         cast(Multiplexer, server),
         "process",
-        server="server",
         keys_of=lambda name: ("stream", "meta", "keys", "server"),
     )
 

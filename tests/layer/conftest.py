@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
+
+OVER = os.environ.get("MPX_TEST_OVER", "single")
 
 MakeLayer = Callable[..., MpxChannelLayer]
 
@@ -25,6 +28,8 @@ async def make_layer(redis_url: str, prefix: str) -> AsyncIterator[MakeLayer]:
     layers: list[MpxChannelLayer] = []
 
     def make(**config: Any) -> MpxChannelLayer:
+        if OVER == "cluster" and "hosts" not in config:
+            config = {"cluster": True, **config}
         layer = MpxChannelLayer(**{"hosts": [redis_url], "prefix": prefix, **config})
         layers.append(layer)
         return layer

@@ -19,7 +19,7 @@ from mpx_channels.multiplexer import (
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.link import LinkOptions
 from mpx_channels.multiplexer.packing import pack
-from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher
+from mpx_channels.multiplexer.publisher import WRITE_AT_ONCE, OnRefusal, Publisher, Sent
 from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire
 from tests.inside import counters_of, is_watched, refusable_in, waits_until, watched_by
@@ -342,7 +342,7 @@ async def test_a_full_backlog_leaves_nothing_behind(
 ) -> None:
     """However often somebody tries while the server is away."""
     publisher = new_publisher(
-        restartable_server.url, max_backlog=1, on_refusal=lambda command, future, error: False
+        restartable_server.url, max_backlog=1, on_refusal=lambda sent, error: False
     )
     waiting = publisher.submit(echo(1), lambda: echo(2))
     with pytest.raises(BacklogFull):
@@ -657,12 +657,11 @@ async def test_a_refused_command_can_be_sent_elsewhere(
     other = await connected(new_publisher())
     seen = []
 
-    def take_over(command: bytes, future: asyncio.Future[Any], error: Exception) -> bool:
-        seen.append((command, str(error)))
-        if b"MOVED" not in command:
+    def take_over(sent: Sent, error: Exception) -> bool:
+        seen.append((sent.command, str(error)))
+        if b"MOVED" not in sent.command:
             return False
-        answer = other.submit(pack(b"INCR", key))
-        answer.add_done_callback(lambda done: future.set_result(done.result()))
+        other.take_over([sent._replace(command=pack(b"INCR", key))])
         return True
 
     publisher = await connected(new_publisher(on_refusal=take_over))

@@ -81,18 +81,19 @@ class Requests(Part):
         timeout: float | None,
         *,
         enough: int | None = None,
+        classic: bool = False,
     ) -> Poll:
         """Publish an encoded question to `name`, and collect the answers of all who listen there.
 
-        The wait is over after `timeout` seconds, after ``enough`` answers, and when our link
-        breaks. Raises as `Multiplexer.publish`.
+        ``classic`` is as in `Multiplexer.publish_soon`. The wait is over after `timeout` seconds,
+        after ``enough`` answers, and when our link breaks. Raises as `Multiplexer.publish`.
         """
         context = self._context
 
         async def publish(number: int) -> int:
             header = {"by": context.process_id, "id": number}
             data = context.wrapping.seal(name, question, header)
-            return await commands.publish_counted(context.multiplexer, name, data)
+            return await commands.publish_counted(context.multiplexer, name, data, classic=classic)
 
         return await self._collect(publish, timeout, enough)
 
@@ -154,6 +155,8 @@ class Requests(Part):
         process_id, number = self.whose(event)
         inbox = context.names.inbox(process_id)
         data = context.wrapping.wrap(inbox, answer, {"re": number})
+        if not context.multiplexer.counts_all:
+            return bool(await commands.publish_counted(context.multiplexer, inbox, data))
         return bool(await context.multiplexer.publish_soon(inbox, data))
 
     def answer(self, process_id: str, number: object, answer: Answer) -> None:

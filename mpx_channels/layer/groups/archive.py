@@ -40,7 +40,6 @@ class Archive:
         self.store = Store(
             context.multiplexer,
             context.process_id,
-            server=names.server,
             keys_of=lambda name: names.history(names.group_of(name)),
         )
 
@@ -95,7 +94,7 @@ class Archive:
         self._context.counters.messages_out += 1
         multiplexer = self._context.multiplexer
         _, received = await self.store.publish(name, setting, data, None)
-        return min(received, await commands.subscribers(multiplexer, name, received))
+        return await commands.subscribers(multiplexer, name, received)
 
     async def read(self, name: str, setting: HistorySetting, since: object, limit: int) -> History:
         """Up to `limit` messages behind a position, or the last ones if it is None."""

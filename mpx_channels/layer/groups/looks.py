@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
 from typing import Any
 
 from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import Position, State
 from mpx_channels.history.store import LOOKED_AT_ONCE, Store, patiently
-from mpx_channels.multiplexer import MpxError, MultiplexerStopped, Node, NotConnected
+from mpx_channels.multiplexer import MpxError, MultiplexerStopped, NotConnected
 
 from .replays import track_of
 from .topics import Topic
@@ -24,7 +24,7 @@ Looked = tuple[Topic, State | None, int | None, bool]
 
 
 class Looks:
-    """Gathers the topics of a node for a turn of the event loop, and for as long as it is asked.
+    """Gathers the topics of a place for a turn of the event loop, and for as long as it is asked.
 
     Up to 512 are one question.
     """
@@ -45,9 +45,9 @@ class Looks:
         self._on_looked = on_looked
         self._failed = failed
         # Topics to look at next, and who waits for their states.
-        self._next: dict[Node, dict[Topic, list[asyncio.Future[State]]]] = {}
-        # How many questions a node has to answer before that.
-        self._asked: Counter[Node] = Counter()
+        self._next: dict[Hashable, dict[Topic, list[asyncio.Future[State]]]] = {}
+        # How many questions a place has to answer before that.
+        self._asked: Counter[Hashable] = Counter()
 
     def close(self) -> None:
         """Leave nobody waiting."""
@@ -58,11 +58,11 @@ class Looks:
 
     def at(self, topic: Topic) -> list[asyncio.Future[State]]:
         """Look at a topic; its state is set on the futures that are added to what this returns."""
-        node = self._multiplexer.node_of(topic.name)
-        looks = self._next.get(node)
+        place = self._multiplexer.place_of(topic.name)
+        looks = self._next.get(place)
         if looks is None:
-            looks = self._next[node] = {}
-            self._loop.call_soon(self._look, node)
+            looks = self._next[place] = {}
+            self._loop.call_soon(self._look, place)
         return looks.setdefault(topic, [])
 
     async def state(self, topic: Topic) -> State:
@@ -81,24 +81,22 @@ class Looks:
                 f"{node} did not say in {self._timeout} s how far {topic.name!r} has come"
             ) from None
 
-    def _look(self, node: Node) -> None:
-        if self._asked[node]:
+    def _look(self, place: Hashable) -> None:
+        if self._asked[place]:
             return  # this is called again when there are the answers
-        looks = self._next.pop(node, {})
+        looks = self._next.pop(place, {})
         topics = list(looks)
         for start in range(0, len(topics), LOOKED_AT_ONCE):
             chunk = topics[start : start + LOOKED_AT_ONCE]
-            self._asked[node] += 1
-            task = self._run(self._look_at_chunk(node, {topic: looks[topic] for topic in chunk}))
-            task.add_done_callback(functools.partial(self._answered, node))
+            self._asked[place] += 1
+            task = self._run(self._look_at_chunk({topic: looks[topic] for topic in chunk}))
+            task.add_done_callback(functools.partial(self._answered, place))
 
-    def _answered(self, node: Node, task: asyncio.Task[None]) -> None:
-        self._asked[node] -= 1
-        self._look(node)
+    def _answered(self, place: Hashable, task: asyncio.Task[None]) -> None:
+        self._asked[place] -= 1
+        self._look(place)
 
-    async def _look_at_chunk(
-        self, node: Node, looks: Mapping[Topic, list[asyncio.Future[State]]]
-    ) -> None:
+    async def _look_at_chunk(self, looks: Mapping[Topic, list[asyncio.Future[State]]]) -> None:
         known: dict[Topic, Position | None] = {}
         losses: dict[Topic, int] = {}
 
@@ -111,7 +109,6 @@ class Looks:
                 if topic.live:
                     losses[topic] = track.losses
             return self._store.look(
-                node,
                 [(topic.name, track_of(topic).setting, known[topic]) for topic in looks],
             )
 

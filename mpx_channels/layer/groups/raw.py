@@ -18,6 +18,7 @@ class RawChannels(ChannelTopics):
     """The Redis channels that channels of this event loop subscribed to."""
 
     kind = "channel"
+    classic = True
 
     def __init__(self, context: Context, observer: Observer, mailboxes: Mailboxes) -> None:
         super().__init__(context, observer, self._received)

@@ -300,12 +300,15 @@ class Topics(Part):
 class ChannelTopics(Topics):
     """Topics that are Redis channels: all of them are one subscription of the multiplexer."""
 
+    # Whether others publish to them, who know nothing of a cluster's slots.
+    classic = False
+
     def __init__(
         self, context: Context, observer: Observer, received: Callable[[str, bytes], None]
     ) -> None:
         super().__init__(context, observer)
         self._subscription: ChannelSubscription = context.multiplexer.new_channel_subscription(
-            received, on_activation=self._activated
+            received, on_activation=self._activated, classic=self.classic
         )
 
     def activation(self, name: str) -> asyncio.Future[None]:
@@ -360,7 +363,7 @@ class PatternTopics(Topics):
             subscription.forget(activation)
 
     def _is_lost(self, name: str, loss: LinkLost) -> bool:
-        return True  # each is on every server
+        return loss.patterns
 
     def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
         return self.context.multiplexer.fences(published)  # what it matches may be anywhere

@@ -39,19 +39,24 @@ class Control(Part):
         self.handlers: dict[str, Callable[[Message], Awaitable[Any]]] = {}
         inbox.on_question = self._serve
         self._names = context.names.controls(context.multiplexer)
-        self._subscription = context.multiplexer.new_channel_subscription(self._received)
+        self._subscription = context.multiplexer.new_channel_subscription(
+            self._received, classic=True
+        )
 
     def started(self) -> None:
         alive = self._context.names.alive(self._context.process_id, os.getpid(), host_name())
-        self._subscription.add(*self._names.values())
+        self._subscription.add(*(self._names.values() or [self._context.names.control]))
         self._context.multiplexer.probe_over(alive)
 
     # -- asking -------------------------------------------------------------------------------
 
     async def ask_everyone(self, question: Message, *, enough: int | None = None) -> Poll:
         """Ask all processes, this one among them; raises when our link breaks meanwhile."""
-        control = self._names[self.reachable()[0]]
-        poll = await self._requests.ask(control, self._encode(question), PATIENCE, enough=enough)
+        names = [self._names[node] for node in self.reachable() if node in self._names]
+        control = names[0] if names else self._context.names.control
+        poll = await self._requests.ask(
+            control, self._encode(question), PATIENCE, enough=enough, classic=True
+        )
         if poll.broken is not None:
             raise poll.broken
         return poll

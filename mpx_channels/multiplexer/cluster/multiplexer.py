@@ -1,0 +1,292 @@
+"""ClusterMultiplexer: the multiplexer of a Redis or Valkey Cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from time import monotonic
+from typing import Any
+
+from ..callbacks import Again, Heard, OnActivation, OnDisconnect, OnMessage, unheard
+from ..entries import CHANNEL, SHARDED
+from ..exceptions import MultiplexerStopped, NotConnected, describe
+from ..health import Health, examine, require_timeout
+from ..link import LinkOptions
+from ..multiplexer import Multiplexer
+from ..packing import key_of, pack, pack_publish, pack_spublish
+from ..publisher import LAST_ANSWERS, Publisher
+from ..slots import slot_of
+from ..subscriber import Subscriber
+from ..subscriptions import ChannelSubscription, encode_name
+from ..topology import Node
+from .agreement import Agreement
+from .detour import Detour
+from .guide import Guide
+from .probes import ClusterProbes
+from .publishers import ClusterPublishers
+from .scout import Scout
+from .subscribers import ClusterSubscribers
+from .topology import ClusterTopology
+from .view import Remap
+
+__all__ = ["ClusterMultiplexer"]
+
+
+class ClusterMultiplexer(Multiplexer):
+    """A `Multiplexer` over a cluster: two connections to each master, whatever it carries.
+
+    Names and keys follow their slots; only those that do are told lost when a slot moves. ``url``
+    are nodes to begin with, one of which has to answer. Besides what `Multiplexer` takes:
+
+    - ``sharded`` (True): names are sharded channels (SSUBSCRIBE, SPUBLISH: from Redis 7 on), which
+      the nodes of their slot know alone. If not, they are classic, and every node hears of them.
+    - ``address_remap`` (None): from the ``(host, port)`` that a node announces to one at which it
+      can be reached, as redis-py's clients take it.
+    - ``agreement`` (None): what all processes have to have alike, before anything is sent.
+
+    ``classic=True`` is for channels that programs of all kinds publish to, and patterns are always
+    so: all that is classic comes over one node.
+    """
+
+    cluster = True
+
+    _topology: ClusterTopology
+    _subscribers: ClusterSubscribers
+    _publishers: ClusterPublishers
+    _probes: ClusterProbes | None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        url: str | Node | Sequence[str | Node] = "redis://localhost:6379",
+        *,
+        sharded: bool = True,
+        address_remap: Remap | None = None,
+        agreement: Agreement | None = None,
+        **options: Any,
+    ) -> None:
+        self.sharded = sharded
+        self._remap = address_remap
+        self._agreement = agreement
+        super().__init__(url, **options)
+
+    def _compose(
+        self,
+        nodes: Sequence[Node],
+        options: LinkOptions,
+        linger: float,
+        max_backlog: int,
+        backlog_timeout: float,
+    ) -> None:
+        self._topology = topology = ClusterTopology(nodes, sharded=self.sharded)
+        self._subscribers = ClusterSubscribers(topology, options, self._counters, linger=linger)
+        self._guide = Guide(
+            topology,
+            self._subscribers,
+            self._counters,
+            max_backlog=max_backlog,
+            backlog_timeout=backlog_timeout,
+            agreement=self._agreement,
+        )
+        self._publishers = ClusterPublishers(
+            options,
+            self._counters,
+            max_backlog=max_backlog,
+            backlog_timeout=backlog_timeout,
+            on_refusal=self._guide.refused,
+        )
+        patience = options.connect_timeout
+        scout = Scout(topology, self._publishers, patience=patience, remap=self._remap)
+        self._guide.set_out(self._publishers, scout)
+        self._watches = []
+        self._probes = None
+        self._publisher = None
+
+    # -- where ----------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        """The node over which classic Pub/Sub goes; before it is known, one for the cluster."""
+        return self._topology.home
+
+    @property
+    def seeds(self) -> tuple[Node, ...]:
+        return self._topology.seeds
+
+    def node_of(self, name: str | bytes) -> Node:
+        """The master of the slot of a name or key, now."""
+        return self._topology.node_of(encode_name(name))
+
+    def server_of(self, name: str | bytes) -> Node:
+        """The node that a name is subscribed to on."""
+        return self._topology.server_of(encode_name(name))
+
+    def place_of(self, name: str | bytes) -> Hashable:
+        """Equal for keys that one command may have together: of one slot, and there now."""
+        key = encode_name(name)
+        return self._topology.node_of(key), slot_of(key)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._guide.running
+
+    @property
+    def last_error(self) -> Exception | None:
+        errors = [each.link.last_error for each in self._subscribers.all]
+        first = next((error for error in errors if error is not None), None)
+        return self._guide.last_error or first
+
+    def error_of(self, node: Node) -> Exception | None:
+        return self._subscribers.of_node(node).link.last_error or self._guide.last_error
+
+    async def start(self) -> None:
+        """Begin to ask who has which slots, and return at once, also when all nodes are down."""
+        if self.running:
+            return
+        self.flow.start()
+        self._guide.start()
+
+    async def stop(self, timeout: float = LAST_ANSWERS) -> None:
+        """As `Multiplexer.stop`."""
+        deadline = monotonic() + timeout
+        await asyncio.gather(*[each.stop(timeout) for each in self._publishers.all])
+        await self._guide.stop()
+        left = max(0.0, deadline - monotonic())
+        # Those that have begun since.
+        await asyncio.gather(*[each.stop(left) for each in self._publishers.all])
+        await asyncio.gather(*[each.stop() for each in self._subscribers.all])
+
+    def abandon(self) -> None:
+        self._guide.abandon()
+        super().abandon()
+
+    async def wait_connected(self, timeout: float | None = None) -> None:
+        """Return once the subscribing connections to all masters stand."""
+        if not self.running:
+            raise MultiplexerStopped("the multiplexer is not running: await start() first")
+        missing: list[Subscriber] = []
+        try:
+            async with asyncio.timeout(timeout):
+                await self._guide.found.wait()
+                while missing := [each for each in self._subscribers.all if not each.up.is_set()]:
+                    await missing[0].up.wait()
+        except TimeoutError:
+            error = missing[0].link.last_error if missing else self._guide.last_error
+            where = missing[0].node if missing else self._topology.unknown
+            cause = f": {describe(error)}" if error is not None else ""
+            raise NotConnected(f"no connection to {where} in {timeout} s{cause}") from error
+
+    def probe_over(self, name: str | bytes) -> None:
+        """As `Multiplexer.probe_over`, with a name made of it for each master."""
+        if self._probes is None:
+            self._probes = ClusterProbes(
+                self._topology,
+                self._subscribers,
+                self._publishers,
+                encode_name(name),
+                interval=self._probe_interval,
+                patience=self._probe_patience,
+            )
+            self._guide.on_change = self._probes.follow
+            self._guide.pinned = self._probes.entries
+
+    async def healthy(self, timeout: float = 1.0) -> Health:
+        """Whether what is published arrives, by every master, in `timeout` seconds."""
+        require_timeout(timeout)
+        if self._probes is None:
+            raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
+        started = monotonic()
+        try:
+            await self.wait_connected(timeout)
+        except NotConnected as error:
+            return Health(False, reason=str(error))
+        left = max(0.001, timeout - (monotonic() - started))
+        return await examine(map(self._probes.host, self.nodes), left)
+
+    # -- talk ---------------------------------------------------------------------------------
+
+    def publish_soon(
+        self, name: str | bytes, data: bytes, *, classic: bool = False
+    ) -> asyncio.Future[int]:
+        """As `Multiplexer.publish_soon`; the count is of those whom this node knows of.
+
+        With sharded channels those are all. ``classic`` is for channels that are not sharded.
+        """
+        if type(data) is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data must be bytes, not {type(data).__name__}: encode it first")
+            data = bytes(data)
+        key = encode_name(name)
+        if self.sharded and not classic:
+            return self._route(key).submit(pack_spublish(key, data))
+        # Over the node that we hear it from: so a PING there comes behind it.
+        home = self._topology.home
+        if home in self._publishers:
+            return self._publishers.of(home).submit(pack_publish(key, data))
+        return self._route(key).submit(pack_publish(key, data))
+
+    def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
+        key = encode_name(name)
+        if self.sharded and not classic:
+            return [self._route(key).submit(pack(b"PUBSUB", b"SHARDNUMSUB", key))]
+        # Each node knows of its own clients only.
+        asked = pack(b"PUBSUB", b"NUMSUB", key)
+        return [each.submit(asked) for each in self._publishers.all if each.link.wire is not None]
+
+    @property
+    def counts_all(self) -> bool:
+        """Of classic channels a node knows its own clients only."""
+        return self.sharded
+
+    def fences(
+        self, published: float, name: str | bytes | None = None
+    ) -> list[asyncio.Future[None]]:
+        subscribers = self._subscribers
+        kind = SHARDED if self.sharded else CHANNEL
+        which = subscribers.all if name is None else (subscribers.of(encode_name(name), kind),)
+        fences = [subscriber.fence(published) for subscriber in which]
+        return [fence for fence in fences if fence is not None]
+
+    def command(
+        self, *words: bytes, node: Node | None = None, again: Again | None = None
+    ) -> asyncio.Future[Any]:
+        """As `Multiplexer.command`: to the node that has the key, or, without one, to `node`."""
+        in_doubt = None if again is None else lambda: pack(*again())
+        key = key_of(*words)
+        where = self._publishers.of(node) if key is None else self._route(key)
+        return where.submit(pack(*words), in_doubt)
+
+    def begin_with(self, *words: bytes, node: Node | None = None, heard: Heard = unheard) -> None:
+        if node is not None and node in self._publishers:
+            self._publishers.of(node).begin_with(pack(*words), heard)
+
+    def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
+        """There is none: it could wait for keys of one slot only."""
+        raise NotImplementedError("commands that block are not for a cluster")
+
+    def new_channel_subscription(
+        self,
+        on_message: OnMessage | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        on_activation: OnActivation | None = None,
+        *,
+        classic: bool = False,
+    ) -> ChannelSubscription:
+        """As `Multiplexer.new_channel_subscription`; ``classic``: of channels not sharded."""
+        return ChannelSubscription(
+            self._subscribers,
+            on_message,
+            on_disconnect,
+            on_activation,
+            max_queue=self._max_queue,
+            kind=SHARDED if self.sharded and not classic else CHANNEL,
+        )
+
+    def _route(self, key: bytes) -> Publisher | Detour:
+        try:
+            return self._publishers.routes[slot_of(key)]
+        except IndexError:
+            raise MultiplexerStopped(
+                "the multiplexer is not running: await start() first"
+            ) from None
