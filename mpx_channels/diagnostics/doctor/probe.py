@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from mpx_channels.multiplexer.exceptions import describe
+from mpx_channels.multiplexer.tls import look_closer
 from mpx_channels.multiplexer.topology import Node
 
 __all__ = ["PATIENCE", "Forbidden", "Probe", "cause_of", "is_forbidden", "is_unknown"]
@@ -69,6 +70,10 @@ class Probe:
         except BaseException:
             await self.close()
             raise
+
+    async def why(self, error: BaseException) -> tuple[str, str]:
+        """Why it could not be opened, in words, and what to do; asks the server, if need be."""
+        return await look_closer(error, self._connection) or cause_of(error)
 
     async def __call__(self, *words: str | bytes) -> Any:
         """The answer to a command; raises `ResponseError` for one that is an error.
