@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -281,6 +283,22 @@ async def test_a_certificate_that_is_put_right(
     with TlsServer(certificates, port=port, shows=certificates.elsewhere):
         await eventually(lambda: "is one for other names" in str(mpx.last_error))
         await mpx.stop()
+
+
+async def test_files_are_read_again(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, tmp_path: Path
+) -> None:
+    """A certificate of ours that is renewed in its file needs no restart."""
+    from tests.tls import TlsServer
+
+    ours = tmp_path / "ours.pem"
+    shutil.copy(certificates.expired, ours)
+    with TlsServer(certificates, wants_ours=True) as server:
+        mpx = new_multiplexer(node_of({**server.host, "ssl_certfile": str(ours)}), max_backoff=0.05)
+        await mpx.start()
+        await eventually(lambda: "refuses our certificate" in str(mpx.last_error))
+        shutil.copy(certificates.client, ours)
+        assert await published_and_heard(mpx)
 
 
 async def test_sentinels_and_master(
