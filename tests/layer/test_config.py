@@ -18,6 +18,7 @@ from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
 from mpx_channels.layer.config import LayerConfig
 from tests.conftest import missing
+from tests.users import needs_more
 
 SENTINEL = {"sentinels": [("s", 26379)], "master_name": "chat"}
 
@@ -158,6 +159,7 @@ def channels_redis_layers() -> list[Any]:
     return [RedisChannelLayer, RedisPubSubChannelLayer]
 
 
+@needs_more
 @pytest.mark.parametrize("address", [True, False])
 async def test_every_option_of_pools_works_as_with_channels_redis(
     redis_url: str, address: bool

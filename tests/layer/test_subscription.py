@@ -11,6 +11,7 @@ from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.users import needs_more
 
 from .conftest import MakeLayer
 from .groups.test_raw import unread
@@ -143,6 +144,7 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
+@needs_more  # rules for the patterns of another process
 async def test_from_a_process_of_its_own(
     layer: MpxChannelLayer, redis_url: str, prefix: str
 ) -> None:
