@@ -20,6 +20,7 @@ from mpx_channels.messages.serializers import make_format, registry
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 from mpx_channels.multiplexer import Multiplexer
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
+from mpx_channels.presence.settings import PresenceSetting
 
 from .exceptions import InvalidConfig
 
@@ -94,6 +95,13 @@ class LayerConfig:
       a PUBLISH, and the group its messages' memory.
     - ``recovery_limit`` (1000): messages of one group that who was away gets replayed at most; who
       missed more gets none of them, and is told so.
+    - ``presence_linger`` (seconds, 15): after the last of somebody's connections to a group has
+      ended, this long until that is told, so that a reload is not seen. 0 tells it at once.
+    - ``presence_lease`` (seconds, 30): what a killed process held is given up within this time.
+      Each process with members, or consumers that hear of them, sends a command in a sixth of it.
+      A link may be away for half of it before it is taken for that.
+    - ``presence_events`` (500): of a group with more members, events tell how many there are, once
+      a second at most, and not who. All processes of a prefix need the same three.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -120,6 +128,9 @@ class LayerConfig:
     history: Mapping[Any, Mapping[str, Any]] | None = None
     recovery_limit: int = 1000
     probe_interval: float = 30.0
+    presence_linger: float = 15.0
+    presence_lease: float = 30.0
+    presence_events: int = 500
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -177,6 +188,10 @@ class LayerConfig:
             reconnect=(self.on_reconnect,) if self.on_reconnect else (),
         )
 
+    def presence(self) -> PresenceSetting:
+        """The numbers of presence."""
+        return PresenceSetting(self.presence_lease, self.presence_linger, self.presence_events)
+
     def check_embedded(self) -> None:
         """Raise what stands in the way of starting an embedded server, if one is wanted."""
         for host in self.parsed_hosts:
@@ -232,17 +247,18 @@ class LayerConfig:
 
     def _wrong_numbers(self) -> Iterator[str]:
         above_0 = ("expiry", "group_expiry", "ping_interval", "min_backoff", "max_backoff")
-        for key in (*above_0, "connect_timeout"):
+        for key in (*above_0, "connect_timeout", "presence_lease"):
             value = getattr(self, key)
             if not _is_number(value) or value <= 0:
                 yield f"{key} must be a number of seconds above 0, not {value!r}"
-        for key in ("unsubscribe_delay", "backlog_timeout", "probe_interval"):
+        for key in ("unsubscribe_delay", "backlog_timeout", "probe_interval", "presence_linger"):
             value = getattr(self, key)
             if not _is_number(value) or value < 0:
                 yield f"{key} must be a number of seconds from 0 up, not {value!r}"
         for key, unit, least in (
             ("max_backlog", "messages", 1),
             ("recovery_limit", "messages", 1),
+            ("presence_events", "members", 0),
             ("max_message_size", "bytes", LEAST_MAX_MESSAGE_SIZE),
             ("random_prefix_length", "bytes", 0),
         ):
