@@ -12,9 +12,9 @@ Keys of a group, `KEYS[1]` to `[4]`:
 - order: a sorted set of the ids, all with the score 0: so Redis has them in the order of their
   bytes, and pages are stable
 - lingering: a sorted set, by the time (milliseconds) at which those leave that have no connection
-- sums: a hash. `g`: the epoch, which tells whether the keys belong together; `n` and `c`: members
-  and connections; `w` and `t`: when the last event was told, and how many members it told; and
-  `p<process id>` of each process that holds members
+- sums: a hash. `g`: the epoch, which tells whether the keys belong together; `n`, `c` and `l`:
+  members, connections, and how many linger; `w` and `t`: when the last event was told, and how many
+  members it told; and `p<process id>` of each process that holds members
 
 `KEYS[5]` and `[6]` are for all groups of a place, which is a server:
 
@@ -43,7 +43,8 @@ local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
 """
 
-# ARGV: the group's channel, its name, up to how many members names are told, the keys' life (ms).
+# ARGV: the group's channel, its name, up to how many members names are told, the keys' life (ms),
+# the process of `KEYS[7]` and `[8]`.
 #
 # Where the sums do not agree with what is there, keys were evicted: what is left is worth nothing.
 # Nothing is deleted in a group that is new. A script's first write is refused where memory is full,
@@ -54,12 +55,17 @@ local now = math.floor(us / 1000)
 _BEGIN = f"""{_NOW}
 local members, order, lingering, sums = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local leases, due = KEYS[5], KEYS[6]
+local held, groups = KEYS[7], KEYS[8]
 local channel, group, most, life = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local s = redis.call('HMGET', sums, 'g', 'n', 'c', 'w', 't')
+local process = ARGV[5]
+local s = redis.call('HMGET', sums, 'g', 'n', 'c', 'w', 't', 'l', 'p' .. process)
 local epoch, n, connections = s[1], tonumber(s[2] or 0), tonumber(s[3] or 0)
 local told_at, told = tonumber(s[4] or 0), tonumber(s[5] or -1)
 local joined, left = {{}}, {{}}
-if not epoch or redis.call('HLEN', members) ~= n or redis.call('ZCARD', order) ~= n then
+if not epoch or redis.call('HLEN', members) ~= n or redis.call('ZCARD', order) ~= n
+  or redis.call('ZCARD', lingering) ~= tonumber(s[6])
+  or (s[7] and redis.call('EXISTS', held) == 0)
+then
   if redis.call('EXISTS', members, order, lingering, sums) > 0 then
     redis.call('DEL', members, order, lingering, sums)
     redis.call('ZADD', leases, -us, '')
@@ -76,7 +82,7 @@ local function gone(id, data, cause)
   n = n - 1
   left[#left + 1] = struct.pack('>BI4', cause, #data) .. data
 end
-local function has_left(held, groups, process)
+local function has_left()
   redis.call('DEL', held)
   redis.call('HDEL', sums, 'p' .. process)
   redis.call('SREM', groups, group)
@@ -100,7 +106,8 @@ local function finish(tell)
     redis.call('DEL', members, order, lingering, sums)
     redis.call('ZREM', due, group)
   else
-    redis.call('HSET', sums, 'g', epoch, 'n', n, 'c', connections, 'w', told_at, 't', told)
+    redis.call('HSET', sums, 'g', epoch, 'n', n, 'c', connections, 'w', told_at, 't', told,
+      'l', redis.call('ZCARD', lingering))
     local next = redis.call('ZRANGE', lingering, 0, 0, 'WITHSCORES')
     if next[1] then
       first = math.max(0, next[2] - now)
@@ -123,9 +130,9 @@ if not place then
 end
 """
 
-# ARGV, further: the process, the number of this write, its lease and the linger (ms), whether
-# nobody is to be told who joins, how many names an id may have. Then for each id: these names, how
-# many connections it has now, whether it left, when it joined (0 for now), and its record.
+# ARGV, further: the number of this write, the process' lease and the linger (ms), whether nobody is
+# to be told who joins, how many names an id may have. Then for each id: these names, how many
+# connections it has now, whether it left, when it joined (0 for now), and its record.
 #
 # An id has several names where it is encrypted, one for each key: the one that it has already
 # counts, else the first.
@@ -133,8 +140,7 @@ end
 # Return the place's epoch and the group's, what stood under '' in held, the time, how many ids this
 # process holds here, what is owed, and when the next of those that linger leaves (ms; -1 for none).
 WRITE = f"""{_BEGIN}
-local held, groups = KEYS[7], KEYS[8]
-local process, number, lease, linger = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local number, lease, linger = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local quiet, names = ARGV[9] == '1', tonumber(ARGV[10])
 local mark = redis.call('HGET', held, '')
 if redis.call('EXISTS', held) == 1 and (not mark or string.match(mark, '^%d+') ~= epoch) then
@@ -194,7 +200,7 @@ end
 redis.call('HSET', held, '', epoch .. ' ' .. number)
 local holds = redis.call('HLEN', held) - 1
 if holds == 0 then
-  has_left(held, groups, process)
+  has_left()
 else
   redis.call('HSET', sums, 'p' .. process, 1)
   redis.call('SADD', groups, group)
@@ -210,11 +216,9 @@ return {{place, epoch, mark or '', string.format('%.0f', us), holds, owed, first
 # Take out whom nobody holds any more: those that lingered, and those of a process whose lease has
 # expired. One that has no lease gets one first: the key may have been evicted while it lives.
 #
-# ARGV, further: the process of `KEYS[7]` and `[8]`, whether it is thought to be dead, its lease
-# (ms), whether to tell how many there are. Return whether there is more to do, what is owed, and
-# when the next of those that linger leaves.
+# ARGV, further: whether the process is thought to be dead, its lease (ms), whether to tell how many
+# there are. Return whether there is more to do, what is owed, and when the next leaves who lingers.
 SWEEP = f"""{_BEGIN}
-local held, groups, process = KEYS[7], KEYS[8], ARGV[5]
 local overdue = redis.call('ZRANGEBYSCORE', lingering, 0, now, 'LIMIT', 0, {CHUNK})
 for _, id in ipairs(overdue) do
   local was = redis.call('HGET', members, id)
@@ -251,9 +255,9 @@ if ARGV[6] == '1' then
           end
         end
       until cursor == '0' or found >= {CHUNK}
-      if redis.call('HLEN', held) > 1 then more = true else has_left(held, groups, process) end
+      if redis.call('HLEN', held) > 1 then more = true else has_left() end
     else
-      has_left(held, groups, process)
+      has_left()
     end
   end
 end

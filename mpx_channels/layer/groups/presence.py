@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +10,7 @@ from mpx_channels.channels.mailbox import Delivery, Mailbox
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.exceptions import UnreadableMessage
-from mpx_channels.multiplexer import LinkLost
+from mpx_channels.multiplexer import ConnectionLost, LinkLost
 from mpx_channels.presence.settings import PresenceSetting
 from mpx_channels.presence.store import MOST, Page, Store
 from mpx_channels.presence.values import Info, Presence, PresenceCount, split
@@ -91,7 +92,7 @@ class GroupPresence(Part):
 
     async def _read(self, name: str, after: bytes | None, count: int) -> Page:
         """A page of those who are there: who should have been taken out is, before."""
-        page = await self._store.read(name, after, count)
+        page = await self._ask(name, after, count)
         dead: Sequence[str] = page.dead if self._leases.judges else ()
         if not page.overdue and not dead:
             return page
@@ -99,7 +100,13 @@ class GroupPresence(Part):
             await self._leases.sweep(name)
         for process in dead:
             await self._leases.sweep(name, process)
-        return await self._store.read(name, after, count)
+        return await self._ask(name, after, count)
+
+    async def _ask(self, name: str, after: bytes | None, count: int) -> Page:
+        while True:
+            # To ask twice does no harm.
+            with contextlib.suppress(ConnectionLost):
+                return await self._store.read(name, after, count)
 
     def _to_token(self, name: bytes) -> str:
         return name.hex() if self._context.wrapping.encrypts else name.decode()

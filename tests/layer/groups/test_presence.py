@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 import redis
 
-from mpx_channels.layer import Hooks, Mailbox, MpxChannelLayer, PlainChannel, UnserializableMessage
+from mpx_channels.layer import MpxChannelLayer, PlainChannel, UnserializableMessage
 from mpx_channels.presence.values import PresenceCount
 from tests.conftest import eventually
 from tests.layer.conftest import MakeLayer
 
-LISTENS = Hooks(presence=("mpx.presence",))
-# Short, where the end of something is waited for.
-QUICK = {"presence_linger": 0.2, "presence_lease": 1.5}
-
-
-async def listener(layer: MpxChannelLayer, group: str = "room") -> Mailbox:
-    """A channel in the group that hears who comes and goes."""
-    mailbox = await layer.open_channel(hooks=LISTENS)
-    await layer.group_add(group, mailbox.channel)
-    return mailbox
-
-
-async def next_of(mailbox: Mailbox) -> dict[str, Any]:
-    """The next event, without what is the same in all."""
-    async with asyncio.timeout(20):
-        event = await mailbox.get()
-    assert event.pop("type") == "mpx.presence"
-    assert event.pop("group") == "room"
-    return event
-
-
-def change(
-    members: int,
-    joined: dict[str, Any] | None = None,
-    left: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    return {"joined": joined or {}, "left": left or {}, "members": members}
-
-
-async def members(layer: MpxChannelLayer, group: str = "room") -> dict[str, Any]:
-    page = await layer.presence(group)
-    assert page.next is None
-    return dict(page.members)
+from .presences import LISTENS, QUICK, change, listener, members, next_of
 
 
 async def test_join_and_leave(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
@@ -140,7 +107,7 @@ async def test_changes_of_one_moment_are_one_event(layer: MpxChannelLayer) -> No
     await asyncio.gather(
         *(layer.presence_join("room", each, id) for each, id in zip(channels, ids, strict=True))
     )
-    assert await next_of(hears) == change(300, dict.fromkeys(ids, {}))
+    assert await next_of(hears) == change(300, {id: {} for id in ids})
     await asyncio.gather(
         *(layer.presence_leave("room", each, id) for each, id in zip(channels, ids, strict=True))
     )
@@ -185,9 +152,7 @@ async def test_a_large_group_is_told_numbers(make_layer: MakeLayer) -> None:
 async def test_pages(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     channel = await layer.new_channel()
     ids = [f"{number:05}" for number in range(2500)]
-    await asyncio.gather(
-        *(layer.presence_join("room", channel, id, {"n": int(id)}) for id in ids)
-    )
+    await asyncio.gather(*(layer.presence_join("room", channel, id, {"n": int(id)}) for id in ids))
     seen: list[str] = []
     after, pages = None, 0
     while True:
@@ -257,7 +222,8 @@ async def test_a_channel_of_another_process(
     await other_layer.presence_join("room", mailbox.channel, "ann", {"by": "other"})
     assert await members(layer) == {"ann": {"by": "other"}}
     stats = layer.stats()
-    assert stats is not None and stats.presence_members == 1
+    assert stats is not None
+    assert stats.presence_members == 1
     await other_layer.presence_leave("room", mailbox.channel, "ann")
     assert await members(layer) == {}
     layer.close_channel(mailbox)
@@ -302,9 +268,7 @@ async def test_what_is_refused(layer: MpxChannelLayer) -> None:
     assert await members(layer) == {}
 
 
-async def test_all_keys_expire(
-    layer: MpxChannelLayer, client: redis.Redis, prefix: str
-) -> None:
+async def test_all_keys_expire(layer: MpxChannelLayer, client: redis.Redis, prefix: str) -> None:
     mailboxes = [await layer.open_channel() for _ in range(3)]
     for number, mailbox in enumerate(mailboxes):
         await layer.presence_join("room", mailbox.channel, f"user-{number}")
@@ -331,9 +295,7 @@ async def test_flush(
     assert await members(layer) == {"ann": {}}
 
 
-async def test_encrypted(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
-) -> None:
+async def test_encrypted(make_layer: MakeLayer, client: redis.Redis, prefix: str) -> None:
     layer = make_layer(symmetric_encryption_keys=["old", "new"])
     other = make_layer(symmetric_encryption_keys=["new", "old"])
     hears = await listener(other)
