@@ -124,7 +124,7 @@ class Hub:
         self.requests = add(Requests(context, self.inbox, self.queues))
         self.promises = add(Promises(context, self.requests))
         self.control = add(Control(context, self.inbox, self.requests))
-        self.overview = add(Overview(context, self.control, self.groups, self.stats))
+        self.overview = add(Overview(context, self.control, self.groups, self.presence, self.stats))
         multiplexer.on_lost(self._lost)
         self.control.handlers |= {
             "flush": self._flush,

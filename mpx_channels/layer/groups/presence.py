@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mpx_channels.channels.mailbox import Delivery, Mailbox
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context, Part
+from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import ConnectionLost, LinkLost
 from mpx_channels.presence.settings import PresenceSetting
@@ -134,22 +135,26 @@ class GroupPresence(Part):
         if not listeners:
             return
         try:
-            change = split(data)
+            event = self.event(name, data)
         except UnreadableMessage as error:
             context.unreadable(name, error)
             return
+        body = context.wrapping.encode(event, limit=False)
+        item = Delivery(context.wrapping.decode, body, context.loop.time() + context.expiry)
+        self._mailboxes.deliver(listeners, item, name)
+
+    def event(self, name: str, data: bytes) -> Message:
+        """What somebody is told who hears of a change; raises `UnreadableMessage`."""
+        change = split(data)
         joined = [self._opened(name, record) for record in change.joined]
         left = [(self._opened(name, record), cause) for record, cause in change.left]
-        event = {
+        return {
             "type": TYPE,
             "group": self._groups.public(name),
             "joined": dict(found for found in joined if found is not None),
             "left": {found[0]: cause for found, cause in left if found is not None},
             "members": change.members,
         }
-        body = context.wrapping.encode(event, limit=False)
-        item = Delivery(context.wrapping.decode, body, context.loop.time() + context.expiry)
-        self._mailboxes.deliver(listeners, item, name)
 
     def _opened(self, name: str, record: bytes) -> tuple[str, Info] | None:
         """The id and the info in a record; None, and counted, if it cannot be read."""
