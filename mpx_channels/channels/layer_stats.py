@@ -51,6 +51,8 @@ class LayerStats:
       from Redis, but for questions of `fleet_stats` and its like; ``deliveries``: messages put
       into mailboxes.
     - ``unread``: messages in mailboxes now.
+    - ``presence_members``: pairs of a group and an id that is in it by way of this process;
+      ``presence_connections``: the channels that are in groups as these.
     - ``gaps``: how often a channel may have missed messages because the link to Redis broke.
     - ``replayed``: messages that were put into mailboxes out of a history; ``recoveries``: how
       often a channel missed messages, or asked whether it had, and gets all of them;
@@ -94,6 +96,16 @@ class LayerStats:
     )
     unread: int = gauge(
         "mpx_channels_unread_messages", "Messages in mailboxes, not yet received.", "messages"
+    )
+    presence_members: int = gauge(
+        "mpx_channels_presence_members",
+        "Pairs of a group and an id that is in it by way of this process.",
+        "members",
+    )
+    presence_connections: int = gauge(
+        "mpx_channels_presence_connections",
+        "Channels that are in groups as these members.",
+        "connections",
     )
     gaps: int = counter(
         "mpx_channels_gaps_total",

@@ -110,10 +110,10 @@ class Hooks:
 
     ``activation``: a name's subscription is live; ``disconnect``: the link broke; ``reconnect``:
     it stands again, and all that the channel subscribed to is live again; ``gap``: messages may
-    have been missed, or were and now follow.
+    have been missed, or were and now follow; ``presence``: who comes to its groups, and goes.
     """
 
-    __slots__ = ("activation", "disconnect", "gap", "reconnect")
+    __slots__ = ("activation", "disconnect", "gap", "presence", "reconnect")
 
     def __init__(
         self,
@@ -121,11 +121,13 @@ class Hooks:
         disconnect: tuple[str, ...] = (),
         reconnect: tuple[str, ...] = (),
         gap: tuple[str, ...] = (),
+        presence: tuple[str, ...] = (),
     ) -> None:
         self.activation = activation
         self.disconnect = disconnect
         self.reconnect = reconnect
         self.gap = gap
+        self.presence = presence
 
     def __add__(self, other: Hooks) -> Hooks:
         """Both together."""
@@ -134,6 +136,7 @@ class Hooks:
             self.disconnect + other.disconnect,
             self.reconnect + other.reconnect,
             self.gap + other.gap,
+            self.presence + other.presence,
         )
 
 

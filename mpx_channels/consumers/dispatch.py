@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -207,6 +207,20 @@ class Dispatch:
         """End `group_pattern_add`; does nothing if there was none."""
         await self._mpx_layer.group_pattern_discard(pattern, self.channel_name)
 
+    async def presence_join(
+        self, group: str, id: str, info: Mapping[str, Any] | None = None
+    ) -> None:
+        """Be in a group as `id`, for all to see, until the consumer ends, however it does.
+
+        `info` is what others see of it. To hear of others, `group_add` and have a handler
+        ``mpx_presence``. See `MpxChannelLayer.presence_join`.
+        """
+        await self._mpx_layer.presence_join(group, self.channel_name, id, info)
+
+    async def presence_leave(self, group: str, id: str) -> None:
+        """End `presence_join` at once, for all to see; does nothing if there was none."""
+        await self._mpx_layer.presence_leave(group, self.channel_name, id)
+
     def mpx_broadcast(self, event: Event) -> Any:
         """Pass on a frame of ``layer.group_broadcast``, which was encoded where it was sent."""
         frame = {"type": "websocket.send"}
@@ -234,10 +248,10 @@ class Dispatch:
         """Subscribe to what the class names, before the first event; mixins add theirs."""
 
     def _mpx_hooks(self) -> Hooks | None:
-        """The events of the link that this consumer has handlers for."""
+        """The events of ours that this consumer has handlers for."""
         types = {
             hook: (f"mpx.{hook}",) if hasattr(self, f"mpx_{hook}") else ()
-            for hook in ("activation", "disconnect", "reconnect", "gap")
+            for hook in ("activation", "disconnect", "reconnect", "gap", "presence")
         }
         return Hooks(**types) if any(types.values()) else None
 

@@ -131,6 +131,7 @@ COLUMNS: tuple[Column, ...] = (
     _number("groups", 5, "groups"),
     _number("patterns", 0, "patterns"),
     _number("promises", 1, "promises"),
+    _number("present", 7, "present"),
     _rate("in/s", lambda rates: rates.messages_in),
     _rate("out/s", lambda rates: rates.messages_out),
     _number("drops", 8, "dropped", bad=True),

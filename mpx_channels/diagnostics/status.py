@@ -82,8 +82,12 @@ def _show(out: Output, snapshot: Snapshot) -> None:
         out.table(("process", "names refused", "why"), rows, right={"names refused"})
     if stats.groups:
         out.say()
-        sizes = [(group, f"{size:,}") for group, size in stats.groups.items()]
-        out.table(("group", "consumers"), sizes, right={"consumers"}, title="Busiest groups")
+        heads = ("group", "consumers", "present") if stats.present else ("group", "consumers")
+        sizes = [
+            (group, f"{size:,}", f"{stats.present.get(group, 0):,}")[: len(heads)]
+            for group, size in stats.groups.items()
+        ]
+        out.table(heads, sizes, right=set(heads[1:]), title="Busiest groups")
     if stats.queues:
         out.say()
         lengths = [(queue, f"{length:,}") for queue, length in sorted(stats.queues.items())]

@@ -2,6 +2,7 @@
 
     2 bytes   0xC1, then the version: 1 for what follows here, 2 for that of `crypto`. 3 is a
               position in a group's history (`history.positions`), with such an envelope behind it.
+              4 is a change of who is in a group (`presence.values`), with such envelopes in it.
               0xC1 begins no MessagePack value and no text, so foreign bytes on our names are told
               at the first byte.
     2 bytes   length of the header, big-endian
@@ -28,6 +29,7 @@ __all__ = [
     "MARK_LENGTH",
     "POSITIONED",
     "POSITION_LENGTH",
+    "PRESENCE",
     "begin",
     "seal",
     "split",
@@ -37,6 +39,7 @@ __all__ = [
 PLAIN = b"\xc1\x01"
 ENCRYPTED = b"\xc1\x02"
 POSITIONED = b"\xc1\x03"
+PRESENCE = b"\xc1\x04"
 MARK_LENGTH = 2
 # All that stands before the envelope of a message with a position.
 POSITION_LENGTH = 26

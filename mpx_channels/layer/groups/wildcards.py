@@ -8,7 +8,7 @@ from mpx_channels.channels.mailbox import Delivery, Item, Mailbox
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import split, text
-from mpx_channels.messages.envelope import POSITIONED
+from mpx_channels.messages.envelope import POSITIONED, PRESENCE
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 
@@ -130,7 +130,9 @@ class Wildcards(PatternTopics):
                 header, body = context.wrapping.unwrap(name, data)
                 item = self._tagged(name, data, body, context.loop.time() + context.expiry)
             except UnreadableMessage as error:
-                context.unreadable(name, error)
+                # Who comes and goes is for members of the group itself.
+                if not data.startswith(PRESENCE):
+                    context.unreadable(name, error)
                 return
             copies = self._copies[server] = _Copies(name, data, item, header.get("not", ()))
             if data.startswith(POSITIONED):

@@ -88,7 +88,8 @@ class ProcessStats:
       connection stands.
     - ``consumers``: channels that are open there; ``groups``: groups with members there;
       ``memberships``: pairs of a group and a channel; ``patterns``, ``promises``: those waited for;
-      ``unread``: messages in mailboxes.
+      ``present``: pairs of a group and an id that is in it by way of the process; ``unread``:
+      messages in mailboxes.
     - ``messages_in``, ``messages_out``, ``deliveries``: see `LayerStats`.
     - ``drops``: messages that somebody missed, by cause: those of `LayerStats`, and of
       `MultiplexerStats` ``queue_full``, ``backlog_full``, ``backlog_timeout``, ``unreadable``.
@@ -112,6 +113,7 @@ class ProcessStats:
     memberships: int = told("memberships")
     patterns: int = told("patterns", "raw_channels")
     promises: int = told("promises")
+    present: int = told("presence_members")
     unread: int = told("unread")
     messages_in: int = told("messages_in")
     messages_out: int = told("messages_out")
@@ -190,6 +192,8 @@ class FleetStats:
     - ``processes``: those that answered, and behind them the silent ones.
     - ``groups``: the busiest groups, with their members in all processes that answered, the
       largest first.
+    - ``present``: of these groups, how many are in them (`MpxChannelLayer.presence_count`), where
+      somebody is.
     - ``queues``: plain channels with unread messages in Redis, and how many; those that have
       expired but were not yet thrown away count.
     - ``at``: when, as Unix time in seconds.
@@ -204,3 +208,4 @@ class FleetStats:
     queues: Mapping[str, int]
     at: float
     incomplete: Mapping[str, str] = field(default_factory=dict)
+    present: Mapping[str, int] = field(default_factory=dict)
