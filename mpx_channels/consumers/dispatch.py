@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any, TypeVar
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync, markcoroutinefunction, sync_to_async
 from channels.consumer import get_handler_name
 from channels.db import aclose_old_connections
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
@@ -20,6 +20,7 @@ from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLaye
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 from .connections import LastCheck, last_check
+from .door import Door
 from .turns import ALONE, Turns
 
 __all__ = ["Dispatch"]
@@ -88,6 +89,7 @@ class Dispatch:
     base_send: Any
 
     _mpx_mailbox: Mailbox | None = None
+    _mpx_door: Door | None = None
     # Of the event loop's thread. This one is for who calls `dispatch` without a connection.
     _mpx_last_check = LastCheck()
 
@@ -97,6 +99,7 @@ class Dispatch:
         self._mpx_last_check = last_check()
         self.channel_layer = layer = get_channel_layer(self.channel_layer_alias)
         self.base_send = async_to_sync(send) if self._sync else send
+        self._mpx_door = door = Door(self, scope, send, sync=self._sync)
         theirs: Callable[[], Awaitable[Event]] | None = None
         if isinstance(layer, MpxChannelLayer):
             mailbox = await layer.open_channel(
@@ -109,6 +112,7 @@ class Dispatch:
                 self.channel_name = await layer.new_channel()
                 theirs = functools.partial(layer.receive, self.channel_name)
         self._mpx_mailbox = mailbox
+        door.opens(mailbox)
         self._mpx_tasks: set[Task] = set()
         try:
             # What is subscribed to may have messages at once. They wait until the first event is
@@ -207,6 +211,13 @@ class Dispatch:
         """End `group_pattern_add`; does nothing if there was none."""
         await self._mpx_layer.group_pattern_discard(pattern, self.channel_name)
 
+    @markcoroutinefunction
+    def send(self, message: Event) -> Any:
+        """Hand something to the server, as Channels' own, and without a coroutine of our own."""
+        if message["type"] != "websocket.send" and self._mpx_door is not None:
+            self._mpx_door.saw(message)
+        return self.base_send(message)
+
     def mpx_broadcast(self, event: Event) -> Any:
         """Pass on a frame of ``layer.group_broadcast``, which was encoded where it was sent."""
         frame = {"type": "websocket.send"}
@@ -215,6 +226,10 @@ class Dispatch:
         else:
             frame["bytes"] = event["bytes"]
         return self.base_send(frame)
+
+    def mpx_closing(self, event: Event) -> Any:
+        """Close the socket, as ``layer.group_close`` wants it, unless ``mpx_close`` refuses."""
+        return self._mpx_door.asked(event) if self._mpx_door is not None else None
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -105,6 +105,19 @@ class SyncLayer:
             using=using,
         )
 
+    def group_close(
+        self,
+        group: str,
+        code: int = 4000,
+        reason: str = "",
+        *,
+        on_commit: bool = False,
+        using: str | None = None,
+    ) -> int | None:
+        """`MpxChannelLayer.group_close`; with ``on_commit`` None."""
+        self._layer.require_closing(group, code, reason)
+        return self._send(lambda: self._layer.group_close(group, code, reason), on_commit, using)
+
     def group_history(self, group: str, since: object = None, limit: int = 50) -> History:
         """`MpxChannelLayer.group_history`."""
         return self._run(self._layer.group_history(group, since, limit))

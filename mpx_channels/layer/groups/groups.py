@@ -6,14 +6,14 @@ import asyncio
 import heapq
 from collections.abc import Mapping, Sequence
 
-from mpx_channels.channels.mailbox import Delivery
+from mpx_channels.channels.mailbox import Delivery, Event
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context
-from mpx_channels.messages.envelope import POSITIONED
+from mpx_channels.messages.envelope import OURS, POSITIONED
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import BacklogFull, commands
 
-from .topics import ChannelTopics, Observer
+from .topics import ChannelTopics, Observer, Topic
 from .wildcards import Wildcards
 
 __all__ = ["Groups"]
@@ -84,6 +84,9 @@ class Groups(ChannelTopics):
             return
         members = topic.members.values()
         if header or self._wildcards.topics:
+            if OURS in header:
+                self._for_ours(topic, item)
+                return
             excluded = header.get("not", ())
             self._wildcards.deliver_first(name, data, body, item, excluded, members)
             return
@@ -94,6 +97,16 @@ class Groups(ChannelTopics):
             else:
                 self._mailboxes.full(mailbox, name)
         counters.deliveries += delivered
+
+    def _for_ours(self, topic: Topic, item: Delivery) -> None:
+        """A message that consumers of ours get, and that is not dropped for lack of room."""
+        event = Event({**item.take(), "group": self.public(topic.name)})
+        track = topic.track
+        for mailbox in topic.members.values():
+            if mailbox.closable:
+                self.context.counters.deliveries += 1
+                if track is None or not track.holds(mailbox, event):
+                    mailbox.put_always(event)
 
     # -- look ---------------------------------------------------------------------------------
 
