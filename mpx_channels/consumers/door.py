@@ -2,136 +2,234 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from mpx_channels.layer import Mailbox, MpxChannelLayer
-from mpx_channels.multiplexer.logs import LimitedLog, origin
+from mpx_channels.layer import Event, Mailbox, MpxChannelLayer
+from mpx_channels.multiplexer.logs import LimitedLog
 
-__all__ = ["Door", "accepting"]
+from .closes import RESTART, TOO_SLOW, Message, Send, close_socket
+
+__all__ = ["Door"]
 
 logger = logging.getLogger("mpx_channels.consumers")
 log = LimitedLog(logger)
 
-Event = dict[str, Any]
-Send = Callable[[Event], Awaitable[None]]
-
-# Daphne refuses to send codes under 3000 but 1000: there, 1012 goes out as 4012.
-PRIVATE = 3000
+# Seconds that a client that has stopped reading has to begin again, and see why it is closed.
+LAST_CHANCE = 5.0
+# Closes that are on their way: nobody else holds them.
+_closing: set[asyncio.Task[None]] = set()
 
 
 class Door:
-    """The way out of one connection: it closes at most once, whoever asks for it."""
+    """The way out of one connection: it closes at most once, whoever asks for it.
+
+    A `Guest` of its event loop. It belongs to the task that serves the consumer.
+    """
 
     __slots__ = (
         "_accepted",
         "_consumer",
+        "_drained",
         "_mailbox",
         "_scope",
         "_send",
+        "_sending",
+        "_since",
+        "_slow",
+        "_streams",
         "_sync",
+        "_task",
         "closed",
+        "ended",
         "is_websocket",
+        "patience",
     )
 
-    def __init__(self, consumer: Any, scope: Event, send: Send, *, sync: bool) -> None:
-        self._sync = sync
+    def __init__(self, consumer: Any, scope: Message, send: Send, *, sync: bool) -> None:
         self._consumer = consumer
         self._scope = scope
         self._send = send
+        self._sync = sync
+        self._task = asyncio.current_task()
         self._mailbox: Mailbox | None = None
-        self._accepted = False
+        self._accepted = self._streams = self._slow = self._drained = False
+        # What was on its way at the last look, and since when.
+        self._sending: Any = None
+        self._since = 0.0
         self.is_websocket = scope.get("type") == "websocket"
+        self.patience: float | None = consumer.send_timeout
         # Whether a close was sent, by us or by the consumer.
         self.closed = False
+        # Whether we have ended the consumer in the middle of something.
+        self.ended = False
+
+    def __repr__(self) -> str:
+        return f"a {type(self._consumer).__qualname__} at {self._scope.get('path')!r}"
 
     def opens(self, mailbox: Mailbox) -> None:
         """The consumer begins, and has a mailbox."""
         self._mailbox = mailbox
         mailbox.closable = self.is_websocket
 
-    def saw(self, event: Event) -> None:
+    def saw(self, message: Message) -> None:
         """The consumer sends something to the server that is no message to the client."""
-        type_ = event["type"]
+        type_ = message["type"]
         if type_ == "websocket.accept":
             self._accepted = True
         elif type_ == "websocket.close":
             self.closed = True
+        elif type_ == "http.response.start":
+            headers = {bytes(name).lower(): value for name, value in message.get("headers", ())}
+            self._streams = headers.get(b"content-type", b"").startswith(b"text/event-stream")
 
-    def asked(self, event: Event) -> Any:
+    # -- closing ------------------------------------------------------------------------------
+
+    def asked(self, event: Message, hook: str) -> Any:
         """Close as an event says, unless the consumer's ``mpx_close`` returns False.
 
-        To be awaited, but in a sync consumer.
+        Or its ``mpx_drain`` is there, and has until the end of the drain. To be awaited, but in a
+        sync consumer.
         """
-        hook = getattr(self._consumer, "mpx_close", None)
-        told = {**event, "type": "mpx.close"}
-        if self._sync:
-            if hook is None or hook(told) is not False:
-                async_to_sync(self.close)(event["code"], event["reason"])
-            return None
-        return self._asked(hook, told)
+        handler = getattr(self._consumer, f"mpx_{hook}", None)
+        told = {**event, "type": f"mpx.{hook}"}
+        if not self._sync:
+            return self._asked(handler, told)
+        result = handler(told) if handler is not None else None
+        if _is_to_close(handler, hook, result):
+            async_to_sync(self.close)(event["code"], event["reason"])
+        return None
 
-    async def _asked(self, hook: Callable[[Event], Any] | None, told: Event) -> None:
-        if hook is None or await _awaited(hook(dict(told))) is not False:
-            await self.close(told["code"], told["reason"])
+    async def _asked(self, handler: Callable[[Message], Any] | None, told: Message) -> None:
+        hook, code, reason = told["type"].removeprefix("mpx."), told["code"], told["reason"]
+        result = handler(told) if handler is not None else None
+        if inspect.isawaitable(result):
+            result = await result
+        if _is_to_close(handler, hook, result):
+            await self.close(code, reason)
 
     async def close(self, code: int, reason: str) -> None:
-        """Close the WebSocket, unless it is closed; nothing that the consumer sends comes after.
-
-        One that was not accepted yet is accepted first: browsers do not say why they were refused.
-        """
+        """Close the WebSocket, unless it is closed; nothing that the consumer sends comes after."""
         if self.closed or not self.is_websocket:
             return
         self.closed = True
-        self._fall_silent()
-        event = {"type": "websocket.close", "code": code, "reason": reason}
-        try:
-            if not self._accepted:
-                await self._send(accepting(self._scope))
-            await self._send(event)
-        except Exception as error:
-            if code == 1000 or code >= PRIVATE:
-                _was_closed(error)
-                return
-            try:
-                await self._send({**event, "code": PRIVATE + code})
-            except Exception:
-                _was_closed(error)
-
-    def _fall_silent(self) -> None:
-        """Have the consumer hear nothing more from others, and send nothing more."""
         consumer = self._consumer
         consumer.base_send = _nowhere_in_thread if self._sync else _nowhere
         if self._mailbox is not None and isinstance(consumer.channel_layer, MpxChannelLayer):
             # With what is unread there: its handlers would have nobody to send to.
             consumer.channel_layer.close_channel(self._mailbox)
+        await close_socket(self._scope, self._send, code, reason, accepted=self._accepted)
+
+    def _end(self) -> None:
+        """End the consumer in the middle of what it does."""
+        self.ended = True
+        if isinstance(self._sending, asyncio.Future):
+            self._sending.cancel()  # a thread waits for it
+        elif self._task is not None:
+            self._task.cancel()
+
+    def ended_us(self, error: BaseException) -> bool:
+        """Whether it is by `_end` that the consumer's task meets this exception."""
+        if not self.ended:
+            return False
+        # Its server may want it to end, too.
+        cancelled = isinstance(error, asyncio.CancelledError) and self._task is not None
+        return not (cancelled and self._task is not None and self._task.uncancel())
+
+    async def farewell(self) -> None:
+        """It was ended: tell the consumer that its client is gone, or the client."""
+        if self.is_websocket:
+            code, reason = TOO_SLOW
+            await self._consumer.dispatch(
+                {"type": "websocket.disconnect", "code": code, "reason": reason}
+            )
+        elif self._streams and not self._slow:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    # -- Guest: a send that takes too long ----------------------------------------------------
+
+    def look(self, now: float) -> None:
+        sending = self._sending
+        if sending is None or not _is_under_way(sending):
+            # Others than the one of the last look, which may be over, have begun meanwhile.
+            sending = self._consumer._mpx_sending  # noqa: SLF001 - its door
+            under_way = _is_under_way(sending)
+            self._sending, self._since = sending if under_way else None, now
+            if not under_way:
+                self._consumer._mpx_sending = None  # noqa: SLF001 - it takes half a kilobyte
+        elif self.patience is not None and now - self._since >= self.patience and not self._slow:
+            self._slow = True
+            if self._mailbox is not None:
+                self._mailbox.counters.closed_slow += 1
+            log.warning(
+                "slow",
+                "The client of %s has taken nothing for %g s (send_timeout): closing it",
+                self,
+                now - self._since,
+            )
+            _in_background(self._end_slow(min(LAST_CHANCE, self.patience)))
+
+    async def _end_slow(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self.close(*TOO_SLOW)  # servers wait for the client here, too
+        except TimeoutError:
+            pass
+        if _is_under_way(self._sending):
+            self._end()
+
+    # -- Guest: the process is drained --------------------------------------------------------
+
+    @property
+    def says_goodbye(self) -> bool:
+        return self.is_websocket and hasattr(self._consumer, "mpx_drain")
+
+    def turn(self, seconds: float) -> None:
+        mailbox = self._mailbox
+        if not self._drained and mailbox is not None and (self.is_websocket or self._streams):
+            self._drained = True
+            mailbox.counters.drained += 1
+        if not self.is_websocket:
+            if self._streams:
+                self._end()  # browsers ask for such a stream again
+        elif mailbox is None:
+            self.time_is_up()
+        elif not self.closed:
+            code, reason = RESTART
+            event = {"type": "mpx.draining", "code": code, "reason": reason, "seconds": seconds}
+            mailbox.put_always(Event(event))
+
+    def time_is_up(self) -> None:
+        if self.is_websocket and not self.closed:
+            _in_background(self.close(*RESTART))
 
 
-def accepting(scope: Event) -> Event:
-    """The event that accepts a WebSocket to close it.
-
-    A browser that offered subprotocols takes none for a failure, and does not see the code then.
-    """
-    offered = scope.get("subprotocols")
-    return {"type": "websocket.accept", "subprotocol": offered[0] if offered else None}
+def _is_to_close(handler: object, hook: str, result: object) -> bool:
+    return handler is None or (hook == "close" and result is not False)
 
 
-async def _awaited(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
+def _is_under_way(sending: Any) -> bool:
+    """Whether what a server's send returned has begun, and waits for something."""
+    if isinstance(sending, CoroutineType):
+        return sending.cr_suspended
+    return isinstance(sending, asyncio.Future) and not sending.done()
 
 
-async def _nowhere(message: Event) -> None:
+def _in_background(coroutine: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.get_running_loop().create_task(coroutine, name="mpx-close")
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _nowhere(message: Message) -> None:
     """In place of the server's send, when the socket is closed."""
 
 
-def _nowhere_in_thread(message: Event) -> None:
+def _nowhere_in_thread(message: Message) -> None:
     """The same in a sync consumer."""
-
-
-def _was_closed(error: Exception) -> None:
-    """Servers raise when the client was faster, or the consumer."""
-    log.info(origin(error), "A WebSocket to be closed was gone already: %s", repr(error))

@@ -94,6 +94,9 @@ class LayerConfig:
       a PUBLISH, and the group its messages' memory.
     - ``recovery_limit`` (1000): messages of one group that who was away gets replayed at most; who
       missed more gets none of them, and is told so.
+    - ``max_consumers`` (None, any number): consumers of mpx_channels that one process serves at a
+      time, on WebSockets and HTTP. Over it a new WebSocket is accepted and closed with 1013 ("try
+      again later"), a request answered with 503. Stock consumers are neither counted nor refused.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -120,6 +123,7 @@ class LayerConfig:
     history: Mapping[Any, Mapping[str, Any]] | None = None
     recovery_limit: int = 1000
     probe_interval: float = 30.0
+    max_consumers: int | None = None
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -249,6 +253,13 @@ class LayerConfig:
             value = getattr(self, key)
             if not _is_whole(value) or value < least:
                 yield f"{key} must be a whole number of {unit} from {least} up, not {value!r}"
+        if self.max_consumers is not None and (
+            not _is_whole(self.max_consumers) or self.max_consumers < 1
+        ):
+            yield (
+                "max_consumers must be a whole number of consumers from 1 up, or None, not "
+                f"{self.max_consumers!r}"
+            )
         lowest, highest = self.min_backoff, self.max_backoff
         if _is_number(lowest) and _is_number(highest) and lowest > highest:
             yield f"min_backoff ({lowest}) must not be above max_backoff ({highest})"

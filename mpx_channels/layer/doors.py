@@ -35,3 +35,11 @@ class DoorsLayer(MessagingLayer):
         """Raise `TypeError` or `ValueError` for what `group_close` would not take."""
         self.require_valid_group_name(group)
         closing(code, reason)
+
+    async def turned_away(self, *, drained: bool) -> None:
+        """Count a consumer that was not let in, for ``max_consumers`` or since we are drained."""
+        counters = (await self._hubs.open()).counters
+        if drained:
+            counters.drained += 1
+        else:
+            counters.refused += 1

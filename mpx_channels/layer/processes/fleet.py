@@ -93,6 +93,7 @@ class ProcessStats:
     - ``drops``: messages that somebody missed, by cause: those of `LayerStats`, and of
       `MultiplexerStats` ``queue_full``, ``backlog_full``, ``backlog_timeout``, ``unreadable``.
     - ``gaps``: how often a channel may have missed messages because the link broke.
+    - ``closed_slow``, ``refused``, ``drained``: see `LayerStats`.
     - ``reconnects``: subscribing connections after the first; ``probe_reconnects``: those that
       were made because the one before stood and delivered nothing.
     - ``names_refused``: names and patterns that it wants to hear, and that Redis refused when it
@@ -118,6 +119,9 @@ class ProcessStats:
     deliveries: int = told("deliveries")
     drops: Mapping[str, int] = field(default_factory=dict)
     gaps: int = told("gaps")
+    closed_slow: int = told("closed_slow")
+    refused: int = told("refused")
+    drained: int = told("drained")
     reconnects: int = told("multiplexer.reconnects")
     probe_reconnects: int = told("multiplexer.probe_reconnects")
     names_refused: int = told("multiplexer.names_refused")
