@@ -22,6 +22,7 @@ __all__ = [
     "Fitted",
     "Line",
     "fit",
+    "mark",
     "needed",
     "rate",
     "span",
@@ -141,6 +142,11 @@ COLUMNS: tuple[Column, ...] = (
     _number("reconnects", 3, "reconnects", bad=True),
     Column("round trip", 4, _round_trip, lambda line: line.process.round_trip or 0.0),
 )
+
+
+def mark(process: ProcessStats) -> str:
+    """What is to be said of a process before its figures."""
+    return "silent" if process.silent else "draining" if process.draining else ""
 
 
 def total_line(lines: Iterable[Line]) -> Line:

@@ -205,6 +205,14 @@ class SyncLayer:
         """`MpxChannelLayer.flush`."""
         self._run(self._layer.flush())
 
+    def drain(self, over: float = 30.0) -> None:
+        """`MpxChannelLayer.drain`; not in the thread of an event loop that has consumers."""
+        self._run(self._layer.drain(over))
+
+    def undrain(self) -> None:
+        """`MpxChannelLayer.undrain`."""
+        self._layer.undrain()
+
     def close(self) -> None:
         """`MpxChannelLayer.close`; of this process, the connections of synchronous code alone.
 

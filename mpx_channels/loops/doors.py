@@ -7,11 +7,13 @@ import threading
 import weakref
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 from .fork import in_forked_child
 from .guests import Guests
 
-__all__ = ["Doors", "Draining", "doors"]
+__all__ = ["Doors", "Draining", "doors", "require_over"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,13 @@ class Doors:
 
         Or when somebody takes it back meanwhile. Whoever is cancelled does not wait any more, and
         the drain goes on. If there is one already, this one goes on with those that are left.
+        Raises `ValueError` for what is no time.
         """
         await asyncio.wrap_future(self.begin(over))
 
     def begin(self, over: float) -> Future[None]:
         """As `drain`, without waiting."""
+        require_over(over)
         with self._lock:
             self.draining = True
             if self._gone is None or self._gone.done():
@@ -117,7 +121,7 @@ class Doors:
 
     def _all(self) -> list[Guests]:
         with self._lock:
-            return list(self._by_loop.values())
+            return [each for each in self._by_loop.values() if not _is_closed(each)]
 
     def _tell(self, guests: Guests, over: float | None) -> bool:
         """Have a loop see its guests off, or keep them; False if it was closed."""
@@ -151,6 +155,12 @@ class Doors:
                 return
             self._gone = None
         gone.set_result(None)
+
+
+def require_over(over: Any) -> None:
+    """Raise `ValueError` unless it is a time that a drain may take."""
+    if isinstance(over, bool) or not isinstance(over, int | float) or not 0 <= over < inf:
+        raise ValueError(f"over must be a number of seconds from 0 up, not {over!r}")
 
 
 def _is_running(guests: Guests) -> bool:
