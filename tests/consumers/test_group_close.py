@@ -191,6 +191,31 @@ async def test_others_are_left_alone(
         await socket.disconnect()
 
 
+async def test_a_process_that_is_away_is_not_counted(
+    make_layer: MakeLayer, install: Any, proxy: Any, connected: Connected
+) -> None:
+    class Anew(Member):
+        async def mpx_disconnect(self, event: Any) -> None:
+            await self.send(text_data="away")
+
+        async def mpx_reconnect(self, event: Any) -> None:
+            await self.send(text_data="look again")
+
+    other = make_layer()
+    install(make_layer(hosts=[proxy.url]))
+    socket = await connected(Anew)
+    assert await other.group_size("room") == 1
+    proxy.refuse()
+    proxy.cut()
+    assert await socket.text() == "away"
+    assert await other.group_close("room") == 0
+    await proxy.accept()
+    assert await socket.text() == "look again"
+    assert await other.group_close("room") == 1
+    assert (await socket.next())["code"] == 4000
+    await socket.disconnect()
+
+
 async def test_nothing_is_handled_or_sent_afterwards(
     layer: MpxChannelLayer, install: Any, connected: Connected
 ) -> None:
