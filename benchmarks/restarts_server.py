@@ -1,4 +1,7 @@
-"""What `benchmarks.restarts` serves: a room whose pages get numbers, and say where they were."""
+"""What `benchmarks.restarts` serves: a room whose pages get numbers, and say where they were.
+
+`benchmarks.slow` sends frames of bytes to a group that all are in.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
 from mpx_channels.health import ready  # noqa: E402
 
-ROOM = settings.ROOM
+ROOM, BLOBS = settings.ROOM, "blobs"
 
 
 class StockPage(Stock):
-    groups = [ROOM]
+    groups = [ROOM, BLOBS]
 
     async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
         await self.send(text_data=json.dumps({"joined": True}))
@@ -38,7 +41,7 @@ class StockPage(Stock):
 class Page(AsyncWebsocketConsumer):
     """A page says how far it has come, and gets what it missed."""
 
-    send_timeout = settings.SEND_TIMEOUT if hasattr(settings, "SEND_TIMEOUT") else 60.0
+    groups = [BLOBS]
 
     async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
         since = json.loads(text_data)["since"]
@@ -61,5 +64,9 @@ ours = settings.STACK == "mpx"
 urlpatterns = [path("ready/", ready if ours else alive)]
 page = (Page if ours else StockPage).as_asgi()
 application = ProtocolTypeRouter(
-    {"http": get_asgi_application(), "websocket": URLRouter([path("ws/", page)])}
+    {
+        "http": get_asgi_application(),
+        # The other one is for `benchmarks.slow`.
+        "websocket": URLRouter([path("ws/", page), path("stock/", StockPage.as_asgi())]),
+    }
 )

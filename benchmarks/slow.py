@@ -85,7 +85,7 @@ async def measure(
     from mpx_channels.layer import MpxChannelLayer
 
     layer = MpxChannelLayer(hosts=[url], prefix="restarts-mpx")
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
         [sys.executable, "-m", *SERVERS[server], str(port)], env=environment, cwd=ROOT
     )
     got = [0]

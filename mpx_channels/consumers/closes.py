@@ -14,6 +14,7 @@ __all__ = [
     "FULL",
     "RESTART",
     "TOO_SLOW",
+    "Close",
     "Message",
     "Send",
     "close_socket",

@@ -10,11 +10,12 @@ from types import CoroutineType
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from channels.exceptions import StopConsumer
 
 from mpx_channels.layer import Event, Mailbox, MpxChannelLayer
 from mpx_channels.multiplexer.logs import LimitedLog
 
-from .closes import RESTART, TOO_SLOW, Message, Send, close_socket
+from .closes import RESTART, TOO_SLOW, Close, Message, Send, close_socket
 
 __all__ = ["Door"]
 
@@ -37,6 +38,7 @@ class Door:
         "_accepted",
         "_consumer",
         "_drained",
+        "_last",
         "_mailbox",
         "_scope",
         "_send",
@@ -63,6 +65,8 @@ class Door:
         # What was on its way at the last look, and since when.
         self._sending: Any = None
         self._since = 0.0
+        # What it is closed with, if not by itself.
+        self._last = TOO_SLOW
         self.is_websocket = scope.get("type") == "websocket"
         self.patience: float | None = consumer.send_timeout
         # Whether a close was sent, by us or by the consumer.
@@ -86,8 +90,7 @@ class Door:
         elif type_ == "websocket.close":
             self.closed = True
         elif type_ == "http.response.start":
-            headers = {bytes(name).lower(): value for name, value in message.get("headers", ())}
-            self._streams = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+            self._streams = _is_event_stream(message.get("headers"))
 
     # -- closing ------------------------------------------------------------------------------
 
@@ -124,15 +127,56 @@ class Door:
         if self._mailbox is not None and isinstance(consumer.channel_layer, MpxChannelLayer):
             # With what is unread there: its handlers would have nobody to send to.
             consumer.channel_layer.close_channel(self._mailbox)
-        await close_socket(self._scope, self._send, code, reason, accepted=self._accepted)
+        closing = close_socket(self._scope, self._send, code, reason, accepted=self._accepted)
+        # Its client may take nothing: it is looked at like other sends.
+        consumer._mpx_sending = sending = asyncio.ensure_future(closing)  # noqa: SLF001 - its door
+        try:
+            await sending
+        except asyncio.CancelledError:
+            if self.ended:
+                raise StopConsumer from None
+            raise
+
+    async def _close_in(self, seconds: float, close: Close) -> None:
+        """Close the WebSocket from outside of its consumer, which may be in the middle of a send.
+
+        If that does not go through in time, it is over without it. What else a handler does is not
+        interrupted.
+        """
+        sending = self._consumer._mpx_sending  # noqa: SLF001 - its door
+        self._last = close
+        try:
+            async with asyncio.timeout(seconds):
+                if self.closed and isinstance(sending, asyncio.Future):
+                    await asyncio.wait((sending,))
+                else:
+                    await self.close(*close)
+        except StopConsumer:
+            self._end_task()
+            return
+        except TimeoutError:
+            if self._mailbox is not None:
+                self._mailbox.put_always(Event(self._disconnect))
+        if _is_under_way(sending):
+            self._sending = sending
+            self._end()
+
+    @property
+    def _disconnect(self) -> Message:
+        code, reason = self._last
+        return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+    def _end_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def _end(self) -> None:
         """End the consumer in the middle of what it does."""
         self.ended = True
         if isinstance(self._sending, asyncio.Future):
             self._sending.cancel()  # a thread waits for it
-        elif self._task is not None:
-            self._task.cancel()
+        else:
+            self._end_task()
 
     def ended_us(self, error: BaseException) -> bool:
         """Whether it is by `_end` that the consumer's task meets this exception."""
@@ -145,10 +189,7 @@ class Door:
     async def farewell(self) -> None:
         """It was ended: tell the consumer that its client is gone, or the client."""
         if self.is_websocket:
-            code, reason = TOO_SLOW
-            await self._consumer.dispatch(
-                {"type": "websocket.disconnect", "code": code, "reason": reason}
-            )
+            await self._consumer.dispatch(self._disconnect)
         elif self._streams and not self._slow:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -173,16 +214,10 @@ class Door:
                 self,
                 now - self._since,
             )
-            _in_background(self._end_slow(min(LAST_CHANCE, self.patience)))
-
-    async def _end_slow(self, patience: float) -> None:
-        try:
-            async with asyncio.timeout(patience):
-                await self.close(*TOO_SLOW)  # servers wait for the client here, too
-        except TimeoutError:
-            pass
-        if _is_under_way(self._sending):
-            self._end()
+            if self.closed or not self.is_websocket:
+                self._end()
+            else:
+                _in_background(self._close_in(min(LAST_CHANCE, self.patience), TOO_SLOW))
 
     # -- Guest: the process is drained --------------------------------------------------------
 
@@ -206,8 +241,17 @@ class Door:
             mailbox.put_always(Event(event))
 
     def time_is_up(self) -> None:
-        if self.is_websocket and not self.closed:
-            _in_background(self.close(*RESTART))
+        if self.is_websocket:
+            _in_background(self._close_in(LAST_CHANCE, RESTART))
+
+
+def _is_event_stream(headers: object) -> bool:
+    """Whether these are of a response that browsers ask for again when it ends."""
+    for header in headers if isinstance(headers, list | tuple) else ():
+        name, value = header
+        if isinstance(name, bytes) and name.lower() == b"content-type":
+            return isinstance(value, bytes) and value.startswith(b"text/event-stream")
+    return False
 
 
 def _is_to_close(handler: object, hook: str, result: object) -> bool:

@@ -17,6 +17,8 @@ logger = logging.getLogger("mpx_channels.drain")
 LOOKS = 8
 # Seconds between two looks, at least and at most.
 OFTEN, SELDOM = 0.05, 5.0
+# Seconds that the last ones have after their turn, before they are closed past their mailboxes.
+MOMENT = 0.5
 # Seconds after the end of a drain until those that are still there are worth a line in the log.
 LATE = 5.0
 
@@ -131,7 +133,7 @@ class Guests:
             await _until(began + at)
             if self.leaving is not None and guest in self.leaving:
                 guest.turn(max(0.0, began + over - time()))
-        await _until(began + over)
+        await _until(began + over + MOMENT)
         for guest in list(self.leaving or ()):
             guest.time_is_up()
         await asyncio.sleep(LATE)

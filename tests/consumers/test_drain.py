@@ -20,7 +20,7 @@ from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.loops.doors import doors
 from tests.conftest import eventually
 
-from .conftest import Socket
+from .conftest import Event, Socket
 
 Connected = Callable[..., Any]
 RESTART = {"type": "websocket.close", "code": 1012, "reason": "service restart"}
@@ -183,6 +183,44 @@ async def test_a_handler_that_does_not_end_in_time(
     await draining
     assert ended == [1012]
     assert len(socket.sent) == 2
+
+
+@pytest.mark.parametrize("consumer", [Member, SyncMember])
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_client_that_does_not_read(
+    layer: MpxChannelLayer,
+    install: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    consumer: Any,
+    sends: bool,
+) -> None:
+    """Nobody waits for it longer than a moment after the end."""
+
+    class Silent(Socket):
+        reads = True
+
+        async def send(self, frame: Event) -> None:
+            if not self.reads:
+                await asyncio.get_running_loop().create_future()
+            await super().send(frame)
+
+    ended: list[int] = []
+
+    class Ends(consumer):  # type: ignore[misc]
+        def websocket_disconnect(self, event: Any) -> Any:
+            ended.append(event["code"])
+            return super().websocket_disconnect(event)
+
+    monkeypatch.setattr("mpx_channels.consumers.door.LAST_CHANCE", 0.1)
+    install(layer)
+    socket = await Silent(Ends).connect()
+    socket.reads = False
+    if sends:
+        await layer.group_send("room", {"type": "say", "text": "hello"})
+        await eventually(lambda: layer.local_stats().total.deliveries == 1)
+    await layer.drain(over=0.1)
+    await socket.ended()
+    assert ended == [1012]
 
 
 async def test_taken_back(layer: MpxChannelLayer, install: Any, connected: Connected) -> None:

@@ -122,6 +122,23 @@ async def test_one_that_reads_again_learns_why(
     assert len(socket.sent) == 3
 
 
+@pytest.mark.parametrize("consumer", [Member, SyncMember])
+async def test_a_close_that_the_client_does_not_take(
+    layer: MpxChannelLayer, install: Any, slow: Any, connected: Connected, consumer: Any
+) -> None:
+    """It waits for the client as a frame does; others of the same thread do not wait for it."""
+    install(layer)
+    Member.ended.clear()
+    socket, other = await slow(consumer).connect(), await connected(SyncMember)
+    socket.reads.clear()
+    await layer.group_close("room")
+    assert (await other.next())["type"] == "websocket.close"
+    await other.disconnect()
+    await socket.ended()
+    assert closed_slow(layer) == 1
+    assert sorted(Member.ended) == sorted([("SyncMember", 1000), (consumer.__name__, 1013)])
+
+
 async def test_many_short_waits_are_no_long_one(
     layer: MpxChannelLayer, install: Any, slow: Any
 ) -> None:
