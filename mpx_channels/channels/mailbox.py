@@ -165,6 +165,7 @@ class Mailbox:
         "_waiters",
         "capacity",
         "channel",
+        "closable",
         "counters",
         "cut_off",
         "hooks",
@@ -195,6 +196,8 @@ class Mailbox:
         # How many of these are wildcard groups: who has some finds a group's name in every event.
         self.wildcards = 0
         self.hooks: Hooks | None = None
+        # Whether its reader is a consumer of ours that has a WebSocket.
+        self.closable = False
         # Between the end of a link and the return of all that the channel subscribed to.
         self.cut_off = False
         self.patience = PATIENCE

@@ -66,7 +66,7 @@ def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: b
     lines = board.lines
     here = [line for line in lines if line.mark != "gone"]
     silent = sum(line.mark == "silent" for line in lines)
-    consumers = sum(line.process.consumers for line in here if not line.mark)
+    consumers = sum(line.process.consumers for line in here if line.mark in ("", "draining"))
     counted = Text(f"{_many(len(here), 'process', 'es')}, {_many(consumers, 'consumer')}")
     if silent:
         counted.append(f", {silent} silent", style="bold red")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpx_channels.layer import ProcessStats
 
-from .columns import COLUMNS, Line, fit, total_line
+from .columns import COLUMNS, Line, fit, mark, total_line
 from .output import Output
 from .session import Session
 from .snapshot import Snapshot, look
@@ -99,7 +99,7 @@ def _show(out: Output, snapshot: Snapshot) -> None:
 
 def _processes(out: Output, snapshot: Snapshot, title: str) -> None:
     lines = [
-        Line(each, snapshot.rates.get(each.process_id), "silent" if each.silent else "")
+        Line(each, snapshot.rates.get(each.process_id), mark(each))
         for each in snapshot.stats.processes
     ]
     if len(lines) > 1:

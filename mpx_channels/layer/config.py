@@ -111,6 +111,9 @@ class LayerConfig:
       A link may be away for half of it before it is taken for that.
     - ``presence_events`` (500): of a group with more members, events tell how many there are, once
       a second at most, and not who. All processes of a prefix need the same three.
+    - ``max_consumers`` (None, any number): consumers of mpx_channels that one process serves at a
+      time, on WebSockets and HTTP. Over it a new WebSocket is accepted and closed with 1013 ("try
+      again later"), a request answered with 503. Stock consumers are neither counted nor refused.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -144,6 +147,7 @@ class LayerConfig:
     presence_linger: float = 15.0
     presence_lease: float = 30.0
     presence_events: int = 500
+    max_consumers: int | None = None
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -283,6 +287,13 @@ class LayerConfig:
             value = getattr(self, key)
             if not _is_whole(value) or value < least:
                 yield f"{key} must be a whole number of {unit} from {least} up, not {value!r}"
+        if self.max_consumers is not None and (
+            not _is_whole(self.max_consumers) or self.max_consumers < 1
+        ):
+            yield (
+                "max_consumers must be a whole number of consumers from 1 up, or None, not "
+                f"{self.max_consumers!r}"
+            )
         lowest, highest = self.min_backoff, self.max_backoff
         if _is_number(lowest) and _is_number(highest) and lowest > highest:
             yield f"min_backoff ({lowest}) must not be above max_backoff ({highest})"

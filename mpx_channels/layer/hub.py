@@ -39,6 +39,7 @@ from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
 from .processes.control import Control
+from .processes.drainer import Drainer
 from .processes.overview import Overview
 
 __all__ = ["Hub"]
@@ -125,6 +126,7 @@ class Hub:
         self.requests = add(Requests(context, self.inbox, self.queues))
         self.promises = add(Promises(context, self.requests))
         self.control = add(Control(context, self.inbox, self.requests))
+        self.drainer = add(Drainer(self.control))
         self.overview = add(Overview(context, self.control, self.groups, self.presence, self.stats))
         multiplexer.on_lost(self._lost)
         self.control.handlers |= {

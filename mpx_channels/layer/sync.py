@@ -106,6 +106,19 @@ class SyncLayer:
             using=using,
         )
 
+    def group_close(
+        self,
+        group: str,
+        code: int = 4000,
+        reason: str = "",
+        *,
+        on_commit: bool = False,
+        using: str | None = None,
+    ) -> int | None:
+        """`MpxChannelLayer.group_close`; with ``on_commit`` None."""
+        self._layer.require_closing(group, code, reason)
+        return self._send(lambda: self._layer.group_close(group, code, reason), on_commit, using)
+
     def group_history(self, group: str, since: object = None, limit: int = 50) -> History:
         """`MpxChannelLayer.group_history`."""
         return self._run(self._layer.group_history(group, since, limit))
@@ -210,6 +223,14 @@ class SyncLayer:
     def flush(self) -> None:
         """`MpxChannelLayer.flush`."""
         self._run(self._layer.flush())
+
+    def drain(self, over: float = 30.0) -> None:
+        """`MpxChannelLayer.drain`; not in the thread of an event loop that has consumers."""
+        self._run(self._layer.drain(over))
+
+    def undrain(self) -> None:
+        """`MpxChannelLayer.undrain`."""
+        self._layer.undrain()
 
     def close(self) -> None:
         """`MpxChannelLayer.close`; of this process, the connections of synchronous code alone.

@@ -11,7 +11,8 @@
 
 Keys of the header: ``to``, the channel that a message in an inbox is for; ``not``, the channels
 that a message to a group is not for; ``re``, the number of the question that this answers;
-``by`` and ``id``, whose question this is and its number there.
+``by`` and ``id``, whose question this is and its number there; ``ours``, that a message to a
+group is for consumers of ours, and no event for others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "BARE",
     "ENCRYPTED",
     "MARK_LENGTH",
+    "OURS",
     "POSITIONED",
     "POSITION_LENGTH",
     "PRESENCE",
@@ -45,11 +47,15 @@ MARK_LENGTH = 2
 POSITION_LENGTH = 26
 BARE = PLAIN + b"\x00\x00"
 _LONGEST_HEADER = 0xFFFF
+# The key of messages that consumers of ours alone are to see.
+OURS = "ours"
 _encode = msgspec.msgpack.Encoder().encode
 # Checked here, for all who use it: a header that is not like this is poison. Other keys, which
 # a later version may have, are left out.
 _Keys = TypedDict(
-    "_Keys", {"to": str, "not": list[str], "re": int, "by": str, "id": int}, total=False
+    "_Keys",
+    {"to": str, "not": list[str], "re": int, "by": str, "id": int, "ours": bool},
+    total=False,
 )
 _decode: Callable[[memoryview], Any] = msgspec.msgpack.Decoder(_Keys).decode
 _NO_HEADER: dict[str, Any] = {}

@@ -185,7 +185,8 @@ def test_totals() -> None:
     assert cells == {
         "host": "total", "pid": "", "uptime": "", "connected": "", "consumers": "2", "groups": "",
         "patterns": "0", "promises": "0", "present": "0", "in/s": "2,469", "out/s": "0.5",
-        "drops": "3", "gaps": "1", "reconnects": "0", "round trip": "",
+        "drops": "3", "gaps": "1", "slow": "0", "refused": "0", "drained": "0",
+        "reconnects": "0", "round trip": "",
     }  # fmt: skip
 
 

@@ -107,6 +107,9 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         "mpx_channels_replayed_messages_total": 0,
         "mpx_channels_recoveries_total": 0,
         "mpx_channels_failed_recoveries_total": 0,
+        "mpx_channels_slow_consumers_total": 0,
+        "mpx_channels_refused_consumers_total": 0,
+        "mpx_channels_drained_consumers_total": 0,
         **{
             f"mpx_channels_dropped_messages_total:{cause}": int(cause == "unroutable")
             for cause in stats.drops

@@ -6,10 +6,10 @@ import asyncio
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
-from mpx_channels.channels.mailbox import Delivery
+from mpx_channels.channels.mailbox import Delivery, Event
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context
-from mpx_channels.messages.envelope import POSITIONED, PRESENCE
+from mpx_channels.messages.envelope import OURS, POSITIONED, PRESENCE
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import BacklogFull, commands
 
@@ -90,6 +90,9 @@ class Groups(ChannelTopics):
             return
         members = topic.members.values()
         if header or self._wildcards.topics:
+            if OURS in header:
+                self._for_ours(topic, item)
+                return
             excluded = header.get("not", ())
             self._wildcards.deliver_first(name, data, body, item, excluded, members)
             return
@@ -100,6 +103,16 @@ class Groups(ChannelTopics):
             else:
                 self._mailboxes.full(mailbox, name)
         counters.deliveries += delivered
+
+    def _for_ours(self, topic: Topic, item: Delivery) -> None:
+        """A message that consumers of ours get, and that is not dropped for lack of room."""
+        event = Event({**item.take(), "group": self.public(topic.name)})
+        track = topic.track
+        for mailbox in topic.members.values():
+            if mailbox.closable:
+                self.context.counters.deliveries += 1
+                if track is None or not track.holds(mailbox, event):
+                    mailbox.put_always(event)
 
     # -- look ---------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from mpx_channels.channels.mailbox import Delivery, Item, Mailbox
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import split, text
-from mpx_channels.messages.envelope import POSITIONED, PRESENCE
+from mpx_channels.messages.envelope import OURS, POSITIONED, PRESENCE
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 
@@ -134,6 +134,8 @@ class Wildcards(PatternTopics):
                 if not data.startswith(PRESENCE):
                     context.unreadable(name, error)
                 return
+            if OURS in header:
+                return  # for members of the group, and no event for others
             copies = self._copies[server] = _Copies(name, data, item, header.get("not", ()))
             if data.startswith(POSITIONED):
                 # They get it by the group itself, or out of its history.
