@@ -145,6 +145,7 @@ class Store:
         self._linger = b"%d" % max(0, round(linger * 1000))
         self._events = b"%d" % events
         self._life = b"%d" % round(max(LIFE, 4 * lease, 4 * linger) * 1000)
+        self._sharded = multiplexer.sharded
         self._scripts: dict[Node, _Scripts] = {}
 
     def place_of(self, name: str) -> Place:
@@ -259,7 +260,7 @@ class Store:
     def _scripts_of(self, node: Node) -> _Scripts:
         found = self._scripts.get(node)
         if found is None:
-            found = self._scripts[node] = _Scripts(self._multiplexer, node)
+            found = self._scripts[node] = _Scripts(self._multiplexer, node, self._sharded)
         return found
 
 
@@ -268,9 +269,14 @@ class _Scripts:
 
     __slots__ = ("end", "read", "renew", "sweep", "write")
 
-    def __init__(self, multiplexer: Multiplexer, node: Node) -> None:
-        self.write = FrequentScript(scripts.WRITE, multiplexer, node)
-        self.sweep = FrequentScript(scripts.SWEEP, multiplexer, node)
-        self.read = FrequentScript(scripts.READ, multiplexer, node)
-        self.renew = FrequentScript(scripts.RENEW, multiplexer, node)
-        self.end = FrequentScript(scripts.END, multiplexer, node)
+    def __init__(self, multiplexer: Multiplexer, node: Node, sharded: bool) -> None:
+        def script(source: str) -> FrequentScript:
+            if sharded:
+                source = source.replace("'PUBLISH'", "'SPUBLISH'")
+            return FrequentScript(source, multiplexer, node)
+
+        self.write = script(scripts.WRITE)
+        self.sweep = script(scripts.SWEEP)
+        self.read = script(scripts.READ)
+        self.renew = script(scripts.RENEW)
+        self.end = script(scripts.END)

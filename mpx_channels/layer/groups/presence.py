@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from mpx_channels.channels.mailbox import Delivery, Mailbox
 from mpx_channels.channels.mailboxes import Mailboxes
@@ -170,18 +170,21 @@ class GroupPresence(Part):
         return None
 
     def _heard(self) -> Iterable[str]:
-        """The groups in which somebody here hears of presence: one for each server is enough."""
-        topics = self._groups.topics
-        nodes = set(self._context.multiplexer.nodes)
-        node_of = self._context.multiplexer.node_of
+        """The groups in which somebody here hears of presence: one for each place is enough."""
+        topics, multiplexer = self._groups.topics, self._context.multiplexer
+        # In a cluster there are more places than nodes.
+        most = math.inf if multiplexer.cluster else len(multiplexer.nodes)
+        places: set[Hashable] = set()
         for mailbox in self._mailboxes.hooked:
             if mailbox.hooks is None or not mailbox.hooks.presence:
                 continue
             for membership in mailbox.memberships or ():
                 if isinstance(membership, Topic) and topics.get(membership.name) is membership:
-                    yield membership.name
-                    nodes.discard(node_of(membership.name))
-            if not nodes:
+                    place = multiplexer.place_of(membership.name)
+                    if place not in places:
+                        places.add(place)
+                        yield membership.name
+            if len(places) >= most:
                 return
 
     # -- Part ---------------------------------------------------------------------------------
