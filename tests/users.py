@@ -64,8 +64,8 @@ def rules() -> list[str]:
     return words
 
 
-# Ports of servers that are restricted so, those of which all is open for now, and what got a rule of
-# its own.
+# Ports of servers that are restricted so, those that are open for the running test, and what got a
+# rule of its own.
 _restricted: set[int] = set()
 _open: set[int] = set()
 _granted: set[bytes] = set()
@@ -87,7 +87,7 @@ def restrict(port: int) -> None:
 
 
 def restrict_again() -> None:
-    """After a test: one that subscribes to ``*`` may hear everything, but no longer than it runs."""
+    """After a test: one that subscribes to ``*`` may hear everything, for as long as it runs."""
     for port in list(_open & _restricted):
         with contextlib.suppress(redis.RedisError):
             _set_rules(port)
@@ -96,7 +96,7 @@ def restrict_again() -> None:
 
 def _set_rules(port: int) -> None:
     own = [b"&" + name for name in _granted]
-    with redis.Redis(port=port, username=ADMIN, password=PASSWORD) as client:
+    with redis.Redis(port=port, username=ADMIN, password=PASSWORD, socket_timeout=2) as client:
         client.execute_command("ACL", "SETUSER", "default", *rules(), *own)
 
 
@@ -108,7 +108,9 @@ def _grant(name: bytes) -> None:
     # Where all is allowed, Redis takes no rule more.
     for port in _restricted - (_open if name != b"*" else set()):
         try:
-            with redis.Redis(port=port, username=ADMIN, password=PASSWORD) as client:
+            with redis.Redis(
+                port=port, username=ADMIN, password=PASSWORD, socket_timeout=2
+            ) as client:
                 client.execute_command("ACL", "SETUSER", "default", b"&" + name)
         except redis.RedisError:  # it is not there any more, or hangs, or has another default
             _restricted.discard(port)
