@@ -14,7 +14,7 @@ import redis
 
 from .proxy import Proxy, free_port
 from .servers import new_server
-from .users import as_admin, granting, restrict
+from .users import as_admin, granting, restrict, restrict_again
 from .warm import Warm
 
 if TYPE_CHECKING:
@@ -133,6 +133,12 @@ def rules_of_their_own() -> Iterator[None]:
     """Where tests run as a user of least privilege, patterns get a rule each."""
     with granting():
         yield
+
+
+@pytest.fixture(autouse=True)
+def rules_for_one_test() -> Iterator[None]:
+    yield
+    restrict_again()
 
 
 @pytest.fixture(scope="session")

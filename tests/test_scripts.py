@@ -29,6 +29,7 @@ class Checkout:
             assert path, tool
             (self.bin / tool).symlink_to(path)
         self.add("chromium", "exit 1")  # or else scripts/test may install it
+        self.add("redis-server", "exit 1")  # and so
         shutil.copytree(SCRIPTS, folder / "scripts")
         (folder / "pyproject.toml").write_text("[project]\n")
 

@@ -28,6 +28,7 @@ __all__ = [
     "is_least",
     "needs_more",
     "restrict",
+    "restrict_again",
 ]
 
 VARIABLE = "MPX_TEST_ACL"
@@ -63,8 +64,10 @@ def rules() -> list[str]:
     return words
 
 
-# Ports of servers that are restricted so, and what got a rule of its own.
+# Ports of servers that are restricted so, those that are open for the running test, and what got a
+# rule of its own.
 _restricted: set[int] = set()
+_open: set[int] = set()
 _granted: set[bytes] = set()
 
 
@@ -79,15 +82,35 @@ def restrict(port: int) -> None:
         # So that it can replicate another one that is restricted.
         client.config_set("masteruser", ADMIN)
         client.config_set("masterauth", PASSWORD)
-        own = [b"&" + name for name in _granted]
-        client.execute_command("ACL", "SETUSER", "default", *rules(), *own)
     _restricted.add(port)
+    _set_rules(port)
+
+
+def restrict_again() -> None:
+    """After a test: one that subscribes to ``*`` may hear everything, for as long as it runs."""
+    for port in list(_open & _restricted):
+        with contextlib.suppress(redis.RedisError):
+            _set_rules(port)
+    _open.clear()
+
+
+def _set_rules(port: int) -> None:
+    own = [b"&" + name for name in _granted]
+    with redis.Redis(port=port, username=ADMIN, password=PASSWORD, socket_timeout=2) as client:
+        client.execute_command("ACL", "SETUSER", "default", *rules(), *own)
 
 
 def _grant(name: bytes) -> None:
-    for port in list(_restricted):
+    if name == b"*":
+        _open.update(_restricted)
+    else:
+        _granted.add(name)
+    # Where all is allowed, Redis takes no rule more.
+    for port in _restricted - (_open if name != b"*" else set()):
         try:
-            with redis.Redis(port=port, username=ADMIN, password=PASSWORD) as client:
+            with redis.Redis(
+                port=port, username=ADMIN, password=PASSWORD, socket_timeout=2
+            ) as client:
                 client.execute_command("ACL", "SETUSER", "default", b"&" + name)
         except redis.RedisError:  # it is not there any more, or hangs, or has another default
             _restricted.discard(port)
@@ -108,7 +131,6 @@ def granting() -> Iterator[None]:
     def grant_and_add(self: object, kind: object, name: bytes, *rest: object) -> object:
         own = kind is CHANNEL and known.match(name)
         if not own and name not in _granted:
-            _granted.add(name)
             _grant(name)
         return add(self, kind, name, *rest)  # type: ignore[arg-type]
 

@@ -391,10 +391,9 @@ def test_a_key_needs_a_certificate() -> None:
         node_of({"host": "x", "ssl": True, "ssl_keyfile": "key.pem"})
 
 
-async def test_a_plain_server_that_resets_is_not_taken_for_more(
+async def test_what_is_no_trouble_of_tls(
     new_multiplexer: NewMultiplexer, restartable_server: RestartableServer
 ) -> None:
-    """What is no trouble of TLS is said as before."""
     mpx = new_multiplexer(restartable_server.url)
     await mpx.start()
     await eventually(lambda: mpx.last_error is not None)
