@@ -1,10 +1,10 @@
 """What clients cost that stop reading: the server's memory, and how long it keeps them.
 
-    python -m benchmarks.slow [--server uvicorn] [--consumer ours] [--clients 20] [--seconds 100]
+    python -m benchmarks.slow [--server uvicorn] [--consumer ours] [--clients 5] [--seconds 100]
 
-So many clients join a group and never read again, one goes on reading. The group gets 10 kB twenty
-times a second. Told are what the server's process grew by, and when the slow ones had left the
-group, for consumers of ours and for Channels' own, both on our layer.
+So many clients join a group and never read again, one goes on reading. The group gets 10 kB a
+hundred times a second. Told are what the server's process grew by, and when the slow ones had left
+the group, for consumers of ours and for Channels' own, both on our layer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SERVERS = {
 }
 PATHS = {"ours": "/ws/", "stock": "/stock/"}
 GROUP = "blobs"
-SIZE, PER_SECOND = 10_000, 20
+SIZE, PER_SECOND = 10_000, 100
 # The kernel's buffer of a client, in bytes: it is not the server's memory.
 BUFFER = 65_536
 
@@ -86,7 +86,10 @@ async def measure(
 
     layer = MpxChannelLayer(hosts=[url], prefix="restarts-mpx")
     process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-        [sys.executable, "-m", *SERVERS[server], str(port)], env=environment, cwd=ROOT
+        [sys.executable, "-m", *SERVERS[server], str(port)],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,  # what uvicorn says of a consumer that it has closed
     )
     got = [0]
     reading: asyncio.Task[None] | None = None
@@ -160,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--server", choices=list(SERVERS), action="append")
     parser.add_argument("--consumer", choices=list(PATHS), action="append")
-    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=100)
     options = parser.parse_args()
     from mpx_channels import embedded
