@@ -20,6 +20,7 @@ from mpx_channels.multiplexer import (
     PromiseDisconnected,
     SubscriptionRefused,
 )
+from mpx_channels.presence.values import Presence, PresenceCount
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
@@ -64,6 +65,8 @@ __all__ = [
     "MpxError",
     "NotConnected",
     "PlainChannel",
+    "Presence",
+    "PresenceCount",
     "ProcessStats",
     "PromiseDisconnected",
     "PromiseRejected",

@@ -206,6 +206,20 @@ async def test_who_does_not_ask_hears_nothing(layer: MpxChannelLayer) -> None:
     assert sum(stats.drops.values()) == 0
 
 
+async def test_a_full_mailbox(make_layer: MakeLayer) -> None:
+    layer = make_layer(capacity=3)
+    hears = await listener(layer)
+    channel = await layer.new_channel()
+    for number in range(20):
+        await layer.presence_join("room", channel, f"user-{number}")
+    await eventually(lambda: layer.stats().drops["full"] == 17)  # type: ignore[union-attr]
+    for number in range(3):
+        assert await next_of(hears) == change(number + 1, {f"user-{number}": {}})
+    # The number tells that there was more.
+    await layer.presence_leave("room", channel, "user-0")
+    assert await next_of(hears) == change(19, left={"user-0": "left"})
+
+
 async def test_everybody_gets_an_event_of_its_own(layer: MpxChannelLayer) -> None:
     first, second = await listener(layer), await listener(layer)
     channel = await layer.new_channel()
