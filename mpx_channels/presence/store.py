@@ -186,7 +186,7 @@ class Store:
         return Swept(bool(more), owed, due)
 
     async def read(self, name: str, after: bytes | None, count: int) -> Page:
-        """Up to `MOST` members of a group, those behind an id; and how many there are."""
+        """Members of a group, those behind an id, a bit over `MOST`; and how many there are."""
         group = self._keys.group_of(name)
         members, *others = self._keys.presence(group)
         leases, _ = self._keys.presence_leases(group)

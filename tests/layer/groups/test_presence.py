@@ -169,6 +169,12 @@ async def test_pages(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> No
     assert pages == 8
     whole = await other_layer.presence("room", limit=2500)
     assert (len(whole.members), whole.next) == (2500, None)
+    halves = [await other_layer.presence("room", limit=1250)]
+    halves.append(await other_layer.presence("room", limit=1250, after=halves[0].next))
+    assert [(len(half.members), half.next is None) for half in halves] == [
+        (1250, False),
+        (1250, True),
+    ]
     some = await other_layer.presence("room", limit=1000)
     assert (len(some.members), some.next) == (1000, list(some.members)[-1])
     assert await other_layer.presence_count("room") == PresenceCount(2500, 2500)
