@@ -76,6 +76,32 @@ async def test_who_ends_lingers(make_layer: MakeLayer) -> None:
     assert await members(other) == {}
 
 
+async def test_who_lingers_leaves_in_time(make_layer: MakeLayer) -> None:
+    """Seen to by the process that it was in, long before others would look."""
+    layer = make_layer(presence_linger=0.2, presence_lease=600)
+    hears = await listener(layer)
+    mailbox = await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    layer.close_channel(mailbox)
+    assert await next_of(hears) == change(1, {"ann": {}})
+    assert await next_of(hears) == change(0, left={"ann": "timeout"})
+
+
+async def test_who_is_back_stays(make_layer: MakeLayer) -> None:
+    layer = make_layer(**QUICK)
+    hears = await listener(layer)
+    for id in ("ann", "bob"):
+        mailbox = await layer.open_channel()
+        await layer.presence_join("room", mailbox.channel, id)
+        layer.close_channel(mailbox)
+    mailbox = await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    assert await next_of(hears) == change(2, {"bob": {}})
+    assert await next_of(hears) == change(1, left={"bob": "timeout"})
+    assert await layer.presence_count("room") == PresenceCount(1, 1)
+
+
 async def test_a_reload_is_not_seen(make_layer: MakeLayer) -> None:
     """The second connection is another process', as in a deployment."""
     layer, other = make_layer(presence_linger=1), make_layer(presence_linger=1)
