@@ -21,6 +21,7 @@ from mpx_channels.multiplexer import (
     PromiseDisconnected,
     SubscriptionRefused,
 )
+from mpx_channels.presence.values import Presence, PresenceCount
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
@@ -68,6 +69,8 @@ __all__ = [
     "NotConnected",
     "NotInSharded",
     "PlainChannel",
+    "Presence",
+    "PresenceCount",
     "ProcessStats",
     "PromiseDisconnected",
     "PromiseRejected",

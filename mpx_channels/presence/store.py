@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ LEASE_KEPT = 0.75
 LIFE = 86_400
 # How far (ms) a group is overdue when others than the process that has to see to it do so.
 OVERDUE = 1000
+# Groups of which a key's name is remembered.
+KNOWN = 8192
 
 
 class Keys(Protocol):
@@ -147,16 +150,14 @@ class Store:
         self._life = b"%d" % round(max(LIFE, 4 * lease, 4 * linger) * 1000)
         self._sharded = multiplexer.sharded
         self._scripts: dict[Node, _Scripts] = {}
+        # What the records of a group are bound to, if they are encrypted.
+        self.members_key = functools.lru_cache(KNOWN)(self._make_members_key)
 
     def place_of(self, name: str) -> Place:
         """Where a group is."""
         group = self._keys.group_of(name)
         leases, due = self._keys.presence_leases(group)
         return Place(self._multiplexer.node_of(name), leases, due, group)
-
-    def members_key(self, name: str) -> str:
-        """What the records of a group are bound to, if they are encrypted."""
-        return self._keys.presence(self._keys.group_of(name))[0]
 
     async def write(
         self, name: str, number: int, kept: Sequence[Kept], *, quiet: bool = False
@@ -186,7 +187,7 @@ class Store:
         return Swept(bool(more), owed, due)
 
     async def read(self, name: str, after: bytes | None, count: int) -> Page:
-        """Up to `MOST` members of a group, those behind an id; and how many there are."""
+        """Members of a group, those behind an id, a bit over `MOST`; and how many there are."""
         group = self._keys.group_of(name)
         members, *others = self._keys.presence(group)
         leases, _ = self._keys.presence_leases(group)
@@ -246,6 +247,9 @@ class Store:
         groups = self._keys.presence_of(place.group, process)[1].encode()
         script = self._scripts_of(place.node).end
         await script(place.leases, groups, process.encode(), b"1" if dead else b"0", keys=1)
+
+    def _make_members_key(self, name: str) -> str:
+        return self._keys.presence(self._keys.group_of(name))[0]
 
     async def _call(self, script: str, name: str, process: str, *words: bytes) -> Any:
         """Call a script that changes a group."""

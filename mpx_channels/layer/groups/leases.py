@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from mpx_channels.channels.part import Context
@@ -26,6 +26,8 @@ RENEWALS = 6
 LATER = 0.01
 # Groups that are looked at in one go.
 AT_ONCE = 256
+# Groups that are swept at the same time: each call may take the server a few milliseconds.
+SWEPT_AT_ONCE = 16
 
 
 class _Standing:
@@ -61,6 +63,9 @@ class Leases:
         # Before that, others may be cut off as we were, and are not judged.
         self._judges_from = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        # Processes whose members are being taken out.
+        self._dead: set[tuple[Place, str]] = set()
         # By group: what is to be told, and who is to leave, a little later.
         self._tells: dict[str, asyncio.TimerHandle] = {}
         self._sweeps: dict[str, asyncio.TimerHandle] = {}
@@ -98,6 +103,7 @@ class Leases:
 
     async def close(self, timeout: float) -> None:
         """Have all that is held linger, for who comes back elsewhere, and end the leases."""
+        self._closed = True
         for task in tuple(self._tasks):
             task.cancel()
         places = list(self._places)
@@ -127,8 +133,8 @@ class Leases:
                 if place not in wanted:
                     del self._places[place]
                     await self._ignore(self._store.end(place))
-            for place in wanted:
-                await self._renew(place)
+            # Together: a server that is away does not cost us the leases on the others.
+            await asyncio.gather(*map(self._renew, wanted))
             await self._touch()
 
     def _wanted(self) -> set[Place]:
@@ -153,12 +159,29 @@ class Leases:
             self.cut_off()
         if known is not None and (known != renewed.place or not renewed.had):
             await self._verify(place, quiet=known != renewed.place)
+        # Apart: whoever is busy with another one's death must not be late with its own lease.
         for dead in renewed.dead:
-            for group in await self._store.groups_of(place, dead):
-                await self.sweep(self._context.names.group(group), dead)
+            if (place, dead) not in self._dead:
+                self._dead.add((place, dead))
+                self._run(self._take_out(place, dead))
+        if renewed.overdue:
+            self._run(self._ignore(self._sweep_all(renewed.overdue)))
+
+    async def _take_out(self, place: Place, dead: str) -> None:
+        """Nobody is anywhere any more by way of a process that is dead."""
+        try:
+            await self._sweep_all(await self._store.groups_of(place, dead), dead)
             await self._store.end(place, dead)
-        for group in renewed.overdue:
-            await self.sweep(self._context.names.group(group))
+        except MpxError as error:
+            self._failed(error, "take out whose process is gone")
+        finally:
+            self._dead.discard((place, dead))
+
+    async def _sweep_all(self, groups: Sequence[str], dead: str | None = None) -> None:
+        names = [self._context.names.group(group) for group in groups]
+        for start in range(0, len(names), SWEPT_AT_ONCE):
+            some = names[start : start + SWEPT_AT_ONCE]
+            await asyncio.gather(*[self.sweep(name, dead) for name in some])
 
     def _standing(self, place: Place) -> _Standing:
         standing = self._places.get(place)
@@ -297,6 +320,9 @@ class Leases:
             )
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            coroutine.close()
+            return
         task = self._context.loop.create_task(coroutine, name="mpx-presence")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -69,11 +69,12 @@ class GroupPresence(Part):
         """
         begin = self._from_token(after) if after is not None else None
         members: dict[str, Info] = {}
-        left, page = limit, None
+        left = limit
         while left:
-            page = await self._read(name, begin, min(MOST, left + 1))
-            more = len(page.ids) > left or len(page.ids) == MOST
-            taken = min(left, len(page.ids))
+            most = min(MOST, left)
+            # One more than is wanted: so it is known whether there are more.
+            page = await self._read(name, begin, most + 1)
+            more, taken = len(page.ids) > most, min(most, len(page.ids))
             for record in page.records[:taken]:
                 found = self._opened(name, record)
                 if found is not None:

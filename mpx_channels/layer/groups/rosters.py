@@ -285,7 +285,7 @@ class Rosters:
             raise
         before, mark = roster.mark, b"%s %d" % (written.epoch, number)
         lost = before is not None and written.mark not in (before, mark)
-        roster.number, roster.mark = number, mark
+        roster.number, roster.mark = number, mark if written.holds else None
         roster.touched = self._context.loop.time()
         del roster.gone[: len(gone)]
         ended = bool(gone)

@@ -76,6 +76,32 @@ async def test_who_ends_lingers(make_layer: MakeLayer) -> None:
     assert await members(other) == {}
 
 
+async def test_who_lingers_leaves_in_time(make_layer: MakeLayer) -> None:
+    """Seen to by the process that it was in, long before others would look."""
+    layer = make_layer(presence_linger=0.2, presence_lease=600)
+    hears = await listener(layer)
+    mailbox = await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    layer.close_channel(mailbox)
+    assert await next_of(hears) == change(1, {"ann": {}})
+    assert await next_of(hears) == change(0, left={"ann": "timeout"})
+
+
+async def test_who_is_back_stays(make_layer: MakeLayer) -> None:
+    layer = make_layer(**QUICK)
+    hears = await listener(layer)
+    for id in ("ann", "bob"):
+        mailbox = await layer.open_channel()
+        await layer.presence_join("room", mailbox.channel, id)
+        layer.close_channel(mailbox)
+    mailbox = await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    assert await next_of(hears) == change(2, {"bob": {}})
+    assert await next_of(hears) == change(1, left={"bob": "timeout"})
+    assert await layer.presence_count("room") == PresenceCount(1, 1)
+
+
 async def test_a_reload_is_not_seen(make_layer: MakeLayer) -> None:
     """The second connection is another process', as in a deployment."""
     layer, other = make_layer(presence_linger=1), make_layer(presence_linger=1)
@@ -169,6 +195,12 @@ async def test_pages(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> No
     assert pages == 8
     whole = await other_layer.presence("room", limit=2500)
     assert (len(whole.members), whole.next) == (2500, None)
+    halves = [await other_layer.presence("room", limit=1250)]
+    halves.append(await other_layer.presence("room", limit=1250, after=halves[0].next))
+    assert [(len(half.members), half.next is None) for half in halves] == [
+        (1250, False),
+        (1250, True),
+    ]
     some = await other_layer.presence("room", limit=1000)
     assert (len(some.members), some.next) == (1000, list(some.members)[-1])
     assert await other_layer.presence_count("room") == PresenceCount(2500, 2500)
@@ -204,6 +236,20 @@ async def test_who_does_not_ask_hears_nothing(layer: MpxChannelLayer) -> None:
     stats = layer.stats()
     assert stats is not None
     assert sum(stats.drops.values()) == 0
+
+
+async def test_a_full_mailbox(make_layer: MakeLayer) -> None:
+    layer = make_layer(capacity=3)
+    hears = await listener(layer)
+    channel = await layer.new_channel()
+    for number in range(20):
+        await layer.presence_join("room", channel, f"user-{number}")
+    await eventually(lambda: layer.stats().drops["full"] == 17)  # type: ignore[union-attr]
+    for number in range(3):
+        assert await next_of(hears) == change(number + 1, {f"user-{number}": {}})
+    # The number tells that there was more.
+    await layer.presence_leave("room", channel, "user-0")
+    assert await next_of(hears) == change(19, left={"user-0": "left"})
 
 
 async def test_everybody_gets_an_event_of_its_own(layer: MpxChannelLayer) -> None:

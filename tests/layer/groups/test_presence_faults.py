@@ -212,6 +212,26 @@ async def test_a_server_that_was_away_is_no_crash(
     assert [each.unread for each in heard] == [0, 0]
 
 
+async def test_who_was_late_itself_calls_nobody_dead(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """A machine that slept: no connection broke, and all leases have expired."""
+    one, two = make_layer(**QUICK), make_layer(**QUICK)
+    heard = [await listener(one), await listener(two)]
+    for layer, id in ((one, "ann"), (two, "bob")):
+        await layer.presence_join("room", await layer.new_channel(), id)
+    for each in heard:
+        assert await next_of(each) == change(1, {"ann": {}})
+        assert await next_of(each) == change(2, {"bob": {}})
+    leases = f"{prefix}:e:"
+    processes = [process for process in client.zrange(leases, 0, -1) if process]
+    assert len(processes) == 2
+    for _ in range(5):
+        client.zadd(leases, dict.fromkeys(processes, 1))
+        await eventually(lambda: min(client.zscore(leases, each) for each in processes) > 1)
+    assert [each.unread for each in heard] == [0, 0]
+
+
 # -- what a server loses --------------------------------------------------------------------------
 
 
