@@ -57,16 +57,6 @@ async def check_system(exam: Examination) -> list[Finding]:
             continue  # as the check of the settings has it
         make = problem if message.level >= ERROR else warning
         findings.append(make(f"{message.msg} ({message.id})", todo=message.hint or ""))
-    apps = [str(app).partition(".apps.")[0] for app in settings.INSTALLED_APPS]
-    if "channels" in apps and apps.index("channels") < apps.index("mpx_channels"):
-        findings.append(
-            warning(
-                '"channels" stands before "mpx_channels" in INSTALLED_APPS',
-                "manage.py runworker is Channels' then: its workers take messages sooner than "
-                "they can handle them, and lose them when they end.",
-                'Put "mpx_channels" before "channels".',
-            )
-        )
     if not getattr(settings, "ASGI_APPLICATION", None):
         findings.append(
             info(
