@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "Level", "info", "ok", "problem", "skipped", "warning"]
+__all__ = ["Finding", "Level", "info", "not_looked_at", "ok", "problem", "skipped", "warning"]
 
 
 class Level(StrEnum):
@@ -20,12 +20,16 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, why it matters (by default what the check says of itself), what to do."""
+    """What was found, why it matters (by default what the check says of itself), what to do.
+
+    ``because``: what keeps this and perhaps other checks from being run.
+    """
 
     level: Level
     found: str
     why: str = ""
     todo: str = ""
+    because: str = ""
 
 
 def ok(found: str) -> Finding:
@@ -51,3 +55,8 @@ def problem(found: str, why: str = "", todo: str = "") -> Finding:
 def skipped(found: str, todo: str = "") -> Finding:
     """Could not be looked at, and the reason."""
     return Finding(Level.SKIPPED, found, todo=todo)
+
+
+def not_looked_at(because: str) -> Finding:
+    """Not even tried, for the same reason as others."""
+    return Finding(Level.SKIPPED, f"not looked at: {because}", because=because)

@@ -7,6 +7,7 @@ from django.core.checks import ERROR
 
 from mpx_channels import embedded
 from mpx_channels.checks import check_channel_layers
+from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.session import entry
 from mpx_channels.layer import InvalidConfig
 from mpx_channels.layer.config import LayerConfig
@@ -20,7 +21,7 @@ __all__ = ["CHECKS"]
 async def check_settings(exam: Examination) -> list[Finding]:
     """CONFIG, checked; its servers, not yet reached."""
     alias = exam.session.alias
-    todo = f"Correct CHANNEL_LAYERS[{alias!r}]['CONFIG']; docs/config.md has all keys."
+    todo = f"Correct CHANNEL_LAYERS[{alias!r}]['CONFIG']; all keys: {page('config')}"
     try:
         config = LayerConfig.parse(entry(alias).get("CONFIG", {}))
     except InvalidConfig as error:
