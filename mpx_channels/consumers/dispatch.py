@@ -17,8 +17,10 @@ from channels.layers import get_channel_layer
 from django.db import close_old_connections
 
 from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLayer
+from mpx_channels.layer.exceptions import OUTAGES
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
+from . import outages
 from .connections import LastCheck, last_check
 from .turns import ALONE, Turns
 
@@ -76,8 +78,8 @@ class Dispatch:
     # message, as Channels does.
     close_old_connections_interval: float = 1.0
     # Seconds after which a consumer begins also if Redis is away. It hears of it by
-    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it fails then, with
-    # `NotConnected` after ``connect_timeout``.
+    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it ends then, after
+    # ``connect_timeout``.
     wait_for_redis: float | None = None
 
     # Of the consumer.
@@ -99,9 +101,12 @@ class Dispatch:
         self.base_send = async_to_sync(send) if self._sync else send
         theirs: Callable[[], Awaitable[Event]] | None = None
         if isinstance(layer, MpxChannelLayer):
-            mailbox = await layer.open_channel(
-                hooks=self._mpx_hooks(), patience=self.wait_for_redis
-            )
+            try:
+                mailbox = await layer.open_channel(
+                    hooks=self._mpx_hooks(), patience=self.wait_for_redis
+                )
+            except OUTAGES as error:
+                return await outages.end(type(self).__name__, scope, send, error, handshake=True)
             self.channel_name = mailbox.channel
         else:
             mailbox = Mailbox.unbounded()
@@ -110,6 +115,7 @@ class Dispatch:
                 theirs = functools.partial(layer.receive, self.channel_name)
         self._mpx_mailbox = mailbox
         self._mpx_tasks: set[Task] = set()
+        handshake = True
         try:
             # What is subscribed to may have messages at once. They wait until the first event is
             # handled: a frame before the handshake's end is an error.
@@ -119,11 +125,14 @@ class Dispatch:
                 self._mpx_pump(theirs, mailbox, handling)
             event = await receive()
             await self._mpx_subscribe()
+            handshake = False
             await self.dispatch(event)
             self._mpx_pump(receive, mailbox, handling)
             await self._mpx_serve(mailbox, handling)
         except StopConsumer:
             pass
+        except OUTAGES as error:
+            await outages.end(type(self).__name__, scope, send, error, handshake=handshake)
         finally:
             self._mpx_mailbox = None
             try:
@@ -308,7 +317,7 @@ class Dispatch:
                 "Could not answer a request with its failure (%s): %s",
                 type(self).__name__,
                 repr(failure),
-                exc_info=failure,
+                exc_info=outages.traceback_of(failure),
             )
 
     def _mpx_task_done(self, task: Task) -> None:
@@ -330,5 +339,5 @@ class Dispatch:
                     "A consumer's task failed at the consumer's end (%s): %s",
                     type(self).__name__,
                     repr(result),
-                    exc_info=result,
+                    exc_info=outages.traceback_of(result),
                 )
