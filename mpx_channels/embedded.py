@@ -6,15 +6,19 @@ holds a shared lock on ``users.lock`` for its life, which the kernel releases ho
 a detached keeper (`embedded_keeper.py`) waits for the exclusive one: it gets it when the last
 user is gone, and stops Valkey.
 
+A server that dies is started again by the first user that wants to connect to it (`reviving`).
+
 Three lock files in the folder: ``start.lock`` lets one process at a time look and start,
 ``keeper.lock`` is held as long as a keeper lives, ``users.lock`` is explained above.
 """
 
 import argparse
+import asyncio
 import atexit
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import socket
 import subprocess
@@ -25,14 +29,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 from mpx_channels.multiplexer.exceptions import MpxError
+from mpx_channels.multiplexer.logs import LimitedLog
 
 try:
     import fcntl
 except ImportError:  # Windows: check() says so
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["EmbeddedUnavailable", "check", "is_embedded", "start", "stop", "wait_stopped"]
+__all__ = [
+    "EmbeddedUnavailable",
+    "check",
+    "is_embedded",
+    "reviving",
+    "start",
+    "stop",
+    "wait_stopped",
+]
+
+log = LimitedLog(logging.getLogger("mpx_channels.embedded"))
 
 FOLDER_VARIABLE = "MPX_EMBEDDED_DIR"
 START_TIMEOUT = 10.0  # seconds
@@ -84,26 +102,35 @@ def start(url: str = "embedded://", base_dir: Path | None = None) -> str:
     """
     check(url)
     place = _Place(_folder(url, base_dir))
-    try:
-        place.make_folder()
-        with _opened(place.folder / "start.lock") as starting:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            deadline = time.monotonic() + START_TIMEOUT
-            try:
-                _hold(place, deadline)
-                _ensure_server(place, deadline)
-            except BaseException:
-                _let_go(place.folder)
-                raise
-            finally:
-                # Closing would not do: a child forked meanwhile by another thread has a copy.
-                fcntl.flock(starting, fcntl.LOCK_UN)
-    except OSError as error:
-        raise EmbeddedUnavailable(
-            f"embedded:// cannot use the folder {place.folder}: {error}. Make it writable, "
-            f"or name another one in the environment variable {FOLDER_VARIABLE}"
-        ) from error
+    _start(place)
     return f"unix://{quote(str(place.socket))}"
+
+
+def reviving(
+    url: str = "embedded://", base_dir: Path | None = None
+) -> type[UnixDomainSocketConnection]:
+    """A class of redis-py's connections that starts the server again where it has died.
+
+    For as long as this process uses it, that is, until `stop`. What was in the server is lost.
+    """
+    place = _Place(_folder(url, base_dir))
+
+    class RevivingConnection(UnixDomainSocketConnection):
+        async def connect(self) -> None:
+            try:
+                await super().connect()  # type: ignore[no-untyped-call]
+            except RedisConnectionError:
+                if not _uses(place):
+                    raise
+                if await asyncio.to_thread(_start, place):
+                    log.warning(
+                        place.folder,
+                        "The embedded server in %s had died, and is started again, empty",
+                        place.folder,
+                    )
+                await super().connect()  # type: ignore[no-untyped-call]
+
+    return RevivingConnection
 
 
 def stop(url: str = "embedded://", base_dir: Path | None = None) -> None:
@@ -178,11 +205,39 @@ def _folder(url: str, base_dir: Path | None) -> Path:
     return (base / (path or os.environ.get(FOLDER_VARIABLE) or ".embedded")).resolve()
 
 
+def _start(place: _Place) -> bool:
+    """As `start`; whether there was no server."""
+    try:
+        place.make_folder()
+        with _opened(place.folder / "start.lock") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            deadline = time.monotonic() + START_TIMEOUT
+            try:
+                _hold(place, deadline)
+                return _ensure_server(place, deadline)
+            except BaseException:
+                _let_go(place.folder)
+                raise
+            finally:
+                # Closing would not do: a child forked meanwhile by another thread has a copy.
+                fcntl.flock(starting, fcntl.LOCK_UN)
+    except OSError as error:
+        raise EmbeddedUnavailable(
+            f"embedded:// cannot use the folder {place.folder}: {error}. Make it writable, "
+            f"or name another one in the environment variable {FOLDER_VARIABLE}"
+        ) from error
+
+
+def _uses(place: _Place) -> bool:
+    """Whether this process has its lock on users.lock."""
+    return _held.get(place.folder, (0, 0))[0] == os.getpid()
+
+
 def _hold(place: _Place, deadline: float) -> None:
     """Take this process's lock on users.lock; while a keeper stops its server, wait for that."""
-    pid = os.getpid()
-    if _held.get(place.folder, (0, 0))[0] == pid:
+    if _uses(place):
         return
+    pid = os.getpid()
     fd = _open(place.folder / "users.lock")
     _held[place.folder] = pid, fd
     if not _poll(lambda: _try_lock(fd, fcntl.LOCK_SH), deadline):
@@ -202,8 +257,8 @@ def _let_go_of_all() -> None:
         _let_go(folder)
 
 
-def _ensure_server(place: _Place, deadline: float) -> None:
-    """Return when a keeper lives and its Valkey answers; start them if none does.
+def _ensure_server(place: _Place, deadline: float) -> bool:
+    """Return when a keeper lives and its Valkey answers; start them if none does, and say so.
 
     Needs start.lock. Looks at both until they agree: a keeper whose Valkey died is about to end.
     """
@@ -217,7 +272,7 @@ def _ensure_server(place: _Place, deadline: float) -> None:
                 _start_keeper(place, keeper)  # the lock is the keeper's from here on
                 started = True
         if _answers(place.socket):
-            return
+            return started
         if time.monotonic() > deadline:
             raise EmbeddedUnavailable(_failure(place, "does not answer"))
         time.sleep(POLL_INTERVAL)

@@ -186,10 +186,7 @@ class LayerConfig:
     def multiplexer(self) -> Multiplexer:
         """A multiplexer for the hosts, not started; an embedded server is running then."""
         hosts = [
-            replace(host, url=embedded.start(host.url, base_dir=_project_folder()))
-            if embedded.is_embedded(host.url)
-            else host
-            for host in self.parsed_hosts
+            _started(host) if embedded.is_embedded(host.url) else host for host in self.parsed_hosts
         ]
         try:
             return Multiplexer(
@@ -307,6 +304,17 @@ class LayerConfig:
                 Wrapping(keys=keys, expiry=self.expiry)
             except (ImportError, TypeError, ValueError) as error:
                 yield f"{what}: {error}"
+
+
+def _started(host: Host) -> Host:
+    """An embedded server, which is started; should it die, whoever connects does so again."""
+    folder = _project_folder()
+    class_ = embedded.reviving(host.url, base_dir=folder)
+    return replace(
+        host,
+        url=embedded.start(host.url, base_dir=folder),
+        options={"connection_class": class_, **host.options},
+    )
 
 
 def _project_folder() -> Path | None:
