@@ -6,6 +6,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402
+import shlex  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 
@@ -32,6 +33,7 @@ def main() -> int | str:
 
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     print(f"Chat at http://{address} (Ctrl-C ends it)", flush=True)
+    print(f"Look inside from another terminal: {look_inside()}", flush=True)
     os.environ["HOST"] = host  # the settings allow it as the site's name
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     os.environ["PYTHONUNBUFFERED"] = "1"
@@ -44,6 +46,17 @@ def main() -> int | str:
         if not embedded.wait_stopped():
             print("The embedded server goes on: something else uses it.")
     return 0 if status in TOLD_TO_STOP else status
+
+
+def look_inside() -> str:
+    """The command that shows this demo's processes, from the same folder."""
+    command = ".venv/bin/python manage.py mpx top"
+    for name in ("REDIS_URL", "MPX_EMBEDDED_DIR"):
+        if value := os.environ.get(name):
+            # No password that was given to us comes to the terminal.
+            shown = "..." if name == "REDIS_URL" and "@" in value else shlex.quote(value)
+            command = f"{name}={shown} {command}"
+    return command
 
 
 if __name__ == "__main__":
