@@ -18,6 +18,7 @@ from mpx_channels.layer.config import LayerConfig
 __all__ = ["check_channel_layers"]
 
 OURS = "mpx_channels.layer.MpxChannelLayer"
+TRACED = "mpx_channels.tracing.TracedChannelLayer"
 # All that Channels reads of an entry.
 KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 
@@ -62,9 +63,12 @@ def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
     backend = next((entry[key] for key in entry if str(key).upper() == "BACKEND"), None)
     if _is_meant_to_be_ours(backend):
         if "BACKEND" in entry and backend != OURS:
+            fix = f'Write "BACKEND": "{OURS}".'
+            if backend == TRACED:
+                fix = "Install it: pip install 'mpx-channels[otel]'"
             yield Warning(
                 f"{where}: the BACKEND {backend!r} is no channel layer.",
-                hint=f'Write "BACKEND": "{OURS}".',
+                hint=fix,
                 id="mpx_channels.W002",
             )
         yield from _check_keys(where, entry)

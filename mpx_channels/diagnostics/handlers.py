@@ -17,7 +17,7 @@ __all__ = ["unhandled"]
 # Those that have no handlers of a project's.
 LIBRARIES = ("channels.", "mpx_channels.", "django.")
 # How a message comes to its handler, where that is known.
-KNOWN = [getattr_static(each, "dispatch") for each in (AsyncConsumer, SyncConsumer, Dispatch)]
+KNOWN = (AsyncConsumer, SyncConsumer, Dispatch)
 
 
 def unhandled(type_: str) -> str | None:
@@ -32,7 +32,8 @@ def unhandled(type_: str) -> str | None:
     except Exception:  # whatever a module raises when it is imported
         return None
     consumers = list(_consumers(AsyncConsumer))
-    if not consumers or any(getattr_static(each, "dispatch") not in KNOWN for each in consumers):
+    known = [getattr_static(each, "dispatch") for each in KNOWN]
+    if not consumers or any(getattr_static(each, "dispatch") not in known for each in consumers):
         return None
     if any(callable(getattr(each, name, None)) for each in consumers):
         return None

@@ -159,9 +159,9 @@ class LayerConfig:
         except ValueError as error:
             raise InvalidConfig(str(error)) from error
 
-    def wrapping(self) -> Wrapping:
+    def wrapping(self, class_: type[Wrapping] = Wrapping) -> Wrapping:
         """What messages become on their way to Redis, and back."""
-        return Wrapping(
+        return class_(
             self.serializer_format,
             keys=self.symmetric_encryption_keys,
             max_message_size=self.max_message_size,

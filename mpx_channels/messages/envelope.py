@@ -10,7 +10,8 @@
 
 Keys of the header: ``to``, the channel that a message in an inbox is for; ``not``, the channels
 that a message to a group is not for; ``re``, the number of the question that this answers;
-``by`` and ``id``, whose question this is and its number there.
+``by`` and ``id``, whose question this is and its number there;
+``tp``, ``ts`` and ``td``, whose trace this belongs to (see `mpx_channels.tracing`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,18 @@ _encode = msgspec.msgpack.Encoder().encode
 # Checked here, for all who use it: a header that is not like this is poison. Other keys, which
 # a later version may have, are left out.
 _Keys = TypedDict(
-    "_Keys", {"to": str, "not": list[str], "re": int, "by": str, "id": int}, total=False
+    "_Keys",
+    {
+        "to": str,
+        "not": list[str],
+        "re": int,
+        "by": str,
+        "id": int,
+        "tp": str,
+        "ts": str,
+        "td": str,
+    },
+    total=False,
 )
 _decode: Callable[[memoryview], Any] = msgspec.msgpack.Decoder(_Keys).decode
 _NO_HEADER: dict[str, Any] = {}

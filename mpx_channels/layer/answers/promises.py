@@ -88,6 +88,9 @@ class Promises(Part):
     A promise wakes only the processes that wait for it.
     """
 
+    # What a promise is made of.
+    promise_class: type[LayerPromise] = LayerPromise
+
     def __init__(self, context: Context, requests: Requests) -> None:
         self._context = context
         self._requests = requests
@@ -101,7 +104,7 @@ class Promises(Part):
         """A promise in force on a user's name."""
         context = self._context
         redis_name = context.names.promise(name)
-        promise = LayerPromise(self, name, redis_name, timeout)
+        promise = self.promise_class(self, name, redis_name, timeout)
         self._by_name.setdefault(redis_name, {})[promise] = None
         self._leaving.discard(redis_name)
         self._subscription.add(redis_name)
