@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -14,7 +13,7 @@ from mpx_channels.multiplexer.health import require_timeout
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
 from .doors import DoorsLayer
-from .exceptions import NotInSharded, PlainChannel, RequestTimeout
+from .exceptions import NotInSharded, PlainChannel
 from .groups.topics import Topics
 from .hub import Hub
 from .processes.fleet import FleetStats
@@ -137,6 +136,7 @@ class ExtendedLayer(DoorsLayer):
 
         Whoever calls `resolve` or `reject` from then on, in any process, settles it. `timeout`
         is in seconds and starts now; None waits for ever. `name` follows the rule for groups.
+        Raises `NotConnected` when Redis does not confirm it in ``connect_timeout`` seconds.
         """
         _check_timeout(timeout)
         self.require_valid_promise_name(name)
@@ -171,7 +171,7 @@ class ExtendedLayer(DoorsLayer):
         ``await self.reply(event, value)``. `timeout` is in seconds. The answer comes to this
         process alone. Raises `RequestTimeout`, `RequestFailed` with the reason when the consumer
         failed or nobody has such a channel, `PromiseDisconnected` when our link broke meanwhile,
-        and the errors of `send`.
+        `NotConnected` when there was none before the time was over, and the errors of `send`.
         """
         _check_timeout(timeout)
         if not isinstance(message, dict):
@@ -180,15 +180,9 @@ class ExtendedLayer(DoorsLayer):
             raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
         inbox, capacity = self._inbox_name(channel), self.get_capacity(channel)
 
-        async def ask(hub: Hub) -> Any:
-            async with asyncio.timeout(timeout):
-                await hub.inbox.ready()
-                return await hub.requests.request(channel, inbox, message, capacity)
-
-        try:
-            return await self._hubs.run(ask)
-        except TimeoutError:
-            raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
+        return await self._hubs.run(
+            lambda hub: hub.requests.request(channel, inbox, message, capacity, timeout)
+        )
 
     async def reply(self, event: Message, value: Any = None) -> bool:
         """Answer an event that is a request; returns whether the asking process still lives.

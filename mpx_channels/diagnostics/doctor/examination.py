@@ -14,7 +14,7 @@ from mpx_channels.layer import CommandRefused, MpxError
 from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer.topology import Node
 
-from .findings import Finding, Level, problem, skipped
+from .findings import Finding, Level, not_looked_at, problem, skipped
 from .probe import Forbidden, Probe, cause_of
 
 __all__ = ["Check", "Examination", "ProjectCheck", "Row", "Server", "ServerCheck"]
@@ -112,7 +112,7 @@ class Examination:
         findings = await self._findings(check, server)
         if any(each.level in (Level.PROBLEM, Level.SKIPPED) for each in findings):
             failed = server.failed if server is not None else self.failed
-            failed.setdefault(check.id, f"it needs {check.title!r} to be well")
+            failed.setdefault(check.id, f"{check.title!r} has to be well first")
         return [Row(check, finding, node) for finding in findings]
 
     async def close(self) -> None:
@@ -123,7 +123,7 @@ class Examination:
     async def _findings(self, check: Check, server: Server | None) -> list[Finding]:
         reason = self._reason_to_skip(check, server)
         if reason is not None:
-            return [skipped(f"not looked at: {reason}")]
+            return [not_looked_at(reason)]
         try:
             async with asyncio.timeout(LONGEST):
                 if isinstance(check, ServerCheck):

@@ -219,14 +219,33 @@ async def test_the_link_is_down(
     """The timeout is for the whole, however long the layer would wait for its server."""
     layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.3, max_backoff=0.02)
     channel = "specific.0123456789abcdef!1"
-    with pytest.raises(RequestTimeout):
-        await layer.request(channel, {"type": "make"}, timeout=0.01)
-    with pytest.raises(NotConnected):
-        await layer.request(channel, {"type": "make"}, timeout=60)
+    for name in (channel, "plain"):
+        with pytest.raises(NotConnected, match=r"no connection .* in 0.1 s: .*Connect call failed"):
+            await layer.request(name, {"type": "make"}, timeout=0.1)
+        with pytest.raises(NotConnected):
+            await layer.request(name, {"type": "make"}, timeout=60)
     assert layer.stats().promises == 0
     restartable_server.start()
     channel = await layer.new_channel()
     assert await asked(layer, channel, layer.request(channel, {"type": "x"}), layer.reply) is None
+
+
+async def test_redis_goes_away_in_between(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    """What was never sent is nobody's silence; what was sent, and has no answer, is."""
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url])
+    channel = await layer.new_channel()
+    with pytest.raises(RequestTimeout):
+        await layer.request(channel, {"type": "make"}, timeout=0.1)
+    restartable_server.kill()
+    await eventually(lambda: not layer.stats().multiplexer.connected)
+    with pytest.raises(NotConnected):
+        await layer.request(channel, {"type": "make"}, timeout=0.2)
+    with pytest.raises(NotConnected):
+        await layer.promise("order-42", timeout=0.2)
+    assert layer.stats().promises == 0
 
 
 # -- from elsewhere -------------------------------------------------------------------------------
