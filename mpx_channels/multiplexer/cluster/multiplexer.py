@@ -86,13 +86,14 @@ class ClusterMultiplexer(Multiplexer):
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
             agreement=self._agreement,
+            remap=self._remap,
         )
         self._publishers = ClusterPublishers(
             options,
             self._counters,
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
-            on_refusal=self._guide.refused,
+            on_refusal=self._guide.detours.refused,
         )
         patience = options.connect_timeout
         scout = Scout(topology, self._publishers, patience=patience, remap=self._remap)
@@ -169,8 +170,12 @@ class ClusterMultiplexer(Multiplexer):
         try:
             async with asyncio.timeout(timeout):
                 await self._guide.found.wait()
+                if self._guide.refusal is not None:
+                    raise NotConnected(str(self._guide.refusal)) from self._guide.refusal
                 while missing := [each for each in self._subscribers.all if not each.up.is_set()]:
                     await missing[0].up.wait()
+            if not self.running:
+                raise MultiplexerStopped("the multiplexer was stopped meanwhile")
         except TimeoutError:
             error = missing[0].link.last_error if missing else self._guide.last_error
             where = missing[0].node if missing else self._topology.unknown
