@@ -11,14 +11,16 @@ from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.over import Outside
 
 from .conftest import MakeLayer
 from .groups.test_raw import unread
 from .groups.test_wildcards import of
 
 
+@pytest.mark.classic
 async def test_subscribe(
-    layer: MpxChannelLayer, other_layer: MpxChannelLayer, client: Any, prefix: str
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer, outside: Outside, prefix: str
 ) -> None:
     async with layer.subscribe(
         groups=["hall"],
@@ -29,8 +31,8 @@ async def test_subscribe(
         await other_layer.group_send("hall", {"type": "x", "n": 1})
         await other_layer.group_send("room-1", {"type": "x", "n": 2})
         await other_layer.send(events.channel_name, {"type": "direct"})
-        client.publish(f"{prefix}/raw", "3")
-        client.publish(f"{prefix}/p4", "4")
+        outside.publish(f"{prefix}/raw", "3")
+        outside.publish(f"{prefix}/p4", "4")
         await other_layer.group_send("hall", {"type": "stop"})
         got = []
         async for event in events:
@@ -123,14 +125,14 @@ async def test_from_sync_code(layer: MpxChannelLayer, make_layer: MakeLayer) -> 
 
 
 LISTENER = """
-import asyncio, sys
+import asyncio, json, sys
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import MpxChannelLayer
 
-async def main(url, prefix):
+async def main(config, prefix):
     asyncio.get_running_loop().slow_callback_duration = 60  # the machine may be busy
-    layer = MpxChannelLayer(hosts=[url], prefix=prefix)
+    layer = MpxChannelLayer(**json.loads(config), prefix=prefix)
     async with layer.subscribe(groups=["room-1"], group_patterns=["room-*", "*-1"]) as events:
         await layer.group_send("ready", {"type": "ready"})
         async for event in events:
@@ -144,11 +146,11 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 
 
 async def test_from_a_process_of_its_own(
-    layer: MpxChannelLayer, redis_url: str, prefix: str
+    layer: MpxChannelLayer, layer_json: str, prefix: str
 ) -> None:
     async with layer.subscribe(groups=["ready"]) as ready:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", LISTENER, redis_url, prefix,
+            sys.executable, "-W", "error", "-c", LISTENER, layer_json, prefix,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         await anext(ready)

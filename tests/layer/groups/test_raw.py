@@ -10,6 +10,7 @@ from mpx_channels.layer import ForeignChannel, MpxChannelLayer
 from mpx_channels.multiplexer import NotConnected, SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 MARK = {"type": "mark"}
@@ -24,26 +25,27 @@ async def unread(layer: MpxChannelLayer, channel: str) -> list[Any]:
     return messages
 
 
-async def test_raw_channels(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+async def test_raw_channels(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     one, two = await layer.new_channel(), await layer.new_channel()
     await layer.channel_add(f"{prefix}/ü", one)
     await layer.channel_add(f"{prefix}/ü", two)
-    assert client.publish(f"{prefix}/ü", b"\x00\xff") == 1
+    assert outside.numsub(f"{prefix}/ü", classic=True) == 1
+    outside.publish(f"{prefix}/ü", b"\x00\xff")
     event = {"type": "channel.message", "channel": f"{prefix}/ü", "data": b"\x00\xff"}
     assert await unread(layer, one) == await unread(layer, two) == [event]
     await layer.channel_discard(f"{prefix}/ü", one)
-    client.publish(f"{prefix}/ü", b"")
+    outside.publish(f"{prefix}/ü", b"")
     assert await unread(layer, one) == []
     assert await unread(layer, two) == [{**event, "data": b""}]
 
 
-async def test_raw_patterns(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+async def test_raw_patterns(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.pattern_add(f"{prefix}.?", channel)
     await layer.pattern_add(f"{prefix}.*", channel)
     await layer.pattern_add(f"{prefix}.*", channel)
-    client.publish(f"{prefix}.a", "1")
-    client.publish(f"{prefix}.long", "2")
+    outside.publish(f"{prefix}.a", "1")
+    outside.publish(f"{prefix}.long", "2")
     heard = [(e["pattern"], e["channel"], e["data"]) for e in await unread(layer, channel)]
     assert sorted(heard) == sorted(
         [
@@ -53,15 +55,17 @@ async def test_raw_patterns(layer: MpxChannelLayer, client: Any, prefix: str) ->
         ]
     )
     await layer.pattern_discard(f"{prefix}.*", channel)
-    client.publish(f"{prefix}.b", "3")
+    outside.publish(f"{prefix}.b", "3")
     assert [e["pattern"] for e in await unread(layer, channel)] == [f"{prefix}.?"]
 
 
-async def test_raw_events_are_ones_own(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+async def test_raw_events_are_ones_own(
+    layer: MpxChannelLayer, outside: Outside, prefix: str
+) -> None:
     one, two = await layer.new_channel(), await layer.new_channel()
     for channel in (one, two):
         await layer.channel_add(f"{prefix}/x", channel)
-    client.publish(f"{prefix}/x", "1")
+    outside.publish(f"{prefix}/x", "1")
     (await layer.receive(one)).clear()
     assert (await layer.receive(two))["data"] == b"1"
 
@@ -84,13 +88,13 @@ async def test_raw_names_end_with_their_last_listener(
 
 
 async def test_a_flood_of_raw_messages_is_bounded(
-    make_layer: MakeLayer, client: Any, prefix: str
+    make_layer: MakeLayer, outside: Outside, prefix: str
 ) -> None:
     layer = make_layer(capacity=5)
     channel = await layer.new_channel()
     await layer.channel_add(f"{prefix}/x", channel)
     for number in range(20):
-        client.publish(f"{prefix}/x", str(number))
+        outside.publish(f"{prefix}/x", str(number))
     await eventually(lambda: layer.stats().drops["full"] == 15)
     assert [(await layer.receive(channel))["data"] for _ in range(5)] == [
         b"0",

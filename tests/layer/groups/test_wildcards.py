@@ -9,7 +9,9 @@ import pytest
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.inside import names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 from .test_raw import MARK, unread
@@ -281,16 +283,14 @@ async def test_a_layer_whose_prefix_begins_with_ours(make_layer: MakeLayer, pref
     assert await unread(ours, channel) == []
 
 
-async def test_foreign_bytes_kill_no_wildcard(
-    layer: MpxChannelLayer, client: Any, prefix: str
-) -> None:
+async def test_foreign_bytes_kill_no_wildcard(layer: MpxChannelLayer, outside: Outside) -> None:
     channel, member = await layer.new_channel(), await layer.new_channel()
     await layer.group_pattern_add("room-*", channel)
     await layer.group_pattern_add("*-1", channel)
     await layer.group_add("room-2", member)
     for data in (b"", b"hello", b"\xc1\x01\x00\x00\x93", b"\xc1\x01\x00\x01\xc1"):
         for group in ("room-1", "room-2"):
-            client.publish(f"{prefix}:g:{group}", data)
+            outside.publish_as_layers(names_of(layer).group(group), data)
     await layer.group_send("room-1", {"type": "x", "n": 1})
     assert await unread(layer, channel) == [of("room-1")]
     assert layer.stats().drops["unreadable"] > 0
