@@ -8,10 +8,13 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.utils.module_loading import import_string
+from redis.asyncio.connection import AbstractConnection
 
 from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
 from mpx_channels.layer.config import LayerConfig
+from mpx_channels.multiplexer import SentinelNode
+from mpx_channels.multiplexer.tls_options import file_troubles, unverified
 
 __all__ = ["check_channel_layers"]
 
@@ -46,6 +49,7 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
         for problem in error.problems:
             yield Error(f"{where}: {problem}", id="mpx_channels.E001")
         return
+    yield from _check_tls(where, config)
     urls = [host.url for host in config.parsed_hosts if embedded.is_embedded(host.url)]
     if not urls:
         return
@@ -64,3 +68,32 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
             ),
             id="mpx_channels.W001",
         )
+
+
+def _check_tls(where: str, config: LayerConfig) -> Iterator[CheckMessage]:
+    """The files that TLS needs, and whether it looks at certificates at all."""
+    for connection, what in _connections(config):
+        for trouble in file_troubles(connection):
+            yield Error(f"{where}{what}: {trouble.found}: {trouble.todo}.", id="mpx_channels.E003")
+        option = unverified(connection)
+        if option and not settings.DEBUG:
+            yield Warning(
+                f"{where}{what} has {option!r} turned off, and DEBUG is off.",
+                hint=(
+                    "Whoever gets between this process and the server can show a certificate of "
+                    "their own, and read the password and all messages. Name the authority of "
+                    "the server's certificate with ssl_ca_certs instead."
+                ),
+                id="mpx_channels.W002",
+            )
+
+
+def _connections(config: LayerConfig) -> Iterator[tuple[AbstractConnection, str]]:
+    """One for each host, not connected, and one for its Sentinels; and where its options are."""
+    for host in config.parsed_hosts:
+        if embedded.is_embedded(host.url):
+            continue
+        node = host.node()
+        yield node.connection(), ""
+        if isinstance(node, SentinelNode):
+            yield node.sentinel_connection(0), "'s sentinel_kwargs"

@@ -36,7 +36,8 @@ def main(cluster: bool) -> int | str:
         os.environ["REDIS_CLUSTER"] = "1"  # as the settings read it
     embedded_url = "embedded+cluster://" if cluster else "embedded://"
     if cluster and not os.environ.get("REDIS_URL"):
-        print(f"Kill one of its nodes and look on: kill -9 $(cat {pid_file(embedded_url)})")
+        nodes = pid_file(embedded_url)
+        print(f"Kill one of its nodes and look on: kill -9 $(cat {nodes})", flush=True)
     os.environ["HOST"] = host  # the settings allow it as the site's name
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     os.environ["PYTHONUNBUFFERED"] = "1"

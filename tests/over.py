@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from .users import as_admin
+
 if TYPE_CHECKING:
     from .clusters import Cluster
     from .sentinels import Sentinels
@@ -199,6 +201,6 @@ def outside(over: str, request: pytest.FixtureRequest) -> Iterator[Outside]:
         if over == SENTINEL:
             client = request.getfixturevalue("session_sentinels").master.client()
         else:
-            client = redis.Redis.from_url(request.getfixturevalue("redis_url"))
+            client = redis.Redis.from_url(as_admin(request.getfixturevalue("redis_url")))
         stack.enter_context(client)
         yield Outside([client], lambda name: client, sharded=False)

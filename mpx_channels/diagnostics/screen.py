@@ -66,7 +66,7 @@ def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: b
     lines = board.lines
     here = [line for line in lines if line.mark != "gone"]
     silent = sum(line.mark == "silent" for line in lines)
-    consumers = sum(line.process.consumers for line in here if not line.mark)
+    consumers = sum(line.process.consumers for line in here if line.mark in ("", "draining"))
     counted = Text(f"{_many(len(here), 'process', 'es')}, {_many(consumers, 'consumer')}")
     if silent:
         counted.append(f", {silent} silent", style="bold red")
@@ -191,12 +191,17 @@ def _tables(board: Board, width: int, height: int) -> list[Text]:
     if board.snapshot is None or height < 16:
         return []
     stats = board.snapshot.stats
-    groups = [(name, f"{size:,}") for name, size in stats.groups.items()]
+    present = stats.present
+    groups = [
+        (name, f"{size:,}" + (f" ({present.get(name, 0):,})" if present else ""))
+        for name, size in stats.groups.items()
+    ]
     queues = sorted(stats.queues.items(), key=lambda item: (-item[1], item[0]))
     lengths = [(name, f"{length:,}") for name, length in queues]
     half = (width - GAP) // 2 if groups and lengths else width
     most = height // 3 - 2
-    left = _pairs("busiest groups", "consumers", groups[:most], half)
+    head = "consumers (present)" if present else "consumers"
+    left = _pairs("busiest groups", head, groups[:most], half)
     right = _pairs("plain channels", "unread", lengths[:most], half)
     if not left or not right:
         lines = left or right

@@ -13,10 +13,10 @@ from mpx_channels.multiplexer.health import require_timeout
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
+from .doors import DoorsLayer
 from .exceptions import NotInSharded, PlainChannel, RequestTimeout
 from .groups.topics import Topics
 from .hub import Hub
-from .messaging import MessagingLayer
 from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
 from .subscription import Subscription
@@ -25,7 +25,7 @@ from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting
 __all__ = ["ExtendedLayer"]
 
 
-class ExtendedLayer(MessagingLayer):
+class ExtendedLayer(DoorsLayer):
     """What only this layer has, for code that runs on an event loop."""
 
     # -- beyond groups ------------------------------------------------------------------------

@@ -401,6 +401,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
             hooks=self.config.hooks(),
             histories=self._histories,
             recovery_limit=self.config.recovery_limit,
+            presence=self.config.presence(),
             shared=shared,
         )
 

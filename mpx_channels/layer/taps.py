@@ -13,6 +13,7 @@ from typing import Self
 from mpx_channels.channels.names import Names
 from mpx_channels.channels.reader import STAMP
 from mpx_channels.messages.codec import Message
+from mpx_channels.messages.envelope import PRESENCE
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import (
@@ -283,6 +284,11 @@ class Tap:
         if ":" in public:
             return None  # of a layer whose prefix begins with ours: "*" matches that, too
         wrapping = self._hub.context.wrapping
+        if kind == GROUP and data.startswith(PRESENCE):
+            try:
+                return Tapped(at, GROUP, public, data, self._hub.presence.event(name, data))
+            except UnreadableMessage as error:
+                return Tapped(at, GROUP, public, data, error=str(error))
         if kind == CHANNEL:
             try:
                 header, _ = wrapping.unwrap(name, data)

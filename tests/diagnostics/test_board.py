@@ -158,6 +158,16 @@ def test_groups_and_queues() -> None:
     assert any("room" in line and "1,234" in line and "jobs" in line for line in lines)
 
 
+def test_who_is_present() -> None:
+    board = Board(60)
+    groups = {"room": 1234, "hall": 3}
+    board.update(snapshot(process(1, present=7), groups=groups, present={"room": 7}), 0.0)
+    lines = screen(board)
+    assert any("consumers (present)" in line for line in lines)
+    assert any("room" in line and "1,234 (7)" in line for line in lines)
+    assert any("hall" in line and "3 (0)" in line for line in lines)
+
+
 def test_sorting() -> None:
     board, view = Board(60), View()
     board.update(

@@ -12,6 +12,7 @@ from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
 from tests.over import Outside
+from tests.users import needs_more
 
 from .conftest import MakeLayer
 from .groups.test_raw import unread
@@ -145,6 +146,7 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
+@needs_more  # rules for the patterns of another process
 async def test_from_a_process_of_its_own(
     layer: MpxChannelLayer, layer_json: str, prefix: str
 ) -> None:

@@ -135,6 +135,7 @@ with transaction.atomic():
 try:
     with transaction.atomic():
         layer.sync.resolve("order-42", "rolled back", on_commit=True)
+        layer.sync.group_close("members", 4001, on_commit=True)
         raise KeyError
 except KeyError:
     pass
@@ -143,6 +144,7 @@ with transaction.atomic():
     assert layer.sync.resolve("order-42", value, on_commit=True) is None
     value.append("changed afterwards")
     assert layer.sync.reject("order-43", "sold out", on_commit=True) is None
+    assert layer.sync.group_close("members", 4002, on_commit=True) is None
     try:
         layer.sync.resolve("two words", 1, on_commit=True)
     except TypeError:
@@ -188,11 +190,15 @@ async def run(code: str, *arguments: str) -> None:
 async def test_on_commit(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
+    member = await layer.open_channel()
+    member.closable = True
+    await layer.group_add("members", member.channel)
     resolved, rejected = await layer.new_promise("order-42"), await layer.new_promise("order-43")
     await run(ON_COMMIT, layer_json, prefix, channel)
     assert await resolved == ["committed"]
     with pytest.raises(PromiseRejected, match="sold out"):
         await rejected
+    assert (await member.get())["code"] == 4002
     got = [(await layer.receive(channel))["type"] for _ in range(7)]
     assert got == [
         "at.once",

@@ -244,3 +244,16 @@ async def test_wrong_arguments(layer: MpxChannelLayer) -> None:
     async with tap:
         with pytest.raises(RuntimeError, match="another one"):
             await tap.__aenter__()
+
+
+async def test_who_comes_and_goes(make_layer: MakeLayer) -> None:
+    layer = make_layer(symmetric_encryption_keys=["secret"])
+    channel = await layer.new_channel()
+    async with layer.tap(everything=True) as tap, layer.tap(channels=["other"]):
+        await layer.presence_join("room", channel, "ann", {"name": "Ann"})
+        await layer.presence_leave("room", channel, "ann")
+        joined, left = await take(tap, 2)
+    assert (joined.kind, joined.name, joined.error) == ("group", "room", "")
+    told = {"type": "mpx.presence", "group": "room"}
+    assert joined.message == told | {"joined": {"ann": {"name": "Ann"}}, "left": {}, "members": 1}
+    assert left.message == told | {"joined": {}, "left": {"ann": "left"}, "members": 0}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from rich.padding import Padding
@@ -29,7 +30,7 @@ from . import (
     versions,
 )
 from .examination import Check, Examination, Row, ServerCheck
-from .findings import Level
+from .findings import Finding, Level
 
 __all__ = ["CHECKS", "Doctor"]
 
@@ -44,6 +45,9 @@ CHECKS: tuple[Check, ...] = (
     *encryption.CHECKS,
     *neighbours.CHECKS,
 )
+
+# Stands for all that could not look for one and the same reason.
+NOT_LOOKED_AT = Check("not-looked-at", "Not looked at", "")
 
 MARKS = {
     Level.OK: ("✔", "green"),
@@ -78,7 +82,10 @@ class Doctor(Subcommand):
                         found = await exam.run(check, server)
                         rows += found
                         for row in found:
-                            _show(out, row, several=len(exam.servers) > 1)
+                            if not row.finding.folded:
+                                _show(out, row, several=len(exam.servers) > 1)
+            for row in _folded(rows):
+                _show(out, row, several=len(exam.servers) > 1)
         finally:
             await exam.close()
         counts = Counter(row.finding.level for row in rows)
@@ -96,6 +103,17 @@ class Doctor(Subcommand):
             _sum_up(out, counts)
         bad = counts[Level.PROBLEM] or (options["strict"] and counts[Level.WARNING])
         return FOUND if bad else FINE
+
+
+def _folded(rows: Iterable[Row]) -> Iterator[Row]:
+    """A row for each reason that kept checks from looking, with the names of all these."""
+    kept: dict[tuple[str | None, Finding], list[str]] = {}
+    for row in rows:
+        if row.finding.folded:
+            kept.setdefault((row.node, row.finding), []).append(row.check.title)
+    for (node, finding), titles in kept.items():
+        found = f"{', '.join(dict.fromkeys(titles))}: {finding.found}"
+        yield Row(NOT_LOOKED_AT, replace(finding, found=found), node)
 
 
 @contextlib.contextmanager

@@ -189,13 +189,15 @@ class ServerCheck(Check):
 def _not_shown(error: Forbidden, server: Server | None) -> Finding:
     if error.unknown:
         return skipped(
-            "the server does not have this command, or disabled it "
-            f"({error.rule.removeprefix('+').replace('|', ' ').upper()})"
+            f"the server does not have this command, or disabled it ({error.command})", folded=True
         )
+    if error.said:
+        return skipped(f"the server refuses {error.command}: {error.said}", folded=True)
     user = server.user if server is not None else "default"
     return skipped(
-        f"the user {user!r} may not ask for it",
+        f"the user {user!r} may not ask for it ({error.command})",
         f"ACL SETUSER {user} {error.rule} lets mpx doctor see it; the layer does not need it.",
+        folded=True,
     )
 
 

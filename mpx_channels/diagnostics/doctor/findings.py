@@ -20,12 +20,16 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, why it matters (by default what the check says of itself), what to do."""
+    """What was found, why it matters (by default what the check says of itself), what to do.
+
+    ``folded``: the same keeps several checks from looking, and is said once for all of them.
+    """
 
     level: Level
     found: str
     why: str = ""
     todo: str = ""
+    folded: bool = False
 
 
 def ok(found: str) -> Finding:
@@ -48,6 +52,6 @@ def problem(found: str, why: str = "", todo: str = "") -> Finding:
     return Finding(Level.PROBLEM, found, why, todo)
 
 
-def skipped(found: str, todo: str = "") -> Finding:
+def skipped(found: str, todo: str = "", *, folded: bool = False) -> Finding:
     """Could not be looked at, and the reason."""
-    return Finding(Level.SKIPPED, found, todo=todo)
+    return Finding(Level.SKIPPED, found, todo=todo, folded=folded)

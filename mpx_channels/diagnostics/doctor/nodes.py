@@ -14,7 +14,7 @@ from mpx_channels.diagnostics.values import milliseconds
 
 from .examination import Check, Server, ServerCheck
 from .findings import Finding, info, ok, problem, warning
-from .probe import Forbidden, cause_of
+from .probe import Forbidden
 
 __all__ = ["CHECKS", "is_local"]
 
@@ -37,7 +37,7 @@ async def check_reachable(server: Server) -> list[Finding]:
         server.login_error = error
         return [ok(f"{server.node} answers")]
     except Exception as error:
-        cause, todo = cause_of(error)
+        cause, todo = await server.probe.why(error)
         return [problem(f"{server.node} cannot be reached: {cause}", todo=todo)]
     return [ok(f"{server.node} answers")]
 

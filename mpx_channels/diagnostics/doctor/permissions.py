@@ -47,6 +47,10 @@ NEEDED = (
     Use("groups with a history",
         ("evalsha", "eval", "publish", "time", "info", "get", "set", "del", "hmget", "hget", "hset",
          "hdel", "xadd", "xlen", "xrange", "pexpire"), Level.WARNING),
+    Use("presence",
+        ("evalsha", "eval", "publish", "time", "hmget", "hlen", "zcard", "exists", "del", "zadd",
+         "hdel", "zrem", "srem", "hset", "zrange", "pexpire", "zscore", "hget", "hexists", "sadd",
+         "zrangebyscore", "hscan", "hkeys", "zrangebylex", "smembers"), Level.WARNING),
     Use("mpx listen to a plain channel", ("lrange", "time"), Level.INFO),
 )  # fmt: skip
 
@@ -124,7 +128,9 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
 
     probe = server.probe
     history = [f"{prefix}:{kind}:{mark}" for kind in "hms"]
-    for command, words in (*_on_keys(queue, wake), *_on_history(*history)):
+    presence = [f"{prefix}:{kind}:{mark}" for kind in "uzk"]
+    tried = (*_on_keys(queue, wake), *_on_history(*history), *_on_presence(*presence))
+    for command, words in tried:
         await attempt(probe, command, *words)
     # A proper message: who listens to all groups by a pattern counts what it cannot read.
     message = server.config.wrapping().wrap(names[0], {"type": "mpx.doctor"})
@@ -292,3 +298,25 @@ CHECKS: tuple[Check, ...] = (
         run=check_permissions,
     ),
 )
+
+
+def _on_presence(members: str, order: str, groups: str) -> Iterable[tuple[str, Sequence[str]]]:
+    """As `_on_keys`, for what presence needs besides that."""
+    return (
+        ("hlen", (members,)),
+        ("hexists", (members, "a")),
+        ("hkeys", (members,)),
+        ("hscan", (members, "0")),
+        ("exists", (members,)),
+        ("zadd", (order, "0", "a")),
+        ("zcard", (order,)),
+        ("zscore", (order, "a")),
+        ("zrange", (order, "0", "0")),
+        ("zrangebyscore", (order, "0", "0")),
+        ("zrangebylex", (order, "-", "+")),
+        ("zrem", (order, "a")),
+        ("sadd", (groups, "a")),
+        ("smembers", (groups,)),
+        ("srem", (groups, "a")),
+        ("unlink", (members, order, groups)),
+    )

@@ -60,7 +60,7 @@ def sent() -> set[str]:
     """The commands in the source of the layer and the engine, as ACL rules name them."""
     found = set()
     root = Path(mpx_channels.__file__).parent
-    packages = ("channels", "history", "layer", "multiplexer")
+    packages = ("channels", "history", "layer", "multiplexer", "presence")
     for path in (path for package in packages for path in (root / package).rglob("*.py")):
         source = path.read_text()
         for word, sub in re.findall(r'b"([A-Z]{3,})"(?:, b"([A-Z]{3,})")?', source):
