@@ -16,12 +16,12 @@ from .over import (
     layer_config,
     layer_json,
     outside,
-    over,
     pytest_addoption,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_generate_tests,
     session_sentinels,
+    topology,
 )
 from .proxy import Proxy, free_port
 from .servers import new_server
@@ -42,12 +42,12 @@ __all__ = [
     "layer_json",
     "missing",
     "outside",
-    "over",
     "pytest_addoption",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_generate_tests",
     "session_sentinels",
+    "topology",
 ]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

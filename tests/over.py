@@ -66,13 +66,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if (chosen := _over(metafunc)) != (SINGLE,):
-        metafunc.parametrize("over", chosen, indirect=True)
+        metafunc.parametrize("topology", chosen, indirect=True)
 
 
 def _over(metafunc: pytest.Metafunc) -> tuple[str, ...]:
     """What a test is to run over; an empty tuple is none of what was asked for."""
     names, marker = set(metafunc.fixturenames), metafunc.definition.get_closest_marker
-    if "over" not in names or names & OWN_SERVERS or marker("only_single"):
+    if "topology" not in names or names & OWN_SERVERS or marker("only_single"):
         return (SINGLE,)
     everywhere = marker("everywhere")
     asked: Iterable[str] | None = metafunc.config.getoption("over")
@@ -87,10 +87,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what would run over a single server, if that was not asked for."""
     if SINGLE in (config.getoption("over") or (SINGLE,)):
         return
-    out = [item for item in items if "over" not in _parameters(item)]
+    out = [item for item in items if "topology" not in _parameters(item)]
     if out:
         config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if "over" in _parameters(item)]
+        items[:] = [item for item in items if "topology" in _parameters(item)]
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
@@ -110,21 +110,21 @@ def session_sentinels(server: object) -> Iterator[Sentinels]:
 
 
 @pytest.fixture
-def over(request: pytest.FixtureRequest) -> str:
+def topology(request: pytest.FixtureRequest) -> str:
     """What the test runs over."""
     return getattr(request, "param", SINGLE)
 
 
 @pytest.fixture
-def layer_config(over: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+def layer_config(topology: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """What CONFIG says of that."""
     # Not among the arguments: only what is needed is started.
-    if over == SINGLE:
+    if topology == SINGLE:
         return {"hosts": [request.getfixturevalue("redis_url")]}
-    if over == SENTINEL:
+    if topology == SENTINEL:
         return {"hosts": [request.getfixturevalue("session_sentinels").host]}
     config = {"hosts": request.getfixturevalue("cluster").seeds, "cluster": True}
-    return config if over == CLUSTER else {**config, "sharded_pubsub": False}
+    return config if topology == CLUSTER else {**config, "sharded_pubsub": False}
 
 
 @pytest.fixture
@@ -186,19 +186,19 @@ def _flat(answer: Any) -> Any:
 
 
 @pytest.fixture
-def outside(over: str, request: pytest.FixtureRequest) -> Iterator[Outside]:
+def outside(topology: str, request: pytest.FixtureRequest) -> Iterator[Outside]:
     """Looks from outside at what the test runs over."""
     with ExitStack() as stack:
-        if over in (CLUSTER, CLASSIC):
+        if topology in (CLUSTER, CLASSIC):
             cluster: Cluster = request.getfixturevalue("cluster")
             clients = {node: stack.enter_context(node.client()) for node in cluster.masters}
             yield Outside(
                 list(clients.values()),
                 lambda name: clients[cluster.master_of(name)],
-                sharded=over == CLUSTER,
+                sharded=topology == CLUSTER,
             )
             return
-        if over == SENTINEL:
+        if topology == SENTINEL:
             client = request.getfixturevalue("session_sentinels").master.client()
         else:
             client = redis.Redis.from_url(as_admin(request.getfixturevalue("redis_url")))

@@ -132,6 +132,7 @@ async def test_synchronous_readers_are_not_left_waiting(layer: MpxChannelLayer, 
         await asyncio.wait_for(reading, 10)
 
 
+@pytest.mark.only_single("a blocking pop is woken")
 def test_a_loop_that_is_closed_in_the_middle_of_an_answer(
     layer_config: dict[str, Any], prefix: str
 ) -> None:

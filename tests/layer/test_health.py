@@ -15,7 +15,7 @@ from mpx_channels.layer import Health, MpxChannelLayer
 from mpx_channels.multiplexer import MultiplexerStopped
 from tests.conftest import RestartableServer, eventually
 from tests.inside import hub_of, hubs_of, multiplexer_of
-from tests.over import Outside
+from tests.over import CLUSTER, Outside
 from tests.proxy import Proxy, free_port, without
 
 from .conftest import MakeLayer
@@ -37,7 +37,7 @@ def names_in(outside: Outside, prefix: str) -> set[str]:
 
 
 async def test_a_fresh_process_becomes_healthy_by_it(
-    layer: MpxChannelLayer, outside: Outside, prefix: str
+    layer: MpxChannelLayer, outside: Outside, prefix: str, topology: str
 ) -> None:
     assert layer.process_id is None
     health = await layer.healthy(LONG)
@@ -48,7 +48,8 @@ async def test_a_fresh_process_becomes_healthy_by_it(
     # With what it is subscribed to anyway, and nothing is added by asking again.
     await layer.connect()
     names, wanted = names_in(outside, prefix), multiplexer_of(layer).stats().names_wanted
-    assert wanted == len(names) == 3  # the inbox, the control channel and what it is alive by
+    # The inbox, the control channel and what it is alive by; in a cluster, a probe at each node.
+    assert wanted == len(names) == (6 if topology == CLUSTER else 3)
     for _ in range(3):
         assert (await layer.healthy(LONG)).ok
     assert names_in(outside, prefix) == names

@@ -23,6 +23,8 @@ from tests.over import Outside
 
 from .conftest import MakeLayer
 
+pytestmark = pytest.mark.classic
+
 
 async def take(tap: Tap, number: int = 1) -> list[Any]:
     """The next of what passes."""

@@ -133,6 +133,7 @@ async def test_an_overflow_that_the_history_has_not(
     assert taken[-10:] == list(range(290, 300))
 
 
+@pytest.mark.classic
 @pytest.mark.parametrize("wildcard", [False, True])
 async def test_a_slow_reader_gets_what_the_history_has(
     make_layer: MakeLayer, wildcard: bool
