@@ -128,9 +128,10 @@ def queue_readers(layer: MpxChannelLayer) -> Collection[Reader]:
     return hub.queues.readers if hub is not None else ()
 
 
-def asked_for(reader: QueueReader) -> Collection[str]:
-    """The lists that a blocking pop is under way for."""
-    return reader._asked
+def asked_for(reader: Any) -> Collection[str]:
+    """The lists that a blocking pop is under way for, or that are listened to, in a cluster."""
+    asked: Collection[str] = reader._asked if hasattr(reader, "_asked") else reader._listened
+    return asked
 
 
 def listened_to(reader: WokenReader) -> Collection[str]:

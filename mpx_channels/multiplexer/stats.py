@@ -9,7 +9,7 @@ from .counters import EngineCounters
 from .exceptions import describe
 from .figures import counter, gauge
 from .publishers import Publishers
-from .registry import CHANNEL, PATTERN
+from .registry import CHANNEL, PATTERN, SHARDED
 from .subscribers import Subscribers
 from .topology import Topology
 
@@ -190,12 +190,14 @@ def snapshot(
     counts["bytes_in"] += sum(wire.bytes_in for wire in wires)
     counts["bytes_out"] += sum(wire.bytes_out for wire in wires)
     return MultiplexerStats(
-        connected=all(link.wire is not None for link in links),
-        connected_since=max(since) if len(since) == len(links) else None,
-        names_wanted=sum(each.wanted(CHANNEL) for each in registries),
-        names_confirmed=sum(each.confirmed(CHANNEL) for each in registries),
-        # Each is wanted at every server.
-        patterns=registries[0].wanted(PATTERN),
+        connected=bool(links) and all(link.wire is not None for link in links),
+        connected_since=max(since) if links and len(since) == len(links) else None,
+        names_wanted=sum(each.wanted(CHANNEL) + each.wanted(SHARDED) for each in registries),
+        names_confirmed=sum(
+            each.confirmed(CHANNEL) + each.confirmed(SHARDED) for each in registries
+        ),
+        # Each is wanted at every server, or in a cluster at one.
+        patterns=max((each.wanted(PATTERN) for each in registries), default=0),
         listeners=sum(each.listeners() for each in registries),
         reconnects=sum(max(0, link.connections - 1) for link in links),
         **counts,

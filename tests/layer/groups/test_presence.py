@@ -219,6 +219,7 @@ async def test_in_the_order_of_the_messages(
         assert await next_of(hears) == change(number + 1, {f"user-{number}": {}})
 
 
+@pytest.mark.classic
 async def test_who_does_not_ask_hears_nothing(layer: MpxChannelLayer) -> None:
     """Channels' own consumers would end by a type that they do not know."""
     channel = await layer.new_channel()
