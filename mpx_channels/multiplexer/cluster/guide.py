@@ -163,6 +163,7 @@ class Guide:
             return False
         if not sent.in_doubt and self._tired_of(sent.future):
             return False
+        self._counters.redirections += 1
         slot = slot_of(key)
         if asked and not moved:
             assert isinstance(error, redis.exceptions.AskError)
@@ -238,6 +239,9 @@ class Guide:
 
     async def _take(self, view: View) -> None:
         changed = self._topology.believe(view)
+        self._counters.slots_moved += sum(
+            len(slots) for node, slots in changed.items() if node is not self._topology.unknown
+        )
         for node in self._topology.nodes:
             self._add(node)
         agreement = self._agreement
