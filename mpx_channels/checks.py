@@ -46,12 +46,11 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
         for problem in error.problems:
             yield Error(f"{where}: {problem}", id="mpx_channels.E001")
         return
-    urls = [host.url for host in config.parsed_hosts if embedded.is_embedded(host.url)]
-    if not urls:
+    kinds = (embedded.is_embedded, embedded.is_embedded_cluster)
+    if not any(kind(host.url) for host in config.parsed_hosts for kind in kinds):
         return
     try:
-        for url in urls:
-            embedded.check(url)
+        config.check_embedded()
     except (embedded.EmbeddedUnavailable, ValueError) as error:
         yield Error(f"{where}: {error}", id="mpx_channels.E002")
         return

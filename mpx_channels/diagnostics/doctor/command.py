@@ -21,6 +21,7 @@ from . import (
     cluster,
     encryption,
     limits,
+    masters,
     neighbours,
     nodes,
     permissions,
@@ -36,6 +37,7 @@ __all__ = ["CHECKS", "Doctor"]
 CHECKS: tuple[Check, ...] = (
     *settings.CHECKS,
     *versions.CHECKS,
+    *masters.CHECKS,
     *nodes.CHECKS,
     *permissions.CHECKS,
     *limits.CHECKS,
