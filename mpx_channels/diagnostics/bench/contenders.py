@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from mpx_channels import __version__, embedded
+from mpx_channels.channels.cluster_names import ClusterNames
 from mpx_channels.diagnostics.subcommand import FOUND, Refusal
 from mpx_channels.layer import Hooks, MpxChannelLayer, ProcessStats
 from mpx_channels.multiplexer.exceptions import describe
@@ -108,6 +109,12 @@ class Ours(Contender):
     async def close(self) -> None:
         await self.room.close()
         await self.layer.close()
+        config = self.layer.config
+        if config.cluster:
+            # It is for all processes of a prefix, of which there are none any more.
+            key = ClusterNames(config.prefix, config.partitions).partitions
+            async with config.multiplexer() as multiplexer:
+                await multiplexer.command(b"UNLINK", key.encode())
 
     def drops(self) -> dict[str, int]:
         stats = self.layer.stats()

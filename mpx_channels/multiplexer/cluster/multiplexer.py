@@ -203,6 +203,8 @@ class ClusterMultiplexer(Multiplexer):
             await self.wait_connected(timeout)
         except NotConnected as error:
             return Health(False, reason=str(error))
+        if not self._topology.complete:
+            return Health(False, reason=f"slots of {self._topology.unknown} have no master")
         left = max(0.001, timeout - (monotonic() - started))
         return await examine(map(self._probes.host, self.nodes), left)
 
