@@ -121,12 +121,11 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
             yield Error(f"{where}: {problem}", id="mpx_channels.E001")
         return
     yield from _check_tls(where, config)
-    urls = [host.url for host in config.parsed_hosts if embedded.is_embedded(host.url)]
-    if not urls:
+    kinds = (embedded.is_embedded, embedded.is_embedded_cluster)
+    if not any(kind(host.url) for host in config.parsed_hosts for kind in kinds):
         return
     try:
-        for url in urls:
-            embedded.check(url)
+        config.check_embedded()
     except (embedded.EmbeddedUnavailable, ValueError) as error:
         yield Error(f"{where}: {error}", id="mpx_channels.E002")
         return

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from mpx_channels.channels.reader import Reader
     from mpx_channels.channels.woken_reader import WokenReader
     from mpx_channels.layer import Mailbox, MpxChannelLayer
+    from mpx_channels.layer.followed import Followed
     from mpx_channels.layer.groups.topics import Topic
     from mpx_channels.layer.hub import Hub
     from mpx_channels.layer.hubs import Hubs
     from mpx_channels.layer.processes.ledger import Ledger
+    from mpx_channels.layer.taps import Tap
     from mpx_channels.messages.crypto import Cipher
     from mpx_channels.messages.serializers import SerializersRegistry
     from mpx_channels.multiplexer import Multiplexer, PromiseSubscription, SentinelNode
@@ -383,3 +385,8 @@ def hooks_of(consumer: Any) -> Any:
 def promises_of(consumer: Any) -> Collection[object]:
     """The promises that a consumer waits for."""
     return consumer._mpx_promises
+
+
+def followed_by(tap: Tap) -> list[Followed]:
+    """What a tap follows in a cluster of sharded channels."""
+    return tap._followed

@@ -19,7 +19,8 @@ from .hub import Hub
 from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
 from .subscription import Subscription
-from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting
+from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, waiting
+from .targets import Targets
 
 __all__ = ["ExtendedLayer"]
 
@@ -82,13 +83,22 @@ class ExtendedLayer(DoorsLayer):
         await self._hubs.run(discard)
 
     def _group_pattern(self, pattern: str) -> str:
-        require_group_pattern(pattern, self.MAX_NAME_LENGTH)
-        if self.config.cluster and self.config.sharded_pubsub:
+        name = self._group_pattern_name(pattern)
+        if self._sharded:
             raise NotInSharded(
                 "wildcard groups need classic Pub/Sub, as sharded channels have no patterns: set "
                 "'sharded_pubsub': False in CONFIG, in all processes of the prefix"
             )
+        return name
+
+    def _group_pattern_name(self, pattern: str) -> str:
+        require_group_pattern(pattern, self.MAX_NAME_LENGTH)
         return self._names.group_pattern(pattern)
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether names are sharded channels, of which there are no patterns."""
+        return self.config.cluster and self.config.sharded_pubsub
 
     async def _add(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:
         async def add(hub: Hub) -> None:
@@ -300,12 +310,17 @@ class ExtendedLayer(DoorsLayer):
         `max_messages` and `max_bytes` of unread messages the newest are dropped, and counted in a
         `TapEvent`. Raises `TypeError` for invalid names and `PlainChannel`; entering it raises
         `SubscriptionRefused` and `NotConnected`.
+
+        Sharded channels of a cluster have no patterns. There, ``everything`` and patterns mean the
+        names that somebody is subscribed to: Redis is asked for them each second, and of a name
+        that is new, what is sent before that is missed. A tap has connections of its own there, two
+        to each master.
         """
         targets = Targets(self._names)
         for group in groups:
             targets.group(self._group_name(group))
         for pattern in group_patterns:
-            targets.group_pattern(self._group_pattern(pattern))
+            targets.group_pattern(self._group_pattern_name(pattern))
         for channel in local_channels:
             if not (inbox := self._inbox_name(channel)):
                 raise PlainChannel(f"{channel!r} is a plain channel: peek() shows what waits there")
@@ -318,7 +333,8 @@ class ExtendedLayer(DoorsLayer):
             targets.raw_pattern(require_redis_name(pattern))
         if not targets.by_pattern:
             raise ValueError("tap() needs something to listen to")
-        return Tap(self._hubs.open, targets.by_pattern, max_messages, max_bytes)
+        make = self.config.multiplexer if self._sharded else None
+        return Tap(self._hubs.open, targets.by_pattern, max_messages, max_bytes, make)
 
     async def peek(self, channel: str) -> AsyncIterator[Tapped]:
         """The unread messages of a plain channel, the oldest first; they stay where they are.

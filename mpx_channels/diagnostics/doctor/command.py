@@ -23,6 +23,7 @@ from . import (
     cluster,
     encryption,
     limits,
+    masters,
     neighbours,
     nodes,
     permissions,
@@ -38,6 +39,7 @@ __all__ = ["CHECKS", "Doctor"]
 CHECKS: tuple[Check, ...] = (
     *settings.CHECKS,
     *versions.CHECKS,
+    *masters.CHECKS,
     *nodes.CHECKS,
     *permissions.CHECKS,
     *limits.CHECKS,

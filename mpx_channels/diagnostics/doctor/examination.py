@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer.topology import Node
 
 from .findings import Finding, Level, not_looked_at, problem, skipped
+from .layout import Layout
 from .probe import Forbidden, Probe, cause_of
 
 __all__ = ["Check", "Examination", "ProjectCheck", "Row", "Server", "ServerCheck"]
@@ -72,6 +73,8 @@ class Server:
         # Whether its ACL refuses patterns that it does not have word for word.
         self.only_literal_patterns = False
         self.user = self.probe.user or "default"
+        # Those that it has as the master of a cluster.
+        self.slots: Sequence[range] = ()
         self._info: dict[str, str] | None = None
 
     async def info(self) -> dict[str, str]:
@@ -103,6 +106,9 @@ class Examination:
         self.session = session
         self.config: LayerConfig | None = None
         self.servers: list[Server] = []
+        # Of a cluster: how it is laid out, and seeds that are no masters.
+        self.layout: Layout | None = None
+        self.others: list[Server] = []
         # Checks that did not go well, by id, and what to say of what needs them.
         self.failed: dict[str, str] = {}
 
@@ -117,7 +123,7 @@ class Examination:
 
     async def close(self) -> None:
         """Close the connections of the checks; the session has its own."""
-        for server in self.servers:
+        for server in (*self.servers, *self.others):
             await server.probe.close()
 
     async def _findings(self, check: Check, server: Server | None) -> list[Finding]:

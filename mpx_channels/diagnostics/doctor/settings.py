@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.conf import settings
 from django.core.checks import ERROR
 
-from mpx_channels import embedded
 from mpx_channels.checks import check_channel_layers
 from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.session import entry
@@ -27,9 +26,7 @@ async def check_settings(exam: Examination) -> list[Finding]:
     except InvalidConfig as error:
         return [problem(each, todo=todo) for each in error.problems]
     try:
-        for host in config.parsed_hosts:
-            if embedded.is_embedded(host.url):
-                embedded.check(host.url)
+        config.check_embedded()
         nodes = exam.session.nodes()
     except Exception as error:
         # Whatever making a layer may raise: Channels' complaints, a server that does not start.
@@ -42,6 +39,9 @@ async def check_settings(exam: Examination) -> list[Finding]:
 def _described(config: LayerConfig, nodes: list[str]) -> str:
     """What was understood; no password is in it."""
     encryption = "encrypted" if config.symmetric_encryption_keys else "not encrypted"
+    if config.cluster:
+        kind = "sharded" if config.sharded_pubsub else "classic"
+        nodes = [f"a cluster with the seeds {', '.join(nodes)}; {kind} channels"]
     return (
         f"{', '.join(nodes)}; prefix {config.prefix!r}, capacity {config.capacity}, "
         f"expiry {config.expiry:g} s, max_message_size {config.max_message_size:,} bytes, "

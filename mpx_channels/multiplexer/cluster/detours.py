@@ -130,6 +130,7 @@ class Detours:
         waited = self._loop.time() - since
         if not sent.in_doubt and waited > self._backlog_timeout:
             return False
+        self._counters.redirections += 1
         slot = slot_of(key)
         moved = slot_moved(error) is not None
         route = routes[slot]
