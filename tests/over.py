@@ -172,6 +172,11 @@ class Outside:
         """The keys of all."""
         return {key.decode() for node in self.nodes for key in node.scan_iter(pattern, 1000)}
 
+    def cut(self) -> None:
+        """Break all connections that are subscribed to something."""
+        for node in self.nodes:
+            node.client_kill_filter(_type="pubsub")
+
     def forget_scripts(self) -> None:
         for node in self.nodes:
             node.script_flush()
