@@ -46,7 +46,8 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
         for problem in error.problems:
             yield Error(f"{where}: {problem}", id="mpx_channels.E001")
         return
-    urls = [host.url for host in config.parsed_hosts if embedded.is_embedded(host.url)]
+    hosts = [host.url for host in config.parsed_hosts]
+    urls = [url for url in hosts if embedded.is_embedded(url) or embedded.is_embedded_cluster(url)]
     if not urls:
         return
     try:
