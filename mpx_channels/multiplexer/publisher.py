@@ -110,7 +110,7 @@ class Publisher:
         self._answered = 0
         self._watchdog: asyncio.TimerHandle | None = None
         # What each connection begins with.
-        self._first: list[tuple[bytes, Heard]] = []
+        self._first: dict[bytes, Heard] = {}
         self._subscriber: Subscriber | None = None
         # A connection that is to be used when the subscriber has its names back, or after that.
         self._held: Wire | None = None
@@ -121,6 +121,16 @@ class Publisher:
     def waiting(self) -> int:
         """How many commands wait for a connection."""
         return len(self._backlog) + len(self._doubts)
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is submitted now is written in this turn."""
+        return self._wire is not None and not self._wire.paused
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything here."""
+        return not (self._unanswered or self._backlog or self._doubts)
 
     def follow(self, subscriber: Subscriber) -> None:
         """After a reconnect, send nothing before this subscriber has its names back.
@@ -157,6 +167,7 @@ class Publisher:
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
         self._backlog.close()
         self._backlog.clear()
+        self._forget_done()
 
     def submit(self, command: bytes, again: PackedAgain | None = None) -> asyncio.Future[Frame]:
         """Send a packed command; the future gets its reply, as Redis sent it.
@@ -234,6 +245,10 @@ class Publisher:
         """What is not ours any more."""
         return Sent(future, command, *self._doubts.forget(future))
 
+    def under_way(self) -> list[tuple[asyncio.Future[Frame], bytes]]:
+        """What `on_refusal` may get: the commands that are not answered yet."""
+        return list(self._refusable.items())
+
     def settled(self) -> asyncio.Future[None]:
         """Done once all that has been written by now is answered, or never will be."""
         assert self._loop is not None
@@ -257,7 +272,7 @@ class Publisher:
         """
         if self._wire is not None or self._held is not None or self._loop is None:
             self.submit(command).add_done_callback(heard)
-        self._first.append((command, heard))
+        self._first[command] = heard
 
     def _write_batch(self) -> None:
         wire, batch = self._wire or self._held, self._batch
@@ -371,7 +386,7 @@ class Publisher:
 
     def link_up(self, wire: Wire) -> None:
         self._held = wire
-        for command, heard in self._first:
+        for command, heard in self._first.items():
             answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(heard)
             self._batch.append(command)

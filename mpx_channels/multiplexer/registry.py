@@ -255,7 +255,10 @@ class Registry:
             entry.forget_redis()
 
     def adopt(self, entries: Collection[Entry]) -> None:
-        """Take entries that another registry has released."""
+        """Take entries that another registry has released.
+
+        Of those that the server still has, listeners are to be told as late joiners are.
+        """
         left: dict[Entry, Entry] = {}
         for entry in entries:
             table = self.table(entry.kind)
@@ -264,6 +267,8 @@ class Registry:
                 # Redis has not heard that it left, or not said so.
                 entry.take_over(was_here)
                 left[was_here] = entry
+                if entry.active:
+                    self._late += [(entry, listener) for listener in entry.listeners]
             table[entry.name] = entry
         if left:
             self._forget_all(left, left)
@@ -298,15 +303,19 @@ class Registry:
             answered()
 
     def refuse(
-        self, error: Exception, now: float, *, transient: bool = False, moved: bool = False
+        self, error: Exception, now: float, *, transient: bool = False, moved: int | None = None
     ) -> list[Entry]:
         """Take an error instead of confirmations; return the entries that Redis will not have.
 
         Redis refuses a command as a whole, so a batch is asked for again name by name. Only a name
         that was alone in its command counts as refused; it is asked for again when it is due. But a
         ``transient`` error says nothing about the names: they are asked for again together, soon.
-        So are those that have ``moved`` to another server, unless they are taken there meanwhile.
+        So are those whose slot has ``moved`` to another server, unless they are taken there
+        meanwhile.
         """
+        if moved is not None and not self._is_next(moved):
+            # The server had unsubscribed that name by itself, and we took this for the answer.
+            return []
         command = self._unanswered.popleft() if self._unanswered else None
         if command is None:
             self._ping_answered()  # an ACL may refuse PING, and still answers in its turn
@@ -316,7 +325,7 @@ class Registry:
             entry.inflight -= 1
             if entry.inflight:
                 continue
-            if moved:
+            if moved is not None:
                 entry.deactivated()
                 if entry.wanted:
                     self._put_off.add(entry, now)
@@ -347,6 +356,15 @@ class Registry:
                 entry.refusal = error
                 refused.append(entry)
         return refused
+
+    def _is_next(self, slot: int) -> bool:
+        """Whether the answer to come is to a command for sharded channels of this slot."""
+        command = self._unanswered[0] if self._unanswered else None
+        return (
+            command is not None
+            and command.kind is SHARDED
+            and slot_of(command.entries[0].name) == slot
+        )
 
     def allowed(self, entry: Entry) -> None:
         """Note that Redis confirmed what it had refused: it may have the others again, too."""

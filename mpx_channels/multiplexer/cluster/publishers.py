@@ -81,3 +81,7 @@ class ClusterPublishers(Publishers):
     def lead_all(self, route: Detour) -> None:
         """Have everything go there."""
         self.routes = [route] * SLOTS
+
+    def lead_nowhere(self) -> None:
+        """We are stopped."""
+        self.routes = []

@@ -19,8 +19,9 @@ from mpx_channels.multiplexer import (
 )
 from tests.channels.test_channels import receives_nothing
 from tests.conftest import RestartableServer, eventually
-from tests.inside import hub_of
+from tests.inside import hub_of, names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 
@@ -102,15 +103,15 @@ async def test_leaving_and_coming_back_in_one_breath(layer: MpxChannelLayer) -> 
 
 
 async def test_the_last_member_takes_the_subscription_along(
-    make_layer: MakeLayer, client: Any, prefix: str
+    make_layer: MakeLayer, outside: Outside
 ) -> None:
     layer = make_layer(unsubscribe_delay=0.05)
     one, two = await members(layer, "room", 2)
-    name = f"{prefix}:g:room".encode()
-    assert client.pubsub_numsub(name) == [(name, 1)]
+    name = names_of(layer).group("room")
+    assert outside.numsub(name) == 1
     await layer.group_discard("room", one)
     await layer.group_discard("room", two)
-    await eventually(lambda: client.pubsub_numsub(name) == [(name, 0)])
+    await eventually(lambda: outside.numsub(name) == 0)
 
 
 async def test_a_group_without_members_is_silent(layer: MpxChannelLayer) -> None:

@@ -11,8 +11,9 @@ import redis
 from mpx_channels.history.store import Store
 from mpx_channels.layer import Mailbox, MpxChannelLayer, NotConnected, Recovery
 from tests.conftest import eventually
-from tests.inside import hooks_of, hub_of, looks_of, topic_of
+from tests.inside import hooks_of, hub_of, looks_of, names_of, topic_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 from .histories import GAP, HISTORY, all_known, away, got, nothing_more, send
@@ -74,9 +75,7 @@ async def test_nobody_waits_without_end_for_where_a_group_stands(
     assert (recovery.recovered, recovery.reason) == (False, "invalid")
 
 
-async def test_why_it_is_not_recovered(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
-) -> None:
+async def test_why_it_is_not_recovered(make_layer: MakeLayer, outside: Outside) -> None:
     layer = make_layer(history=HISTORY, recovery_limit=20)
     short = await send(layer, "short-1", *range(12))
     room = await send(layer, "room-1", *range(30))
@@ -97,11 +96,12 @@ async def test_why_it_is_not_recovered(
     beyond = f"{(room[0] or '')[:16]}-31"
     assert (await join("room-1", beyond))[0] == Recovery(False, 0, room[-1], "invalid")
     assert (await join("room-1", short[0]))[0] == Recovery(False, 0, room[-1], "epoch")
-    client.delete(f"{prefix}:h:room-1")  # as when its time has come
+    stream, _, _, _ = names_of(layer).history("room-1")
+    outside.at(stream).delete(stream)  # as when its time has come
     assert (await join("room-1", room[20]))[0] == Recovery(False, 0, room[-1], "expired")
     assert (await join("room-1", room[-1]))[0] == Recovery(True, 0, room[-1])
     assert (await join("lobby", room[0]))[0] == Recovery(False, 0, None, "no_history")
-    client.flushall()
+    outside.flushall()
     assert (await join("room-1", room[-1]))[0].reason == "epoch"
 
 

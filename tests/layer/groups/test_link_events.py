@@ -32,6 +32,7 @@ async def heard(mailbox: Mailbox, count: int) -> list[str]:
     return events
 
 
+@pytest.mark.classic
 async def test_activations(layer: MpxChannelLayer) -> None:
     mailbox = await opened(layer)
     channel = mailbox.channel
