@@ -85,7 +85,7 @@ async def test_order_is_kept(layer: MpxChannelLayer) -> None:
     assert [(await layer.receive(channel))["n"] for _ in range(80)] == list(range(80))
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_another_process_can_send(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:

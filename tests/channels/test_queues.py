@@ -65,7 +65,7 @@ async def test_kept_until_somebody_reads_in_order(
     assert await numbers(other_layer, "jobs", 50) == list(range(50))
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_a_reader_that_waits_gets_it(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:

@@ -36,7 +36,7 @@ def names_in(outside: Outside, prefix: str) -> set[str]:
     return outside.channels(f"{prefix}:*")
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_a_fresh_process_becomes_healthy_by_it(
     layer: MpxChannelLayer, outside: Outside, prefix: str, topology: str
 ) -> None:

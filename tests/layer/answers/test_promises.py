@@ -45,7 +45,7 @@ async def test_rejected_with_a_reason(layer: MpxChannelLayer, other_layer: MpxCh
         await promise
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_all_who_wait_are_told_and_counted(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, make_layer: MakeLayer
 ) -> None:
@@ -127,7 +127,6 @@ async def test_a_name_can_be_used_again_at_once(
     assert waited_for(layer) == 0
 
 
-@pytest.mark.everywhere
 async def test_names_are_left_again(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, outside: Outside, prefix: str
 ) -> None:
@@ -358,7 +357,6 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
-@pytest.mark.everywhere
 async def test_two_processes(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     ready = await layer.new_promise("ready", timeout=30)
     mine = await layer.new_promise("mine", timeout=30)

@@ -58,7 +58,7 @@ async def test_a_failure(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -
     assert other_layer.stats().promises == 0
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_many_at_once(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     """Answers find their questions, in whatever order they come."""
     channel = await layer.new_channel()
@@ -287,7 +287,6 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
-@pytest.mark.everywhere
 async def test_two_processes(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", SERVER, layer_json, prefix,

@@ -147,7 +147,7 @@ async def test_a_reconnect(make_layer: MakeLayer, sender: MpxChannelLayer, proxy
         await nothing_more(each)
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_a_broken_link_is_healed(
     layer: MpxChannelLayer, sender: MpxChannelLayer, outside: Outside
 ) -> None:

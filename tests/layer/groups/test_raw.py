@@ -34,7 +34,7 @@ async def unread(
     return messages
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_raw_channels(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     one, two = await layer.new_channel(), await layer.new_channel()
     await layer.channel_add(f"{prefix}/ü", one)

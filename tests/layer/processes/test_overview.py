@@ -82,7 +82,7 @@ async def join(layer: MpxChannelLayer, group: str, number: int = 1) -> list[str]
 # -- what it tells --------------------------------------------------------------------------------
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_what_a_process_tells(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     (channel, _) = await join(layer, "room", 2)
     await layer.group_add("other", channel)
@@ -530,7 +530,7 @@ async def test_an_acl_that_allows_messages_only(
 # -- flush ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.everywhere
+@pytest.mark.everywhere(classic=True)
 async def test_flush_reaches_every_process(
     layer: MpxChannelLayer,
     other_layer: MpxChannelLayer,
