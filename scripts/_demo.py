@@ -65,7 +65,7 @@ def pid_file(url: str) -> str:
 def look_inside() -> str:
     """The command that shows this demo's processes, from the same folder."""
     command = ".venv/bin/python manage.py mpx top"
-    for name in ("REDIS_URL", "MPX_EMBEDDED_DIR"):
+    for name in ("REDIS_URL", "REDIS_CLUSTER", "MPX_EMBEDDED_DIR"):
         if value := os.environ.get(name):
             # No password that was given to us comes to the terminal.
             shown = "..." if name == "REDIS_URL" and "@" in value else shlex.quote(value)
