@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .clusters import Cluster
     from .sentinels import Sentinels
 
-__all__ = ["CLASSIC", "CLUSTER", "SENTINEL", "SINGLE", "Outside"]
+__all__ = ["CLASSIC", "CLUSTER", "SENTINEL", "SINGLE", "Outside", "parse_over"]
 
 SINGLE = "single"
 SENTINEL = "sentinel"
@@ -42,12 +42,13 @@ OWN_SERVERS = frozenset(
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--over",
-        type=_parsed,
+        type=parse_over,
         help=f"what layers run over: some of {','.join(ALL)}, or all (as each test is marked)",
     )
 
 
-def _parsed(text: str) -> tuple[str, ...]:
+def parse_over(text: str) -> tuple[str, ...]:
+    """The value of ``--over``; raises `pytest.UsageError`."""
     chosen = ALL if text == "all" else tuple(text.split(","))
     if wrong := set(chosen) - set(ALL):
         raise pytest.UsageError(f"--over {text}: no {wrong.pop()!r}, but {', '.join(ALL)} or all")
@@ -70,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _over(metafunc: pytest.Metafunc) -> tuple[str, ...]:
-    """What a test is to run over; an empty tuple is none of what was asked for."""
+    """What a test is to run over; over a single server if that is nothing to choose for it."""
     names, marker = set(metafunc.fixturenames), metafunc.definition.get_closest_marker
     if "topology" not in names or names & OWN_SERVERS or marker("only_single"):
         return (SINGLE,)
