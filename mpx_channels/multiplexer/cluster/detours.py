@@ -31,6 +31,9 @@ __all__ = ["Detours"]
 
 # Seconds that names have to be subscribed to at their new node before what waited is published.
 LISTENERS_FIRST = 1.0
+# Seconds in which the cluster's bus delivers what a master that was demoted has still taken: its new
+# master hands that to those who have followed.
+BUS = 0.1
 # Seconds before a node is asked again for what it would not do yet; longer, the longer it will not.
 AGAIN = 0.05
 MOST_AGAIN = 0.5
@@ -223,7 +226,9 @@ class Detours:
 
     async def _let_settle(self, detour: Detour, source: ClusterPublisher) -> None:
         if await self.leaving.left(source.link.node):
-            return  # what never got there has been led on
+            # What never got there has been led on.
+            await asyncio.sleep(BUS)
+            return
         if source.link.wire is not None:
             await asyncio.wait([source.settled()], timeout=SETTLING)
 
