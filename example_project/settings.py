@@ -49,18 +49,23 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 
 # The one setting this example is about. "embedded://" starts a Valkey server of its own;
-# to use a server you have: REDIS_URL=redis://localhost:6379. With REDIS_CLUSTER=1 that is any node
-# of a cluster, or a cluster of its own.
-REDIS_CLUSTER = os.environ.get("REDIS_CLUSTER", "").lower() in ("1", "true", "yes", "on")
-EMBEDDED = "embedded+cluster://" if REDIS_CLUSTER else "embedded://"
+# to use a server you have: REDIS_URL=redis://localhost:6379
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "mpx_channels.layer.MpxChannelLayer",
         "CONFIG": {
-            "hosts": [os.environ.get("REDIS_URL") or EMBEDDED],
-            **({"cluster": True} if REDIS_CLUSTER else {}),
+            "hosts": [os.environ.get("REDIS_URL") or "embedded://"],
             # Rooms keep their last messages, until a day after the last one.
             "history": {"chat.*": {"size": 1000, "ttl": 86400}},
         },
     },
 }
+
+# With REDIS_CLUSTER=1 that server is any node of a cluster, or the cluster is one of its own.
+if os.environ.get("REDIS_CLUSTER", "").lower() in ("1", "true", "yes", "on"):
+    CHANNEL_LAYERS["default"]["CONFIG"] |= {
+        "hosts": [os.environ.get("REDIS_URL") or "embedded+cluster://"],
+        "cluster": True,
+        # Or else there are no wildcard groups, which the page of mentions is made with.
+        "sharded_pubsub": False,
+    }

@@ -2,9 +2,9 @@ from django.urls import path, re_path
 
 from example_project.chat import views
 from example_project.chat.consumers import ChatConsumer
+from example_project.chat.here import HereConsumer
 from example_project.chat.mentions import MentionsConsumer, mentions
 from example_project.chat.promises import resolve, wait
-from example_project.chat.questions import QuestionConsumer
 
 urlpatterns = [
     path("", views.lobby, name="lobby"),
@@ -23,9 +23,9 @@ urlpatterns += [
     path("resolve/<str:name>/", resolve, name="resolve"),
 ]
 
-# The first route that matches counts: this ChatConsumer takes questions, too.
+# The first route that matches counts: this ChatConsumer takes questions, too, and says who is here.
 websocket_urlpatterns = [
-    re_path(r"^ws/chat/(?P<room>.*)/$", QuestionConsumer.as_asgi()),
+    re_path(r"^ws/chat/(?P<room>.*)/$", HereConsumer.as_asgi()),
     re_path(r"^ws/mentions/$", MentionsConsumer.as_asgi()),
     *websocket_urlpatterns,
 ]

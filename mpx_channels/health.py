@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
 from mpx_channels.layer import Health, MpxChannelLayer
+from mpx_channels.loops.doors import doors
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 __all__ = ["ready"]
@@ -30,6 +31,8 @@ log = LimitedLog(logger)
 async def ready(request: HttpRequest) -> JsonResponse:
     """200 if every layer of ours in CHANNEL_LAYERS is healthy, else 503; the body is JSON.
 
+    It is 503, too, from the moment that the process is drained.
+
     It has a second for that, and asks for nothing but Redis. Under ASGI it looks at the connections
     of the server's event loop, which consumers use; under WSGI at those of synchronous code. Where
     CHANNEL_LAYERS has no layer of ours it is 503, and the body says so: such a process hears
@@ -39,12 +42,16 @@ async def ready(request: HttpRequest) -> JsonResponse:
     found = await asyncio.gather(*map(_health, aliases))
     ok = bool(found) and all(each.ok for each in found)
     body: dict[str, Any] = {
-        "ok": ok,
+        "ok": ok and not doors.draining,
         "layers": {alias: asdict(each) for alias, each in zip(aliases, found, strict=True)},
     }
     if not aliases:
         body["reason"] = "CHANNEL_LAYERS has no layer of mpx_channels"
-    return JsonResponse(body, status=200 if ok else 503, headers={"Cache-Control": "no-store"})
+    if doors.draining:
+        body["reason"] = "this process is drained"
+    return JsonResponse(
+        body, status=200 if body["ok"] else 503, headers={"Cache-Control": "no-store"}
+    )
 
 
 if settings.configured:

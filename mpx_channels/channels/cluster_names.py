@@ -23,12 +23,15 @@ class ClusterNames(Names):
     def __init__(self, prefix: str, partitions: int) -> None:
         super().__init__(prefix)
         self._partitions = partitions
-        self._tags = tags(partitions)
+        self._tags = [f"{{{tag}}}" for tag in tags(partitions)]
         self._group_pattern = f"{self._group_pattern}{{*}}"
         self.partitions = f"{prefix}:n:"
 
+    def _tag(self, name: str) -> str:
+        return self._tags[partition_of(name, self._partitions)]
+
     def _tagged(self, begin: str, name: str) -> str:
-        return f"{begin}{{{self._tags[partition_of(name, self._partitions)]}}}{name}"
+        return f"{begin}{self._tag(name)}{name}"
 
     def group(self, group: str) -> str:
         return self._tagged(self._group, group)
@@ -37,9 +40,21 @@ class ClusterNames(Names):
         return _bare(name)
 
     def history(self, group: str) -> tuple[str, str, str, str]:
-        stream, meta, keys = (self._tagged(kind, group) for kind in self._history)
-        tag = self._tags[partition_of(group, self._partitions)]
-        return stream, meta, keys, f"{self.server}{{{tag}}}"
+        stream, meta, keys = (f"{kind}{self._tag(group)}{group}" for kind in self._history)
+        return stream, meta, keys, f"{self.server}{self._tag(group)}"
+
+    def presence(self, group: str) -> tuple[str, str, str, str]:
+        tag = self._tag(group)
+        members, order, lingering, sums = (f"{kind}{tag}{group}" for kind in self._presence)
+        return members, order, lingering, sums
+
+    def presence_leases(self, group: str) -> tuple[str, str]:
+        tag = self._tag(group)
+        return f"{self._leases}{tag}", f"{self._due}{tag}"
+
+    def presence_of(self, group: str, process_id: str) -> tuple[str, str]:
+        tag = self._tag(group)
+        return f"{self._held}{tag}{process_id}.{group}", f"{self._groups}{tag}{process_id}"
 
     def group_pattern_of(self, name: str) -> str:
         return _bare(name)

@@ -24,6 +24,9 @@ class LayerCounters(Counters):
     replayed: int = 0
     recoveries: int = 0
     failed_recoveries: int = 0
+    closed_slow: int = 0
+    refused: int = 0
+    drained: int = 0
     dropped_full: int = drop(
         "the mailbox was at its capacity, and its reader slow: it had its turn, and left it full"
     )
@@ -51,10 +54,16 @@ class LayerStats:
       from Redis, but for questions of `fleet_stats` and its like; ``deliveries``: messages put
       into mailboxes.
     - ``unread``: messages in mailboxes now.
+    - ``presence_members``: pairs of a group and an id that is in it by way of this process;
+      ``presence_connections``: the channels that are in groups as these.
     - ``gaps``: how often a channel may have missed messages because the link to Redis broke.
     - ``replayed``: messages that were put into mailboxes out of a history; ``recoveries``: how
       often a channel missed messages, or asked whether it had, and gets all of them;
       ``failed_recoveries``: how often it does not.
+    - ``closed_slow``: consumers that were closed as their clients took nothing for
+      ``send_timeout``; ``refused``: connections that were refused as there were
+      ``max_consumers``; ``drained``: those that were closed, or not let in, as the process was
+      drained.
     - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity,
       and its reader slow: it had its turn, and left it full;
       ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
@@ -95,6 +104,16 @@ class LayerStats:
     unread: int = gauge(
         "mpx_channels_unread_messages", "Messages in mailboxes, not yet received.", "messages"
     )
+    presence_members: int = gauge(
+        "mpx_channels_presence_members",
+        "Pairs of a group and an id that is in it by way of this process.",
+        "members",
+    )
+    presence_connections: int = gauge(
+        "mpx_channels_presence_connections",
+        "Channels that are in groups as these members.",
+        "connections",
+    )
     gaps: int = counter(
         "mpx_channels_gaps_total",
         "How often a channel may have missed messages because the connection to Redis broke.",
@@ -114,6 +133,21 @@ class LayerStats:
         "mpx_channels_failed_recoveries_total",
         "How often what a channel missed could not be replayed to it in full.",
         "recoveries",
+    )
+    closed_slow: int = counter(
+        "mpx_channels_slow_consumers_total",
+        "Consumers that were closed as their clients took nothing for send_timeout.",
+        "consumers",
+    )
+    refused: int = counter(
+        "mpx_channels_refused_consumers_total",
+        "Connections that were refused as there were max_consumers.",
+        "connections",
+    )
+    drained: int = counter(
+        "mpx_channels_drained_consumers_total",
+        "Connections that were closed, or not let in, as the process was drained.",
+        "connections",
     )
     drops: Mapping[str, int] = counter(
         "mpx_channels_dropped_messages_total", "Messages dropped, by cause.", "messages", by="cause"

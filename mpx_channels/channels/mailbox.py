@@ -110,10 +110,10 @@ class Hooks:
 
     ``activation``: a name's subscription is live; ``disconnect``: the link broke; ``reconnect``:
     it stands again, and all that the channel subscribed to is live again; ``gap``: messages may
-    have been missed, or were and now follow.
+    have been missed, or were and now follow; ``presence``: who comes to its groups, and goes.
     """
 
-    __slots__ = ("activation", "disconnect", "gap", "reconnect")
+    __slots__ = ("activation", "disconnect", "gap", "presence", "reconnect")
 
     def __init__(
         self,
@@ -121,11 +121,13 @@ class Hooks:
         disconnect: tuple[str, ...] = (),
         reconnect: tuple[str, ...] = (),
         gap: tuple[str, ...] = (),
+        presence: tuple[str, ...] = (),
     ) -> None:
         self.activation = activation
         self.disconnect = disconnect
         self.reconnect = reconnect
         self.gap = gap
+        self.presence = presence
 
     def __add__(self, other: Hooks) -> Hooks:
         """Both together."""
@@ -134,6 +136,7 @@ class Hooks:
             self.disconnect + other.disconnect,
             self.reconnect + other.reconnect,
             self.gap + other.gap,
+            self.presence + other.presence,
         )
 
 
@@ -162,6 +165,7 @@ class Mailbox:
         "_waiters",
         "capacity",
         "channel",
+        "closable",
         "counters",
         "cut_off",
         "hooks",
@@ -192,6 +196,8 @@ class Mailbox:
         # How many of these are wildcard groups: who has some finds a group's name in every event.
         self.wildcards = 0
         self.hooks: Hooks | None = None
+        # Whether its reader is a consumer of ours that has a WebSocket.
+        self.closable = False
         # Between the end of a link and the return of all that the channel subscribed to.
         self.cut_off = False
         self.patience = PATIENCE

@@ -8,6 +8,14 @@
     <prefix>:h:<group>        a stream: the history of a group
     <prefix>:m:<group>        a hash: its epoch, its last offset, and the server that gave it out
     <prefix>:i:<group>        a hash: offsets by idempotency keys
+    <prefix>:u:<group>        a hash: who is in a group, by id
+    <prefix>:z:<group>        a sorted set: these ids, in the order in which they are listed
+    <prefix>:l:<group>        a sorted set: those without a connection, by when they leave
+    <prefix>:v:<group>        a hash: how many there are, and which processes hold some
+    <prefix>:o:<process id>.<group>    a hash: what a process holds of them
+    <prefix>:k:<process id>   a set: the groups in which a process holds some
+    <prefix>:e:               a sorted set: processes that hold some, by until when they live
+    <prefix>:d:               a sorted set: groups, by when the next leaves that has no connection
     <prefix>:s:               the replication id of the server, as our scripts know it
     <prefix>:c:               the control channel: questions to all processes
     <prefix>:c:<number>       the same, with several hosts: one on each of them
@@ -58,9 +66,12 @@ class Names:
         self.all_alive = f"{escape_glob(prefix)}:c:?*"
         self._history = tuple(f"{prefix}:{kind}:" for kind in "hmi")
         self.server = f"{prefix}:s:"
+        self._presence = tuple(f"{prefix}:{kind}:" for kind in "uzlv")
+        self._leases, self._due = f"{prefix}:e:", f"{prefix}:d:"
+        self._held, self._groups = f"{prefix}:o:", f"{prefix}:k:"
         # What matches every key of this prefix, and nothing else.
-        self.keys = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "qwhmis")
-        self.queues = self.keys[0]
+        self.keys = (f"{escape_glob(prefix)}:[qwhmisuzlvoked]:*",)
+        self.queues = f"{escape_glob(prefix)}:q:*"
         # What matches the names of groups, of inboxes and of promises.
         self.traffic = tuple(f"{escape_glob(prefix)}:{kind}:*" for kind in "gpr")
 
@@ -74,6 +85,19 @@ class Names:
         """The keys of a group's history, as its scripts take them."""
         stream, meta, keys = self._history
         return stream + group, meta + group, keys + group, self.server
+
+    def presence(self, group: str) -> tuple[str, str, str, str]:
+        """The keys of who is in a group, as the scripts take them."""
+        members, order, lingering, sums = self._presence
+        return members + group, order + group, lingering + group, sums + group
+
+    def presence_leases(self, group: str) -> tuple[str, str]:
+        """What this group shares with others: the leases of processes, and the groups due."""
+        return self._leases, self._due
+
+    def presence_of(self, group: str, process_id: str) -> tuple[str, str]:
+        """What a process holds of who is in a group, and the set of all such groups of it."""
+        return f"{self._held}{process_id}.{group}", self._groups + process_id
 
     def group_pattern(self, pattern: str) -> str:
         return self._group_pattern + pattern

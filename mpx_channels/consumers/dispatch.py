@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync, markcoroutinefunction, sync_to_async
 from channels.consumer import get_handler_name
 from channels.db import aclose_old_connections
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
@@ -17,9 +17,14 @@ from channels.layers import get_channel_layer
 from django.db import close_old_connections
 
 from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLayer
+from mpx_channels.layer.exceptions import OUTAGES
+from mpx_channels.loops.doors import doors
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
+from . import outages
+from .closes import is_closed_to, turn_away
 from .connections import LastCheck, last_check
+from .door import Door
 from .turns import ALONE, Turns
 
 __all__ = ["Dispatch"]
@@ -76,9 +81,13 @@ class Dispatch:
     # message, as Channels does.
     close_old_connections_interval: float = 1.0
     # Seconds after which a consumer begins also if Redis is away. It hears of it by
-    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it fails then, with
-    # `NotConnected` after ``connect_timeout``.
+    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it ends then, after
+    # ``connect_timeout``.
     wait_for_redis: float | None = None
+
+    # Seconds that the server may take to send something to the client; one that takes nothing for
+    # longer is closed with 1013. None waits for ever.
+    send_timeout: float | None = 60.0
 
     # Of the consumer.
     _sync: bool
@@ -88,6 +97,9 @@ class Dispatch:
     base_send: Any
 
     _mpx_mailbox: Mailbox | None = None
+    _mpx_door: Door | None = None
+    # What the server's send returned last.
+    _mpx_sending: Any = None
     # Of the event loop's thread. This one is for who calls `dispatch` without a connection.
     _mpx_last_check = LastCheck()
 
@@ -96,41 +108,63 @@ class Dispatch:
         self.scope = scope
         self._mpx_last_check = last_check()
         self.channel_layer = layer = get_channel_layer(self.channel_layer_alias)
-        self.base_send = async_to_sync(send) if self._sync else send
-        theirs: Callable[[], Awaitable[Event]] | None = None
-        if isinstance(layer, MpxChannelLayer):
-            mailbox = await layer.open_channel(
-                hooks=self._mpx_hooks(), patience=self.wait_for_redis
-            )
-            self.channel_name = mailbox.channel
-        else:
-            mailbox = Mailbox.unbounded()
-            if layer is not None:
-                self.channel_name = await layer.new_channel()
-                theirs = functools.partial(layer.receive, self.channel_name)
-        self._mpx_mailbox = mailbox
+        is_guest = scope.get("type") in ("websocket", "http")
+        if is_guest and is_closed_to(scope, layer):
+            await turn_away(scope, receive, send, layer)
+            return
+        self._mpx_door = door = Door(self, scope, send, sync=self._sync)
+        self.base_send = async_to_sync(self._mpx_sender(send)) if self._sync else send
         self._mpx_tasks: set[Task] = set()
+        guests = doors.of(asyncio.get_running_loop()) if is_guest else None
+        if guests is not None:
+            guests.enter(door)
+        theirs: Callable[[], Awaitable[Event]] | None = None
+        mailbox: Mailbox | None = None
+        handshake = True
         try:
-            # What is subscribed to may have messages at once. They wait until the first event is
-            # handled: a frame before the handshake's end is an error.
-            handling: dict[int, asyncio.Future[None]] = {}
-            if theirs is not None:
-                # At once, as Channels does: who waits for a channel is what some layers know it by.
-                self._mpx_pump(theirs, mailbox, handling)
-            event = await receive()
-            await self._mpx_subscribe()
-            await self.dispatch(event)
-            self._mpx_pump(receive, mailbox, handling)
-            await self._mpx_serve(mailbox, handling)
+            if isinstance(layer, MpxChannelLayer):
+                mailbox = await layer.open_channel(
+                    hooks=self._mpx_hooks(), patience=self.wait_for_redis
+                )
+                self.channel_name = mailbox.channel
+            else:
+                mailbox = Mailbox.unbounded()
+                if layer is not None:
+                    self.channel_name = await layer.new_channel()
+                    theirs = functools.partial(layer.receive, self.channel_name)
+            self._mpx_mailbox = mailbox
+            door.opens(mailbox)
+            try:
+                # What is subscribed to may have messages at once. They wait until the first event
+                # is handled: a frame before the handshake's end is an error.
+                handling: dict[int, asyncio.Future[None]] = {}
+                if theirs is not None:
+                    # At once, as Channels does: who waits for a channel is what some layers know
+                    # it by.
+                    self._mpx_pump(theirs, mailbox, handling)
+                event = await receive()
+                await self._mpx_subscribe()
+                handshake = False
+                await self.dispatch(event)
+                self._mpx_pump(receive, mailbox, handling)
+                await self._mpx_serve(mailbox, handling)
+            except (StopConsumer, asyncio.CancelledError) as error:
+                if not door.ended_us(error):
+                    raise
+                await door.farewell()
         except StopConsumer:
             pass
+        except OUTAGES as error:
+            await outages.end(type(self).__name__, scope, send, error, handshake=handshake)
         finally:
             self._mpx_mailbox = None
             try:
                 await self._mpx_end_tasks()
             finally:
-                if isinstance(layer, MpxChannelLayer):
+                if mailbox is not None and isinstance(layer, MpxChannelLayer):
                     layer.close_channel(mailbox)
+                if guests is not None:
+                    guests.leave(door)
 
     async def dispatch(self, message: Event) -> None:
         """Run the handler for a message: the method that its type names."""
@@ -207,6 +241,28 @@ class Dispatch:
         """End `group_pattern_add`; does nothing if there was none."""
         await self._mpx_layer.group_pattern_discard(pattern, self.channel_name)
 
+    async def presence_join(
+        self, group: str, id: str, info: Mapping[str, Any] | None = None
+    ) -> None:
+        """Be in a group as `id`, for all to see, until the consumer ends, however it does.
+
+        `info` is what others see of it. To hear of others, `group_add` and have a handler
+        ``mpx_presence``. See `MpxChannelLayer.presence_join`.
+        """
+        await self._mpx_layer.presence_join(group, self.channel_name, id, info)
+
+    async def presence_leave(self, group: str, id: str) -> None:
+        """End `presence_join` at once, for all to see; does nothing if there was none."""
+        await self._mpx_layer.presence_leave(group, self.channel_name, id)
+
+    @markcoroutinefunction
+    def send(self, message: Event) -> Any:
+        """Hand something to the server, as Channels' own, and without a coroutine of our own."""
+        if message["type"] != "websocket.send" and self._mpx_door is not None:
+            self._mpx_door.saw(message)
+        self._mpx_sending = sending = self.base_send(message)
+        return sending
+
     def mpx_broadcast(self, event: Event) -> Any:
         """Pass on a frame of ``layer.group_broadcast``, which was encoded where it was sent."""
         frame = {"type": "websocket.send"}
@@ -214,7 +270,16 @@ class Dispatch:
             frame["text"] = event["text"]
         else:
             frame["bytes"] = event["bytes"]
-        return self.base_send(frame)
+        self._mpx_sending = sending = self.base_send(frame)
+        return sending
+
+    def mpx_closing(self, event: Event) -> Any:
+        """Close the socket, as ``layer.group_close`` wants it, unless ``mpx_close`` refuses."""
+        return self._mpx_door.asked(event, "close") if self._mpx_door is not None else None
+
+    def mpx_draining(self, event: Event) -> Any:
+        """Close the socket, as the process is drained, or have ``mpx_drain`` say goodbye."""
+        return self._mpx_door.asked(event, "drain") if self._mpx_door is not None else None
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -230,14 +295,28 @@ class Dispatch:
             )
         return layer
 
+    def _mpx_sender(self, send: Any) -> Callable[[Event], Awaitable[None]]:
+        """The server's send, for a thread that waits for it: it can be ended, the thread cannot."""
+
+        async def sender(message: Event) -> None:
+            self._mpx_sending = sending = asyncio.ensure_future(send(message))
+            try:
+                await sending
+            except asyncio.CancelledError:
+                if self._mpx_door is not None and self._mpx_door.ended:
+                    raise StopConsumer from None
+                raise
+
+        return sender
+
     async def _mpx_subscribe(self) -> None:
         """Subscribe to what the class names, before the first event; mixins add theirs."""
 
     def _mpx_hooks(self) -> Hooks | None:
-        """The events of the link that this consumer has handlers for."""
+        """The events of ours that this consumer has handlers for."""
         types = {
             hook: (f"mpx.{hook}",) if hasattr(self, f"mpx_{hook}") else ()
-            for hook in ("activation", "disconnect", "reconnect", "gap")
+            for hook in ("activation", "disconnect", "reconnect", "gap", "presence")
         }
         return Hooks(**types) if any(types.values()) else None
 
@@ -308,7 +387,7 @@ class Dispatch:
                 "Could not answer a request with its failure (%s): %s",
                 type(self).__name__,
                 repr(failure),
-                exc_info=failure,
+                exc_info=outages.traceback_of(failure),
             )
 
     def _mpx_task_done(self, task: Task) -> None:
@@ -330,5 +409,5 @@ class Dispatch:
                     "A consumer's task failed at the consumer's end (%s): %s",
                     type(self).__name__,
                     repr(result),
-                    exc_info=result,
+                    exc_info=outages.traceback_of(result),
                 )

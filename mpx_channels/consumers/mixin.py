@@ -47,6 +47,10 @@ class _Dispatch(Dispatch, AsyncConsumer):
 class _SyncDispatch(_Dispatch, SyncConsumer):
     """The same for `SyncConsumer`."""
 
+    def send(self, message: dict[str, Any]) -> None:
+        """Hand something to the server, as Channels' own."""
+        super().send(message)
+
 
 def _is_in_place(cls: type) -> bool:
     """Whether our dispatch comes right before Channels' own, after whatever overrides it."""

@@ -5,6 +5,7 @@ It stands beside the floors and reads them through their public snapshots; none 
 
 from .bench import Bench
 from .doctor import Doctor
+from .drain import Drain, Undrain
 from .history import History
 from .listen import Listen
 from .send import Request, Resolve, Send
@@ -26,5 +27,7 @@ def subcommands() -> list[Subcommand]:
         Send(),
         Resolve(),
         Request(),
+        Drain(),
+        Undrain(),
         Bench(),
     ]

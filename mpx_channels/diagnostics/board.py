@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from .columns import COLUMNS, Column, Line
+from .columns import COLUMNS, Column, Line, mark
 from .snapshot import Rates, Snapshot
 from .sparkline import Trace
 
@@ -59,7 +59,7 @@ class Board:
         lines = {}
         for process in snapshot.stats.processes:
             id_ = process.process_id
-            line = Line(process, snapshot.rates.get(id_))
+            line = Line(process, snapshot.rates.get(id_), mark(process))
             lines[id_] = self._troubled(line, "silent", now) if process.silent else line
         for id_, line in self._lines.items():
             if id_ not in lines:

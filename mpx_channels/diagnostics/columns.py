@@ -22,6 +22,7 @@ __all__ = [
     "Fitted",
     "Line",
     "fit",
+    "mark",
     "needed",
     "rate",
     "span",
@@ -131,13 +132,22 @@ COLUMNS: tuple[Column, ...] = (
     _number("groups", 5, "groups"),
     _number("patterns", 0, "patterns"),
     _number("promises", 1, "promises"),
+    _number("present", 7, "present"),
     _rate("in/s", lambda rates: rates.messages_in),
     _rate("out/s", lambda rates: rates.messages_out),
     _number("drops", 8, "dropped", bad=True),
     _number("gaps", 6, "gaps", bad=True),
+    _number("slow", 3, "closed_slow", bad=True),
+    _number("refused", 3, "refused", bad=True),
+    _number("drained", 1, "drained"),
     _number("reconnects", 3, "reconnects", bad=True),
     Column("round trip", 4, _round_trip, lambda line: line.process.round_trip or 0.0),
 )
+
+
+def mark(process: ProcessStats) -> str:
+    """What is to be said of a process before its figures."""
+    return "silent" if process.silent else "draining" if process.draining else ""
 
 
 def total_line(lines: Iterable[Line]) -> Line:

@@ -64,6 +64,7 @@ class Snapshot:
             "at": stats.at,
             "processes": [self._process(process) for process in stats.processes],
             "groups": dict(stats.groups),
+            "present": dict(stats.present),
             "queues": dict(stats.queues),
             "incomplete": dict(stats.incomplete),
         }

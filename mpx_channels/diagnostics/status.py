@@ -9,7 +9,7 @@ from typing import Any
 
 from mpx_channels.layer import ProcessStats
 
-from .columns import COLUMNS, Line, fit, total_line
+from .columns import COLUMNS, Line, fit, mark, total_line
 from .output import Output
 from .session import Session
 from .snapshot import Snapshot, look
@@ -73,6 +73,15 @@ def _show(out: Output, snapshot: Snapshot) -> None:
     if causes:
         out.say()
         out.table(("drops", "messages", "where"), causes, right={"messages"})
+    moved = [each for each in stats.processes if each.slots_moved or each.redirections]
+    if moved:
+        out.say()
+        changes = [
+            (f"{each.host} {each.pid}", f"{each.slots_moved:,}", f"{each.redirections:,}")
+            for each in moved
+        ]
+        numbers = ("slots moved", "redirections")
+        out.table(("process", *numbers), changes, right=numbers, title="The cluster has changed")
     refused = [each for each in stats.processes if each.names_refused]
     if refused:
         out.say()
@@ -82,8 +91,12 @@ def _show(out: Output, snapshot: Snapshot) -> None:
         out.table(("process", "names refused", "why"), rows, right={"names refused"})
     if stats.groups:
         out.say()
-        sizes = [(group, f"{size:,}") for group, size in stats.groups.items()]
-        out.table(("group", "consumers"), sizes, right={"consumers"}, title="Busiest groups")
+        heads = ("group", "consumers", "present") if stats.present else ("group", "consumers")
+        sizes = [
+            (group, f"{size:,}", f"{stats.present.get(group, 0):,}")[: len(heads)]
+            for group, size in stats.groups.items()
+        ]
+        out.table(heads, sizes, right=set(heads[1:]), title="Busiest groups")
     if stats.queues:
         out.say()
         lengths = [(queue, f"{length:,}") for queue, length in sorted(stats.queues.items())]
@@ -95,7 +108,7 @@ def _show(out: Output, snapshot: Snapshot) -> None:
 
 def _processes(out: Output, snapshot: Snapshot, title: str) -> None:
     lines = [
-        Line(each, snapshot.rates.get(each.process_id), "silent" if each.silent else "")
+        Line(each, snapshot.rates.get(each.process_id), mark(each))
         for each in snapshot.stats.processes
     ]
     if len(lines) > 1:

@@ -3,6 +3,7 @@
 from mpx_channels.channels.layer_stats import LayerStats
 from mpx_channels.channels.mailbox import Event, Failure, Hooks, Mailbox
 from mpx_channels.history.positions import History, Recovery
+from mpx_channels.loops.doors import Draining
 from mpx_channels.loops.exceptions import GreenletsUnsupported
 from mpx_channels.messages.broadcasts import BROADCAST
 from mpx_channels.messages.exceptions import (
@@ -20,6 +21,7 @@ from mpx_channels.multiplexer import (
     PromiseDisconnected,
     SubscriptionRefused,
 )
+from mpx_channels.presence.values import Presence, PresenceCount
 
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
@@ -47,6 +49,7 @@ __all__ = [
     "ClusterStats",
     "CommandRefused",
     "ConnectionLost",
+    "Draining",
     "Event",
     "Failure",
     "FleetStats",
@@ -66,6 +69,8 @@ __all__ = [
     "NotConnected",
     "NotInSharded",
     "PlainChannel",
+    "Presence",
+    "PresenceCount",
     "ProcessStats",
     "PromiseDisconnected",
     "PromiseRejected",

@@ -21,6 +21,7 @@ from mpx_channels.messages.serializers import make_format, registry
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 from mpx_channels.multiplexer import Multiplexer, Node
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
+from mpx_channels.presence.settings import PresenceSetting
 
 from .clusters import cluster_multiplexer, wrong_cluster
 from .exceptions import InvalidConfig
@@ -103,6 +104,16 @@ class LayerConfig:
       only the nodes of a group hear of its messages; False for servers before Redis 7, and for
       wildcard groups. ``address_remap`` (None): a function from the ``(host, port)`` that a node
       announces to one at which this process reaches it, as redis-py takes it.
+    - ``presence_linger`` (seconds, 15): after the last of somebody's connections to a group has
+      ended, this long until that is told, so that a reload is not seen. 0 tells it at once.
+    - ``presence_lease`` (seconds, 30): what a killed process held is given up within this time.
+      Each process with members, or consumers that hear of them, sends a command in a sixth of it.
+      A link may be away for half of it before it is taken for that.
+    - ``presence_events`` (500): of a group with more members, events tell how many there are, once
+      a second at most, and not who. All processes of a prefix need the same three.
+    - ``max_consumers`` (None, any number): consumers of mpx_channels that one process serves at a
+      time, on WebSockets and HTTP. Over it a new WebSocket is accepted and closed with 1013 ("try
+      again later"), a request answered with 503. Stock consumers are neither counted nor refused.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """
@@ -133,6 +144,10 @@ class LayerConfig:
     partitions: int = DEFAULT_PARTITIONS
     sharded_pubsub: bool = True
     address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None = None
+    presence_linger: float = 15.0
+    presence_lease: float = 30.0
+    presence_events: int = 500
+    max_consumers: int | None = None
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LayerConfig:
@@ -172,9 +187,9 @@ class LayerConfig:
         except ValueError as error:
             raise InvalidConfig(str(error)) from error
 
-    def wrapping(self) -> Wrapping:
+    def wrapping(self, class_: type[Wrapping] = Wrapping) -> Wrapping:
         """What messages become on their way to Redis, and back."""
-        return Wrapping(
+        return class_(
             self.serializer_format,
             keys=self.symmetric_encryption_keys,
             max_message_size=self.max_message_size,
@@ -189,6 +204,10 @@ class LayerConfig:
             disconnect=(self.on_disconnect,) if self.on_disconnect else (),
             reconnect=(self.on_reconnect,) if self.on_reconnect else (),
         )
+
+    def presence(self) -> PresenceSetting:
+        """The numbers of presence."""
+        return PresenceSetting(self.presence_lease, self.presence_linger, self.presence_events)
 
     def check_embedded(self) -> None:
         """Raise what stands in the way of starting an embedded server, if one is wanted."""
@@ -250,23 +269,31 @@ class LayerConfig:
 
     def _wrong_numbers(self) -> Iterator[str]:
         above_0 = ("expiry", "group_expiry", "ping_interval", "min_backoff", "max_backoff")
-        for key in (*above_0, "connect_timeout"):
+        for key in (*above_0, "connect_timeout", "presence_lease"):
             value = getattr(self, key)
             if not _is_number(value) or value <= 0:
                 yield f"{key} must be a number of seconds above 0, not {value!r}"
-        for key in ("unsubscribe_delay", "backlog_timeout", "probe_interval"):
+        for key in ("unsubscribe_delay", "backlog_timeout", "probe_interval", "presence_linger"):
             value = getattr(self, key)
             if not _is_number(value) or value < 0:
                 yield f"{key} must be a number of seconds from 0 up, not {value!r}"
         for key, unit, least in (
             ("max_backlog", "messages", 1),
             ("recovery_limit", "messages", 1),
+            ("presence_events", "members", 0),
             ("max_message_size", "bytes", LEAST_MAX_MESSAGE_SIZE),
             ("random_prefix_length", "bytes", 0),
         ):
             value = getattr(self, key)
             if not _is_whole(value) or value < least:
                 yield f"{key} must be a whole number of {unit} from {least} up, not {value!r}"
+        if self.max_consumers is not None and (
+            not _is_whole(self.max_consumers) or self.max_consumers < 1
+        ):
+            yield (
+                "max_consumers must be a whole number of consumers from 1 up, or None, not "
+                f"{self.max_consumers!r}"
+            )
         lowest, highest = self.min_backoff, self.max_backoff
         if _is_number(lowest) and _is_number(highest) and lowest > highest:
             yield f"min_backoff ({lowest}) must not be above max_backoff ({highest})"
@@ -329,12 +356,16 @@ class LayerConfig:
 
 def _started(host: Host) -> list[Host]:
     """What a host is that is no embedded server, or what one that is started now is."""
+    folder = _project_folder()
     if embedded.is_embedded_cluster(host.url):
-        urls = embedded.start_cluster(host.url, base_dir=_project_folder())
+        urls = embedded.start_cluster(host.url, base_dir=folder)
         return [replace(host, url=url) for url in urls]
-    if embedded.is_embedded(host.url):
-        return [replace(host, url=embedded.start(host.url, base_dir=_project_folder()))]
-    return [host]
+    if not embedded.is_embedded(host.url):
+        return [host]
+    # Should it die, whoever connects starts it again.
+    class_ = embedded.reviving(host.url, base_dir=folder)
+    url = embedded.start(host.url, base_dir=folder)
+    return [replace(host, url=url, options={"connection_class": class_, **host.options})]
 
 
 def _project_folder() -> Path | None:

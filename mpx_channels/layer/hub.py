@@ -24,7 +24,9 @@ from mpx_channels.messages.codec import Message
 from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import LinkLost, Multiplexer, NotConnected
 from mpx_channels.multiplexer.confirmations import Confirmations
+from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.logs import LimitedLog
+from mpx_channels.presence.settings import PresenceSetting
 
 from .answers.promises import Promises
 from .answers.requests import Requests
@@ -33,10 +35,12 @@ from .groups.archive import Archive
 from .groups.groups import Groups
 from .groups.history import GroupHistory
 from .groups.link_events import LinkEvents
+from .groups.presence import GroupPresence
 from .groups.published import Published
 from .groups.raw import RawChannels, RawPatterns
 from .groups.wildcards import Wildcards
 from .processes.control import Control
+from .processes.drainer import Drainer
 from .processes.overview import Overview
 
 __all__ = ["Hub"]
@@ -71,6 +75,7 @@ class Hub:
         hooks: Hooks | None,
         histories: Histories,
         recovery_limit: int,
+        presence: PresenceSetting,
         shared: bool = False,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -114,6 +119,7 @@ class Hub:
                 context, self.archive, recovery_limit, self.groups, self.wildcards, self.channels
             )
         )
+        self.presence = add(GroupPresence(context, presence, self.groups, self.channels))
         self.raw_channels = add(RawChannels(context, events, self.channels))
         self.raw_patterns = add(RawPatterns(context, events, self.channels))
         # Behind those: they say first who was cut off.
@@ -121,12 +127,15 @@ class Hub:
         self.requests = add(Requests(context, self.inbox, self.queues))
         self.promises = add(Promises(context, self.requests))
         self.control = add(Control(context, self.inbox, self.requests))
-        self.overview = add(Overview(context, self.control, self.groups, self.stats))
+        self.drainer = add(Drainer(self.control))
+        self.overview = add(Overview(context, self.control, self.groups, self.presence, self.stats))
         multiplexer.on_lost(self._lost)
         self.control.handlers |= {
             "flush": self._flush,
             "group_add": self._join_group,
             "group_discard": self._leave_group,
+            "presence_join": self._join_presence,
+            "presence_leave": self._leave_presence,
         }
 
     def _add(self, part: P) -> P:
@@ -159,7 +168,10 @@ class Hub:
         except TimeoutError:
             name = self.inbox.name
             node = self.multiplexer.node_of(name)
-            raise NotConnected(f"{node} did not confirm {name!r} in {timeout} s") from None
+            error = self.multiplexer.error_of(node)
+            cause = f": {describe(error)}" if error is not None else ""
+            text = f"{node} did not confirm {name!r} in {timeout} s{cause}"
+            raise NotConnected(text) from error
 
     async def stop(self) -> None:
         """Let publishes out and close the connections. Returns within a second."""
@@ -254,6 +266,28 @@ class Hub:
         # A process of an older version knows nothing of it.
         return Recovery(*answer) if answer else Recovery(False, 0, None, "no_history")
 
+    async def join_presence(
+        self, group: str, channel: str, inbox: str, capacity: int, id: str, info: Message
+    ) -> None:
+        """Have a channel be in a group as somebody, or its process do so."""
+        if inbox == self.inbox.name:
+            mailbox = await self.own_mailbox(channel, inbox, capacity)
+            await self.presence.join(self.names.group(group), mailbox, id, info)
+        else:
+            await self.inbox.ready()
+            await self.control.ask_owner("presence_join", group, channel, inbox, id=id, info=info)
+
+    async def leave_presence(self, group: str, channel: str, inbox: str, id: str) -> None:
+        """End that, here or in the channel's process; a plain channel is in no group."""
+        if inbox == self.inbox.name:
+            if (mailbox := self.mailboxes.get(channel)) is not None:
+                await self.presence.leave(self.names.group(group), mailbox, id)
+        elif inbox:
+            await self.inbox.ready()
+            # A process that is gone has taken its members along, or will.
+            with contextlib.suppress(ForeignChannel):
+                await self.control.ask_owner("presence_leave", group, channel, inbox, id=id)
+
     async def discard_from_group(self, group: str, channel: str, inbox: str) -> None:
         """Have a channel leave a group, or its process do so; a plain channel is in none."""
         name = self.names.group(group)
@@ -288,6 +322,12 @@ class Hub:
             # By who asks, and it comes over another link than this question.
             at[name] = time.monotonic()
         await self.groups.leave_after(at.get(name, 0.0), name, mailbox)
+
+    async def _join_presence(self, asked: Message) -> None:
+        await self.presence.join(*self._member(asked), asked["id"], asked["info"])
+
+    async def _leave_presence(self, asked: Message) -> None:
+        await self.presence.leave(*self._member(asked), asked["id"])
 
     def _member(self, asked: Message) -> tuple[str, Mailbox]:
         """The group and the channel of ours that another process asks something about."""

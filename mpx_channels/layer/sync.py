@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 from django.core.exceptions import SynchronousOnlyOperation
@@ -16,6 +16,7 @@ from mpx_channels.loops.threads import blocks_event_loop
 from mpx_channels.messages.broadcasts import broadcast
 from mpx_channels.messages.codec import Message
 from mpx_channels.multiplexer import Health
+from mpx_channels.presence.values import Presence, PresenceCount
 
 from .extended import ExtendedLayer
 from .processes.fleet import FleetStats
@@ -105,6 +106,19 @@ class SyncLayer:
             using=using,
         )
 
+    def group_close(
+        self,
+        group: str,
+        code: int = 4000,
+        reason: str = "",
+        *,
+        on_commit: bool = False,
+        using: str | None = None,
+    ) -> int | None:
+        """`MpxChannelLayer.group_close`; with ``on_commit`` None."""
+        self._layer.require_closing(group, code, reason)
+        return self._send(lambda: self._layer.group_close(group, code, reason), on_commit, using)
+
     def group_history(self, group: str, since: object = None, limit: int = 50) -> History:
         """`MpxChannelLayer.group_history`."""
         return self._run(self._layer.group_history(group, since, limit))
@@ -134,6 +148,24 @@ class SyncLayer:
     def group_discard(self, group: str, channel: str) -> None:
         """`MpxChannelLayer.group_discard`."""
         self._run(self._layer.group_discard(group, channel))
+
+    def presence_join(
+        self, group: str, channel: str, id: str, info: Mapping[str, Any] | None = None
+    ) -> None:
+        """`MpxChannelLayer.presence_join`."""
+        self._run(self._layer.presence_join(group, channel, id, info))
+
+    def presence_leave(self, group: str, channel: str, id: str) -> None:
+        """`MpxChannelLayer.presence_leave`."""
+        self._run(self._layer.presence_leave(group, channel, id))
+
+    def presence(self, group: str, *, limit: int = 1000, after: str | None = None) -> Presence:
+        """`MpxChannelLayer.presence`."""
+        return self._run(self._layer.presence(group, limit=limit, after=after))
+
+    def presence_count(self, group: str) -> PresenceCount:
+        """`MpxChannelLayer.presence_count`."""
+        return self._run(self._layer.presence_count(group))
 
     def resolve(
         self, name: str, value: Any = None, *, on_commit: bool = False, using: str | None = None
@@ -191,6 +223,14 @@ class SyncLayer:
     def flush(self) -> None:
         """`MpxChannelLayer.flush`."""
         self._run(self._layer.flush())
+
+    def drain(self, over: float = 30.0) -> None:
+        """`MpxChannelLayer.drain`; not in the thread of an event loop that has consumers."""
+        self._run(self._layer.drain(over))
+
+    def undrain(self) -> None:
+        """`MpxChannelLayer.undrain`."""
+        self._layer.undrain()
 
     def close(self) -> None:
         """`MpxChannelLayer.close`; of this process, the connections of synchronous code alone.

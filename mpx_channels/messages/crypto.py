@@ -22,10 +22,15 @@ of the frames' time by HKDF-Expand. HKDF does not slow down guessing: take a pas
 guesses, such as 32 random bytes or Django's SECRET_KEY. A key for each hour keeps the number of
 random nonces under one key, across all processes, far below the 2**32 that AES-GCM allows (NIST
 SP 800-38D, 8.3): that would be 1.2 million messages a second.
+
+What has to be found again in Redis, the ids of presence, stands there as HMAC-SHA256 of the name
+and the text, the first 16 bytes, with one more key made of the master key: equal ids of a group are
+seen to be equal, and nothing else.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import struct
 import time
@@ -48,6 +53,7 @@ CLOCK_ALLOWANCE = 30.0
 ID_LENGTH = 8
 NONCE_LENGTH = 12
 TAG_LENGTH = 16
+DIGEST_LENGTH = 16
 HOUR = 3600
 _SALT = b"mpx-channels"
 # Between the header and the nonce: the key's id, the time in milliseconds.
@@ -59,13 +65,18 @@ HOURS_KEPT = 48
 class Key:
     """One of the passphrases, and the keys made of it."""
 
-    __slots__ = ("_hours", "_master", "id")
+    __slots__ = ("_digests", "_hours", "_master", "id")
 
     def __init__(self, passphrase: str | bytes) -> None:
         secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
         self._master = HKDF(SHA256(), length=32, salt=_SALT, info=b"master").derive(secret)
         self.id = _expand(self._master, b"id", ID_LENGTH)
+        self._digests = _expand(self._master, b"digest", 32)
         self._hours: dict[int, AESGCM] = {}
+
+    def digest(self, text: bytes) -> bytes:
+        """What stands for a text."""
+        return hmac.digest(self._digests, text, "sha256")[:DIGEST_LENGTH]
 
     def at(self, hour: int) -> AESGCM:
         """The key of that hour since 1970."""
@@ -162,6 +173,13 @@ class Cipher:
                 "changed on its way, or sent to another channel or group"
             ) from None
         return header, body
+
+    def digests(self, name: str, text: str) -> list[bytes]:
+        """What stands for a text of the key `name` where Redis has to compare it, by each key."""
+        whole = _encoded(name) + b"\0" + text.encode()
+        first = self._first
+        others = (key for key in self._keys.values() if key is not first)
+        return [first.digest(whole), *(key.digest(whole) for key in others)]
 
 
 def _encoded(name: str) -> bytes:

@@ -2,6 +2,7 @@
 
     2 bytes   0xC1, then the version: 1 for what follows here, 2 for that of `crypto`. 3 is a
               position in a group's history (`history.positions`), with such an envelope behind it.
+              4 is a change of who is in a group (`presence.values`), with such envelopes in it.
               0xC1 begins no MessagePack value and no text, so foreign bytes on our names are told
               at the first byte.
     2 bytes   length of the header, big-endian
@@ -10,7 +11,9 @@
 
 Keys of the header: ``to``, the channel that a message in an inbox is for; ``not``, the channels
 that a message to a group is not for; ``re``, the number of the question that this answers;
-``by`` and ``id``, whose question this is and its number there.
+``by`` and ``id``, whose question this is and its number there; ``ours``, that a message to a
+group is for consumers of ours, and no event for others; ``tp``, ``ts`` and ``td``, whose trace this
+belongs to (see `mpx_channels.tracing`).
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ __all__ = [
     "BARE",
     "ENCRYPTED",
     "MARK_LENGTH",
+    "OURS",
     "POSITIONED",
     "POSITION_LENGTH",
+    "PRESENCE",
     "begin",
     "seal",
     "split",
@@ -37,16 +42,31 @@ __all__ = [
 PLAIN = b"\xc1\x01"
 ENCRYPTED = b"\xc1\x02"
 POSITIONED = b"\xc1\x03"
+PRESENCE = b"\xc1\x04"
 MARK_LENGTH = 2
 # All that stands before the envelope of a message with a position.
 POSITION_LENGTH = 26
 BARE = PLAIN + b"\x00\x00"
 _LONGEST_HEADER = 0xFFFF
+# The key of messages that consumers of ours alone are to see.
+OURS = "ours"
 _encode = msgspec.msgpack.Encoder().encode
 # Checked here, for all who use it: a header that is not like this is poison. Other keys, which
 # a later version may have, are left out.
 _Keys = TypedDict(
-    "_Keys", {"to": str, "not": list[str], "re": int, "by": str, "id": int}, total=False
+    "_Keys",
+    {
+        "to": str,
+        "not": list[str],
+        "re": int,
+        "by": str,
+        "id": int,
+        "ours": bool,
+        "tp": str,
+        "ts": str,
+        "td": str,
+    },
+    total=False,
 )
 _decode: Callable[[memoryview], Any] = msgspec.msgpack.Decoder(_Keys).decode
 _NO_HEADER: dict[str, Any] = {}

@@ -92,6 +92,15 @@ class Wrapping:
             return unseal(data)
         return self._cipher.unseal(name, data, expiry)
 
+    def digests(self, name: str, text: str) -> list[bytes]:
+        """What stands for a text in a key of Redis, where equal texts have to be equal.
+
+        With encryption one digest for each of the keys, the first for the first.
+        """
+        if self._cipher is None:
+            return [text.encode()]
+        return self._cipher.digests(name, text)
+
     def decode(self, body: bytes | memoryview) -> Message:
         """The message in a body; raises `UnreadableMessage`."""
         try:

@@ -8,10 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from redis.asyncio.connection import AbstractConnection
 from redis.backoff import FullJitterBackoff
 
 from .exceptions import ConnectionLost, describe
 from .logs import LimitedLog
+from .tls import look_closer, trouble_of
 from .topology import Node
 from .wire import Wire, WireHandler, forget_task
 
@@ -90,10 +92,17 @@ class Link:
         self._log = LimitedLog(logger, burst=2)
         self._reminded = 0.0
         self._attempts = 0
+        # What the server was last asked about, and what came of that.
+        self._looked_at: tuple[str, Exception] | None = None
 
     @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first."""
+        return max(0, self.connections - 1)
 
     def start(self) -> None:
         """Begin to connect, in a task of the running loop; returns at once."""
@@ -129,11 +138,17 @@ class Link:
             await asyncio.sleep(self._backoff.compute(failures))
 
     async def _connect(self) -> Wire | None:
+        connection: AbstractConnection | None = None
+        patience = self._options.connect_timeout
+        if not self.connections and not self._attempts and str(self.node).startswith("rediss:"):
+            # Who speaks no TLS does not answer: that is found out while the first caller waits.
+            patience /= 2
         try:
-            async with asyncio.timeout(self._options.connect_timeout):
-                wire = await Wire.open(self.node.connection(), self._handler, check=self.node.check)
+            async with asyncio.timeout(patience):
+                connection = self.node.connection()
+                wire = await Wire.open(connection, self._handler, check=self.node.check)
         except TimeoutError:
-            error: Exception = TimeoutError(f"no answer in {self._options.connect_timeout} s")
+            error: Exception = TimeoutError(f"no answer in {patience:g} s")
         except Exception as caught:
             # Also what redis-py does not wrap, such as a credential provider that fails: whatever
             # it is, this attempt failed and the next may not.
@@ -145,6 +160,8 @@ class Link:
             self.spread = self._longest_backoff(self._attempts) if self._attempts else 0.0
             self._attempts = 0
             return wire
+        if connection is not None:
+            error = await self._look_at(error, connection)
         self.last_error = error
         self._attempts += 1
         now = time.monotonic()
@@ -168,6 +185,24 @@ class Link:
             )
         return None
 
+    async def _look_at(self, error: Exception, connection: AbstractConnection) -> Exception:
+        """The error in words that help, where TLS is what is wrong."""
+        if self.connections:
+            trouble = trouble_of(error, connection)
+            return error if trouble is None else trouble.error()
+        # Never reached: what is wrong may be in the settings. The server is asked once for each
+        # error, and not at every attempt.
+        text = describe(error)
+        if self._looked_at is None or self._looked_at[0] != text:
+            trouble = await look_closer(error, connection)
+            if trouble is not None:
+                found = trouble.error()
+                found.__cause__ = error
+                self._looked_at = text, found
+            else:
+                self._looked_at = text, error
+        return self._looked_at[1]
+
     def _longest_backoff(self, failures: int) -> float:
         options = self._options
         return min(options.max_backoff, options.min_backoff * 2.0 ** min(failures, MOST_FAILURES))
@@ -182,6 +217,8 @@ class Link:
         try:
             self._handler.link_up(wire)
             error = await self._watch(wire)
+            if (trouble := trouble_of(error, wire.connection, stood=True)) is not None:
+                error = trouble.error()
             self._log.warning(
                 "link",
                 "Lost the connection to %s (%s), reconnecting: %s",

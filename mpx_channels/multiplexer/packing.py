@@ -11,8 +11,11 @@ _KEY_AT = {
     b"EVAL": 3,
     b"EVALSHA": 3,
     b"GET": 1,
+    b"HGET": 1,
+    b"HKEYS": 1,
     b"LLEN": 1,
     b"LRANGE": 1,
+    b"SMEMBERS": 1,
     b"UNLINK": 1,
 }
 

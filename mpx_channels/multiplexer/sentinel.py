@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.client import Redis
 from redis.asyncio.connection import AbstractConnection, Connection
@@ -15,6 +15,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
+from .tls import host_and_port, look_closer
+from .tls_options import tls_options
 from .topology import Node, connection_class
 
 __all__ = ["AnySentinel", "SentinelNode"]
@@ -69,6 +71,8 @@ class SentinelNode(Node):
             "protocol": 2,
             **dict.fromkeys(_TIMEOUTS),
         }
+        if self._sentinel_kwargs.get("ssl"):
+            self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
         patience = [(sentinel_kwargs or {}).get(name) for name in _TIMEOUTS]
         # One Sentinel that does not answer must leave time for the others, and for the master.
         share = connect_timeout / (len(self._sentinels) + 1)
@@ -90,7 +94,9 @@ class SentinelNode(Node):
     def connection(self) -> AbstractConnection:
         """A fresh connection of redis-py; connecting, it asks the Sentinels where to."""
         make: Callable[..., AbstractConnection] = self._class
-        return make(connection_pool=_AddressPool(self), **self._options)
+        made: Any = make(connection_pool=_AddressPool(self), **self._options)
+        made.host = ""  # until it knows: redis-py has it begin with localhost
+        return cast("AbstractConnection", made)
 
     async def check(self, connection: AbstractConnection) -> None:
         """Raise `NotConnected` if this is no master: Sentinels may be late to know.
@@ -106,9 +112,9 @@ class SentinelNode(Node):
         if self.address(connection) != self.master:
             raise self.moved()
         if role != b"master":
-            host, port = self.address(connection)
+            at = host_and_port(*self.address(connection))
             said = role.decode(errors="replace") if isinstance(role, bytes) else role
-            raise NotConnected(f"{host}:{port} is no master of {self.master_name!r}, but a {said}")
+            raise NotConnected(f"{at} is no master of {self.master_name!r}, but a {said}")
 
     def address(self, connection: AbstractConnection) -> Address:
         """Where a connection went."""
@@ -117,8 +123,8 @@ class SentinelNode(Node):
 
     def moved(self) -> NotConnected:
         """What is wrong with connections to another server than `master`."""
-        host, port = self.master or ("", 0)
-        return NotConnected(f"{self.master_name!r} has another master now: {host}:{port}")
+        at = host_and_port(*(self.master or ("", 0)))
+        return NotConnected(f"{self.master_name!r} has another master now: {at}")
 
     def hear(self, master: Address, sentinel: Address) -> None:
         """A Sentinel told of another master: it is the one to ask, as others may be late to know.
@@ -140,10 +146,12 @@ class SentinelNode(Node):
         for sentinel in tuple(self._sentinels):
             news = self._news
             try:
-                async with asyncio.timeout(self._patience):
-                    address = await self._address_from(sentinel)
+                address = await self._address_from(sentinel)
             except TimeoutError:
                 reason = f"no answer in {self._patience:g} s"
+            except NotConnected as error:
+                said.append(str(error))  # which names it
+                continue
             except Exception as error:
                 # Also of what is no Sentinel, or of a credential provider: another may do better.
                 reason = describe(error)
@@ -155,7 +163,7 @@ class SentinelNode(Node):
                     self.master = address
                     return address
                 reason = "knows no such service"
-            said.append(f"{sentinel[0]}:{sentinel[1]}: {reason}")
+            said.append(f"{host_and_port(*sentinel)}: {reason}")
         raise NotConnected(
             f"no Sentinel knows a master of {self.master_name!r} ({'; '.join(said)})"
         )
@@ -164,14 +172,21 @@ class SentinelNode(Node):
         """What one Sentinel says; None when it knows no such service."""
         connection = self._sentinel_connection(sentinel)
         try:
-            # redis-py has no annotations here.
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
-            said = await connection.read_response()
+            async with asyncio.timeout(self._patience):
+                # redis-py has no annotations here.
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command(
+                    "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name
+                )
+                said = await connection.read_response()
         except GeneratorExit:
             raise  # the loop was closed, nothing can be awaited any more
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            # Where none was reached yet, what is wrong may be in the settings.
+            look = self.master is None and isinstance(error, Exception)
+            if look and (trouble := await look_closer(error, connection)) is not None:
+                raise trouble.error() from error
             raise
         await connection.disconnect(nowait=True)
         return (said[0].decode(), int(said[1])) if said else None
@@ -190,7 +205,7 @@ class SentinelNode(Node):
 
     def __str__(self) -> str:
         """The address for people: no credentials in it."""
-        sentinels = ",".join(f"{host}:{port}" for host, port in sorted(self._sentinels))
+        sentinels = ",".join(host_and_port(*each) for each in sorted(self._sentinels))
         return f"{self._scheme}+sentinel://{sentinels}/{self.master_name}"
 
 

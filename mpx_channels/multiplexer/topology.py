@@ -17,6 +17,9 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
+from .tls import host_and_port
+from .tls_options import tls_options
+
 __all__ = ["Node", "Topology", "connection_class", "nodes_of", "without_password"]
 
 # Ours to set: the multiplexer reads bytes, reconnects by itself and watches over idle connections.
@@ -98,6 +101,8 @@ class Node:
             "socket_timeout": None,
             "socket_connect_timeout": connect_timeout,
         }
+        if self._tls:
+            self._options = tls_options(self._options)
         try:
             self.connection()
         except TypeError as error:
@@ -148,13 +153,16 @@ class Node:
         """The address for people: no credentials in it."""
         if issubclass(self._class, UnixDomainSocketConnection):
             return f"unix://{self._options.get('path', '')}"
-        host = self._options.get("host", "localhost")
-        return f"{self._scheme}://{host}:{self._options.get('port', 6379)}"
+        host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
+        return f"{self._scheme}://{host_and_port(host, port)}"
+
+    @property
+    def _tls(self) -> bool:
+        return any("SSL" in parent.__name__ for parent in self._class.__mro__)
 
     @property
     def _scheme(self) -> str:
-        tls = any("SSL" in parent.__name__ for parent in self._class.__mro__)
-        return "rediss" if tls else "redis"
+        return "rediss" if self._tls else "redis"
 
 
 class Topology:

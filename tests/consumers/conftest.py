@@ -15,6 +15,7 @@ from mpx_channels.generic import http as mixed_http
 from mpx_channels.generic import websocket as mixed_websocket
 from mpx_channels.layer import MpxChannelLayer
 from tests.layer.conftest import MakeLayer, layer, make_layer, other_layer, prefix
+from tests.users import as_admin
 
 from .socket import Event, Socket
 
@@ -124,6 +125,7 @@ async def make_any_layer(name: str, url: str, prefix: str) -> AnyLayer:
         from channels.layers import InMemoryChannelLayer
 
         return InMemoryChannelLayer()
+    url = as_admin(url)  # other layers need other rules
     if name == "redis-pubsub":
         from channels_redis.pubsub import RedisPubSubChannelLayer
 

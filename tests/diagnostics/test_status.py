@@ -55,6 +55,16 @@ def test_all_processes_are_in_the_table(project: Project) -> None:
     assert total.split()[1] == "4"
 
 
+def test_who_is_present(project: Project) -> None:
+    project.worker(groups={"room-1": 3, "room-2": 1}, present=2)
+    told = project.json("status")
+    check("status", told)
+    assert [each["present"] for each in told["processes"]] == [2]
+    assert (told["groups"], told["present"]) == ({"room-1": 3, "room-2": 1}, {"room-1": 2})
+    shown = project.run("status").stdout
+    assert re.search(r"group +consumers +present\nroom-1 +3 +2\nroom-2 +1 +0\n", shown), shown
+
+
 def test_nobody_is_there(project: Project) -> None:
     told = project.json("status")
     check("status", told)
@@ -174,8 +184,9 @@ def test_totals() -> None:
     cells = {column.head: str(column.cell(total)) for column in COLUMNS}
     assert cells == {
         "host": "total", "pid": "", "uptime": "", "connected": "", "consumers": "2", "groups": "",
-        "patterns": "0", "promises": "0", "in/s": "2,469", "out/s": "0.5", "drops": "3",
-        "gaps": "1", "reconnects": "0", "round trip": "",
+        "patterns": "0", "promises": "0", "present": "0", "in/s": "2,469", "out/s": "0.5",
+        "drops": "3", "gaps": "1", "slow": "0", "refused": "0", "drained": "0",
+        "reconnects": "0", "round trip": "",
     }  # fmt: skip
 
 

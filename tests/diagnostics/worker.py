@@ -3,10 +3,11 @@
     python -m tests.diagnostics.worker '{"groups": {"room-1": 3}, "send": "room-1", "promise": "p"}'
 
 ``groups``: how many channels join each; ``send``: a group that gets a message now and then;
-``promise``: a name that is waited for. Prints a line of JSON when it is ready: the names of its
-channels, and one for everything that it receives, unless it is told to be ``quiet``: who reads
-only some of them has to, lest the pipe be full. Requests (``{"type": "ask"}``) are answered with
-``{"pid": ...}``, those of type "fail" with a failure, those of type "slow" never.
+``promise``: a name that is waited for; ``present``: how many are present in room-1. Prints a line
+of JSON when it is ready: the names of its channels, and one for everything that it receives, unless
+it is told to be ``quiet``: who reads only some of them has to, lest the pipe be full. Requests
+(``{"type": "ask"}``) are answered with ``{"pid": ...}``, those of type "fail" with a failure, those
+of type "slow" never.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ async def work(told: dict[str, Any]) -> None:
             await layer.group_add(group, channel)
             channels.append(channel)
             tasks.append(asyncio.create_task(receive(channel)))
+    for number, channel in enumerate(channels[: told.get("present", 0)]):
+        await layer.presence_join("room-1", channel, f"user-{number}")
     if told.get("send"):
         tasks.append(asyncio.create_task(send(told["send"])))
     if told.get("promise"):

@@ -356,6 +356,32 @@ def test_what_the_migration_page_says_of_us(read: Read) -> None:
 # -- permissions ----------------------------------------------------------------------------------
 
 
+# -- presence -------------------------------------------------------------------------------------
+
+
+def test_who_is_in_the_room(read: Read) -> None:
+    page = read("presence.md")
+
+    def user(pk: int, name: str) -> SimpleNamespace:
+        return SimpleNamespace(pk=pk, get_username=lambda: name)
+
+    async def scenario(layer: MpxChannelLayer) -> None:
+        await layer.flush()  # those of the page linger
+        consumer = page["RoomConsumer"]
+        async with Browser(consumer, user=user(1, "Ann")) as ann:
+            here, joined = sorted([await ann.receive(), await ann.receive()], key=sorted)
+            assert here == {"here": [{"name": "Ann"}]}
+            assert joined == {"joined": {"1": {"name": "Ann"}}, "left": {}, "members": 1}
+            async with Browser(consumer, user=user(2, "Ben")) as ben:
+                frames = [await ben.receive(), await ben.receive()]
+                assert {"here": [{"name": "Ann"}, {"name": "Ben"}]} in frames
+                told = {"joined": {"2": {"name": "Ben"}}, "left": {}, "members": 2}
+                assert await ann.receive() == told
+            assert await asyncio.to_thread(page["how_many"], "tea") == 2
+
+    drive(scenario)
+
+
 def test_the_permissions_on_the_page_are_enough(
     read: Read, settings: Any, client: redis.Redis, redis_url: str
 ) -> None:
@@ -374,6 +400,10 @@ def test_the_permissions_on_the_page_are_enough(
             await layer.group_send("room", {"type": "x"})
             assert await anext(events) == {"type": "x"}
             assert (await layer.fleet_stats()).incomplete == {}
+        channel = await layer.new_channel()
+        await layer.presence_join("room", channel, "ann")
+        assert (await layer.presence("room")).members == {"ann": {}}
+        await layer.presence_leave("room", channel, "ann")
         promise = await layer.new_promise("order-42", timeout=PATIENCE)
         assert await layer.resolve("order-42") == 1
         await promise

@@ -18,6 +18,7 @@ from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
 from mpx_channels.layer.config import LayerConfig
 from tests.conftest import missing
+from tests.users import needs_more
 
 SENTINEL = {"sentinels": [("s", 26379)], "master_name": "chat"}
 
@@ -158,6 +159,7 @@ def channels_redis_layers() -> list[Any]:
     return [RedisChannelLayer, RedisPubSubChannelLayer]
 
 
+@needs_more
 @pytest.mark.parametrize("address", [True, False])
 async def test_every_option_of_pools_works_as_with_channels_redis(
     redis_url: str, address: bool
@@ -278,6 +280,9 @@ def test_config_wins_over_a_hosts_options() -> None:
         ({"backlog_timeout": "5"}, "backlog_timeout must be a number of seconds from 0 up"),
         ({"probe_interval": -1}, "probe_interval must be a number of seconds from 0 up, not -1"),
         ({"probe_interval": None}, "probe_interval must be a number of seconds from 0 up"),
+        ({"presence_lease": 0}, "presence_lease must be a number of seconds above 0, not 0"),
+        ({"presence_linger": -1}, "presence_linger must be a number of seconds from 0 up, not -1"),
+        ({"presence_events": 1.5}, "presence_events must be a whole number of members from 0 up"),
         ({"max_backlog": 0}, "max_backlog must be a whole number of messages from 1 up, not 0"),
         ({"max_backlog": 1.5}, "max_backlog must be a whole number of messages"),
         ({"min_backoff": 2.0}, "min_backoff (2.0) must not be above max_backoff"),

@@ -97,6 +97,8 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         "mpx_channels_raw_channels": 0,
         "mpx_channels_patterns": 0,
         "mpx_channels_promises": 0,
+        "mpx_channels_presence_members": 0,
+        "mpx_channels_presence_connections": 0,
         "mpx_channels_unread_messages": 3,
         "mpx_channels_messages_sent_total": 4,
         "mpx_channels_messages_received_total": 4,
@@ -105,6 +107,9 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         "mpx_channels_replayed_messages_total": 0,
         "mpx_channels_recoveries_total": 0,
         "mpx_channels_failed_recoveries_total": 0,
+        "mpx_channels_slow_consumers_total": 0,
+        "mpx_channels_refused_consumers_total": 0,
+        "mpx_channels_drained_consumers_total": 0,
         **{
             f"mpx_channels_dropped_messages_total:{cause}": int(cause == "unroutable")
             for cause in stats.drops
@@ -113,6 +118,8 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         f"mpx_channels_node_connected:{engine.nodes[0].address}": 1,
         "mpx_channels_connected_timestamp_seconds": engine.connected_since,
         "mpx_channels_reconnects_total": 0,
+        "mpx_channels_cluster_slots_moved_total": 0,
+        "mpx_channels_cluster_redirections_total": 0,
         "mpx_channels_probe_reconnects_total": 0,
         "mpx_channels_redis_names_wanted": engine.names_wanted,
         "mpx_channels_redis_names_confirmed": engine.names_confirmed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "Level", "info", "ok", "problem", "skipped", "warning"]
+__all__ = ["Finding", "Level", "info", "not_looked_at", "ok", "problem", "skipped", "warning"]
 
 
 class Level(StrEnum):
@@ -20,12 +20,18 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, why it matters (by default what the check says of itself), what to do."""
+    """What was found, why it matters (by default what the check says of itself), what to do.
+
+    ``because``: what keeps this and perhaps other checks from being run. ``folded``: the same keeps
+    several checks from looking, and is said once for all of them.
+    """
 
     level: Level
     found: str
     why: str = ""
     todo: str = ""
+    folded: bool = False
+    because: str = ""
 
 
 def ok(found: str) -> Finding:
@@ -48,6 +54,11 @@ def problem(found: str, why: str = "", todo: str = "") -> Finding:
     return Finding(Level.PROBLEM, found, why, todo)
 
 
-def skipped(found: str, todo: str = "") -> Finding:
+def skipped(found: str, todo: str = "", *, folded: bool = False) -> Finding:
     """Could not be looked at, and the reason."""
-    return Finding(Level.SKIPPED, found, todo=todo)
+    return Finding(Level.SKIPPED, found, todo=todo, folded=folded)
+
+
+def not_looked_at(because: str) -> Finding:
+    """Not even tried, for the same reason as others."""
+    return Finding(Level.SKIPPED, f"not looked at: {because}", because=because)

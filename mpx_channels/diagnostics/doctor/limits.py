@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from .examination import Check, Server, ServerCheck
 from .findings import Finding, info, ok, problem, skipped, warning
 from .nodes import REACHED
@@ -20,7 +22,7 @@ async def check_output_buffer(server: Server) -> list[Finding]:
     text = await server.setting("client-output-buffer-limit")
     words = (text or "").split()
     if "pubsub" not in words:
-        return [skipped("the server has no client-output-buffer-limit for Pub/Sub")]
+        return [_not_told("client-output-buffer-limit for Pub/Sub")]
     at = words.index("pubsub")
     hard, soft, seconds = (int(word) for word in words[at + 1 : at + 4])
     largest = server.config.max_message_size
@@ -54,7 +56,10 @@ async def check_output_buffer(server: Server) -> list[Finding]:
 
 async def check_timeout(server: Server) -> list[Finding]:
     """The server's patience with connections that are silent."""
-    seconds = int(await server.setting("timeout") or 0)
+    text = await server.setting("timeout")
+    if text is None:
+        return [_not_told("timeout")]
+    seconds = int(text)
     ping = server.config.ping_interval
     if not seconds:
         return [ok("none: silent connections stay")]
@@ -76,7 +81,7 @@ async def check_clients(server: Server) -> list[Finding]:
     most = int(facts.get("maxclients") or await server.setting("maxclients") or 0)
     now = int(facts.get("connected_clients", 0))
     if not most:
-        return [skipped("the server does not tell its maxclients")]
+        return [_not_told("maxclients")]
     found = f"{now:,} of {most:,} clients are connected"
     if now < MANY * most:
         return [ok(found)]
@@ -95,14 +100,15 @@ async def check_clients(server: Server) -> list[Finding]:
 
 async def check_memory(server: Server) -> list[Finding]:
     """What the server does when its memory is full."""
-    try:
+    policy = limit = None
+    with contextlib.suppress(Forbidden):  # INFO has it as well, as a rule
         policy = await server.setting("maxmemory-policy")
-        most = int(await server.setting("maxmemory") or 0)
-        used = int((await server.info()).get("used_memory", 0))
-    except Forbidden:
-        facts = await server.info()
-        policy = facts.get("maxmemory_policy")
-        most, used = int(facts.get("maxmemory", 0)), int(facts.get("used_memory", 0))
+        limit = await server.setting("maxmemory")
+    facts = await server.info()
+    policy, limit = policy or facts.get("maxmemory_policy"), limit or facts.get("maxmemory")
+    if policy is None or limit is None:
+        return [_not_told("maxmemory")]
+    most, used = int(limit), int(facts.get("used_memory", 0))
     if not most:
         return [ok(f"no maxmemory, so nothing is thrown away (policy {policy})")]
     found = f"{policy}, {_bytes(used)} of {_bytes(most)} in use"
@@ -129,7 +135,10 @@ async def check_memory(server: Server) -> list[Finding]:
 
 async def check_keepalive(server: Server) -> list[Finding]:
     """How the server notices that a peer is gone without a word."""
-    seconds = int(await server.setting("tcp-keepalive") or 0)
+    text = await server.setting("tcp-keepalive")
+    if text is None:
+        return [_not_told("tcp-keepalive")]
+    seconds = int(text)
     if seconds:
         return [ok(f"tcp-keepalive {seconds} s")]
     return [
@@ -139,6 +148,10 @@ async def check_keepalive(server: Server) -> list[Finding]:
             "CONFIG SET tcp-keepalive 300 (and in redis.conf)",
         )
     ]
+
+
+def _not_told(setting: str) -> Finding:
+    return skipped(f"the server does not tell its {setting}")
 
 
 def _bytes(number: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from mpx_channels.multiplexer.exceptions import describe
+from mpx_channels.multiplexer.tls import look_closer
 from mpx_channels.multiplexer.topology import Node
 
 __all__ = ["PATIENCE", "Forbidden", "Probe", "cause_of", "is_forbidden", "is_unknown"]
@@ -22,13 +23,27 @@ MESSAGES = (b"message", b"pmessage")
 CLOSED = ("connection lost", "connection closed", "closed the connection", "reset by peer")
 
 
-class Forbidden(Exception):
-    """The ACL, or a managed server, keeps a command from us; ``rule`` would allow it."""
+# Answers that are about the server's state, and not about the command.
+PASSING = ("BUSY", "LOADING", "MASTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS")
 
-    def __init__(self, rule: str, unknown: bool) -> None:
+
+class Forbidden(Exception):
+    """The ACL, or a managed server, keeps a command from us; ``rule`` would allow it.
+
+    ``said``: what the server said, if it neither lacks the command nor has an ACL for it. Managed
+    ones have words of their own.
+    """
+
+    def __init__(self, rule: str, unknown: bool, said: str = "") -> None:
         super().__init__(rule)
         self.rule = rule
         self.unknown = unknown
+        self.said = said
+
+    @property
+    def command(self) -> str:
+        """The command, as people write it."""
+        return self.rule.removeprefix("+").replace("|", " ").upper()
 
 
 class Probe:
@@ -70,6 +85,10 @@ class Probe:
             await self.close()
             raise
 
+    async def why(self, error: BaseException) -> tuple[str, str]:
+        """Why it could not be opened, in words, and what to do; asks the server, if need be."""
+        return await look_closer(error, self._connection) or cause_of(error)
+
     async def __call__(self, *words: str | bytes) -> Any:
         """The answer to a command; raises `ResponseError` for one that is an error.
 
@@ -92,11 +111,18 @@ class Probe:
         except ResponseError as error:
             if is_forbidden(error) or is_unknown(error):
                 raise Forbidden(rule, is_unknown(error)) from error
-            raise
+            if isinstance(error, AuthenticationError) or str(error).startswith(PASSING):
+                raise
+            raise Forbidden(rule, False, describe(error)) from error
 
     async def close(self) -> None:
         """Close the connection; harmless when it is closed."""
         await self._connection.disconnect(nowait=True)
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, without what redis-py makes of it: that has the address again."""
+    return error.strerror or describe(error)
 
 
 def is_forbidden(error: ResponseError) -> bool:
@@ -121,20 +147,20 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     # What was raised last hides what it was raised for.
     for each in reversed(chain):
         if isinstance(each, ConnectionRefusedError):
-            return f"the connection was refused ({text})", (
+            return "the connection was refused", (
                 "Start the server, or correct the host and port in hosts."
             )
         if isinstance(each, socket.gaierror):
-            return f"the host's name cannot be resolved ({text})", (
+            return f"the host's name cannot be resolved ({_reason(each)})", (
                 "Correct the host in hosts, or the name service of this machine."
             )
         if isinstance(each, ssl.SSLError):
-            return f"no TLS with this server ({text})", (
+            return f"no TLS with this server ({_reason(each)})", (
                 "Use rediss:// for a port that speaks TLS and redis:// for one that does not, and "
                 "name the authority of its certificate with ssl_ca_certs."
             )
         if isinstance(each, FileNotFoundError | PermissionError):
-            return f"the socket cannot be opened ({text})", (
+            return f"the socket cannot be opened ({_reason(each)})", (
                 "Correct the path in hosts, and let the user of this process read and write it."
             )
     if isinstance(error, TimeoutError):

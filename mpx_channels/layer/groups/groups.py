@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from mpx_channels.channels.mailbox import Delivery
+from mpx_channels.channels.mailbox import Delivery, Event
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context
-from mpx_channels.messages.envelope import POSITIONED
+from mpx_channels.messages.envelope import OURS, POSITIONED, PRESENCE
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import BacklogFull, commands
 
-from .topics import ChannelTopics, Observer
+from .topics import ChannelTopics, Observer, Topic
 from .wildcards import Wildcards
 
 __all__ = ["Groups"]
@@ -34,6 +34,8 @@ class Groups(ChannelTopics):
         self._unwrap = context.wrapping.unwrap
         self._decode = context.wrapping.decode
         self._time = context.loop.time
+        # What becomes of a change of who is in a group.
+        self.on_presence: Callable[[Topic, bytes], None] = lambda topic, data: None
 
     def public(self, name: str) -> str:
         return self.context.names.group_of(name)
@@ -80,10 +82,17 @@ class Groups(ChannelTopics):
             header, body = self._unwrap(name, data)
             item = Delivery(self._decode, body, self._time() + context.expiry)
         except UnreadableMessage as error:
-            context.unreadable(name, error)
+            # Here, where no message comes by.
+            if data.startswith(PRESENCE):
+                self.on_presence(topic, data)
+            else:
+                context.unreadable(name, error)
             return
         members = topic.members.values()
         if header or self._wildcards.topics:
+            if OURS in header:
+                self._for_ours(topic, item)
+                return
             excluded = header.get("not", ())
             self._wildcards.deliver_first(name, data, body, item, excluded, members)
             return
@@ -94,6 +103,16 @@ class Groups(ChannelTopics):
             else:
                 self._mailboxes.full(mailbox, name)
         counters.deliveries += delivered
+
+    def _for_ours(self, topic: Topic, item: Delivery) -> None:
+        """A message that consumers of ours get, and that is not dropped for lack of room."""
+        event = Event({**item.take(), "group": self.public(topic.name)})
+        track = topic.track
+        for mailbox in topic.members.values():
+            if mailbox.closable:
+                self.context.counters.deliveries += 1
+                if track is None or not track.holds(mailbox, event):
+                    mailbox.put_always(event)
 
     # -- look ---------------------------------------------------------------------------------
 

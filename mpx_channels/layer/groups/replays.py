@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mpx_channels.channels.mailbox import Mailbox
+from mpx_channels.channels.mailbox import Item, Mailbox
 from mpx_channels.channels.marker import Marker
 from mpx_channels.history.positions import Position, State, salvage
 from mpx_channels.history.settings import HistorySetting
@@ -108,6 +108,17 @@ class Track:
         if replay is not None:
             replay.end()
 
+    def holds(self, mailbox: Mailbox, item: Item) -> bool:
+        """Whether a member that is behind gets an item that is not in the history when it is not.
+
+        When it has read what has come by now, that is: it may be behind for ever.
+        """
+        replay = self.behind.get(mailbox)
+        if replay is None or replay.phase is Phase.RESTING:
+            return False
+        replay.held.append((item, (self.epoch, self.offset)))
+        return True
+
     def is_beyond(self, epoch: str, offset: int) -> bool:
         """Whether messages have come that are behind this position.
 
@@ -158,6 +169,7 @@ class Replay:
         "_history",
         "_raised",
         "before",
+        "held",
         "joins",
         "mailbox",
         "overflowed",
@@ -191,8 +203,11 @@ class Replay:
         self.overflowed = overflowed
         # Where the member was before; None while that is not known.
         self.before = None if track.tentative else track.position
+        # What is not in the history, and comes when the position behind it has been read.
+        self.held: list[tuple[Item, Position]] = []
         self.previous = previous = track.behind.get(mailbox)
         if previous is not None:
+            self.held, previous.held = previous.held, []
             self.before = previous.before or self.before
             self.overflowed = overflowed or previous.overflowed
             joins = joins or previous.is_new
@@ -231,6 +246,7 @@ class Replay:
         """The member gets what comes, or is none any more."""
         self._ended = True
         self._lower()
+        self._release(all=True)
         if self.track.behind.get(self.mailbox) is self:
             del self.track.behind[self.mailbox]
         if not self.track.behind:
@@ -253,6 +269,7 @@ class Replay:
             self.read_on()
             return
         self.phase = Phase.RESTING
+        self._release(all=True)
         if not track.tentative and not track.lost and track.position == self.position:
             self.end()
 
@@ -308,6 +325,7 @@ class Replay:
         for item in items:
             self.mailbox.put_always(item)
         self._history.replayed(len(items))
+        self._release()
         more = offset < state.top
         if not more and not self.track.is_beyond(*self.position):
             self.rest()
@@ -316,6 +334,11 @@ class Replay:
             self.read_on()
         else:
             self._history.loop.call_later(PAUSE, self.read_on)
+
+    def _release(self, *, all: bool = False) -> None:
+        """Put what was held into the mailbox, as far as what came before it is there."""
+        while self.held and (all or self.held[0][1] <= self.position):
+            self.mailbox.put_always(self.held.pop(0)[0])
 
     def _raise(self, count: int) -> None:
         self._raised += count

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from mpx_channels.channels.mailbox import Mailbox
+from mpx_channels.channels.mailbox import Item, Mailbox
 from mpx_channels.channels.part import Context, Part
 from mpx_channels.multiplexer import ChannelSubscription, LinkLost, Node, PatternSubscription
 
@@ -74,6 +74,9 @@ class Track(Protocol):
 
     def left(self, mailbox: Mailbox, /) -> None:
         """It is no member any more."""
+
+    def holds(self, mailbox: Mailbox, item: Item, /) -> bool:
+        """Whether an item is kept for a member until it has what came before; else it has that."""
 
     def end(self) -> None:
         """Nobody is a member any more."""

@@ -8,7 +8,7 @@ from mpx_channels.channels.mailbox import Delivery, Item, Mailbox
 from mpx_channels.channels.mailboxes import Mailboxes
 from mpx_channels.channels.part import Context
 from mpx_channels.history.positions import split, text
-from mpx_channels.messages.envelope import POSITIONED
+from mpx_channels.messages.envelope import OURS, POSITIONED, PRESENCE
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
 
@@ -130,8 +130,12 @@ class Wildcards(PatternTopics):
                 header, body = context.wrapping.unwrap(name, data)
                 item = self._tagged(name, data, body, context.loop.time() + context.expiry)
             except UnreadableMessage as error:
-                context.unreadable(name, error)
+                # Who comes and goes is for members of the group itself.
+                if not data.startswith(PRESENCE):
+                    context.unreadable(name, error)
                 return
+            if OURS in header:
+                return  # for members of the group, and no event for others
             copies = self._copies[server] = _Copies(name, data, item, header.get("not", ()))
             if data.startswith(POSITIONED):
                 # They get it by the group itself, or out of its history.

@@ -63,9 +63,12 @@ class Control(Part):
 
     async def ask_one(self, process_id: str, question: Message, timeout: float) -> list[Answer]:
         """Ask one process: its answer, or none if it does not say, or is not there."""
+        return (await self.poll_one(process_id, question, timeout)).answers
+
+    async def poll_one(self, process_id: str, question: Message, timeout: float) -> Poll:
+        """As `ask_one`, and say whether it is there."""
         inbox = self._context.names.inbox(process_id)
-        body = self._encode(question)
-        return (await self._requests.ask(inbox, body, timeout, enough=1)).answers
+        return await self._requests.ask(inbox, self._encode(question), timeout, enough=1)
 
     async def ask_owner(self, do: str, group: str, channel: str, inbox: str, **more: Any) -> Any:
         """Have the process that owns a channel do something with it; returns what comes of it.

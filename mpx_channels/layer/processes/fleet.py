@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, Self
 
 from mpx_channels.channels.layer_stats import LayerStats
+from mpx_channels.loops.doors import doors
 from mpx_channels.loops.fork import in_forked_child
 
 __all__ = ["FleetStats", "ProcessStats", "counts", "host_name", "printable"]
@@ -69,6 +70,7 @@ def told(*of: str, default: Any = 0) -> Any:
 _RIGHT: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
     "int": _count,
+    "bool": lambda value: isinstance(value, bool),
     "float | None": _number,
     "Mapping[str, int]": lambda value: isinstance(value, dict),
 }
@@ -88,13 +90,17 @@ class ProcessStats:
       connection stands.
     - ``consumers``: channels that are open there; ``groups``: groups with members there;
       ``memberships``: pairs of a group and a channel; ``patterns``, ``promises``: those waited for;
-      ``unread``: messages in mailboxes.
+      ``present``: pairs of a group and an id that is in it by way of the process; ``unread``:
+      messages in mailboxes.
     - ``messages_in``, ``messages_out``, ``deliveries``: see `LayerStats`.
     - ``drops``: messages that somebody missed, by cause: those of `LayerStats`, and of
       `MultiplexerStats` ``queue_full``, ``backlog_full``, ``backlog_timeout``, ``unreadable``.
     - ``gaps``: how often a channel may have missed messages because the link broke.
+    - ``closed_slow``, ``refused``, ``drained``: see `LayerStats`; ``draining``: whether it lets
+      nobody in, as it is drained.
     - ``reconnects``: subscribing connections after the first; ``probe_reconnects``: those that
       were made because the one before stood and delivered nothing.
+    - ``slots_moved``, ``redirections``: in a cluster, see `MultiplexerStats`.
     - ``names_refused``: names and patterns that it wants to hear, and that Redis refused when it
       was last asked, for lack of a permission mostly; ``refusal``: why it refused one of them.
     - ``round_trip``: seconds from a PING of that process to Redis' answer; None if it had none.
@@ -112,14 +118,21 @@ class ProcessStats:
     memberships: int = told("memberships")
     patterns: int = told("patterns", "raw_channels")
     promises: int = told("promises")
+    present: int = told("presence_members")
     unread: int = told("unread")
     messages_in: int = told("messages_in")
     messages_out: int = told("messages_out")
     deliveries: int = told("deliveries")
     drops: Mapping[str, int] = field(default_factory=dict)
     gaps: int = told("gaps")
+    closed_slow: int = told("closed_slow")
+    refused: int = told("refused")
+    drained: int = told("drained")
+    draining: bool = False
     reconnects: int = told("multiplexer.reconnects")
     probe_reconnects: int = told("multiplexer.probe_reconnects")
+    slots_moved: int = told("multiplexer.slots_moved")
+    redirections: int = told("multiplexer.redirections")
     names_refused: int = told("multiplexer.names_refused")
     refusal: str = ""
     round_trip: float | None = None
@@ -147,6 +160,7 @@ class ProcessStats:
             pid=os.getpid(),
             at=time.time(),
             started=_started,
+            draining=doors.draining,
             refusal=next((node.refusal for node in stats.multiplexer.nodes if node.refusal), ""),
             drops=dict(drops),
             round_trip=round_trip,
@@ -190,6 +204,8 @@ class FleetStats:
     - ``processes``: those that answered, and behind them the silent ones.
     - ``groups``: the busiest groups, with their members in all processes that answered, the
       largest first.
+    - ``present``: of these groups, how many are in them (`MpxChannelLayer.presence_count`), where
+      somebody is.
     - ``queues``: plain channels with unread messages in Redis, and how many; those that have
       expired but were not yet thrown away count.
     - ``at``: when, as Unix time in seconds.
@@ -204,3 +220,4 @@ class FleetStats:
     queues: Mapping[str, int]
     at: float
     incomplete: Mapping[str, str] = field(default_factory=dict)
+    present: Mapping[str, int] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from mpx_channels.channels.layer_stats import LayerStats
@@ -23,6 +23,7 @@ from mpx_channels.multiplexer.exceptions import describe
 
 from ..answers.requests import Answer
 from ..groups.groups import Groups
+from ..groups.presence import GroupPresence
 from .control import Control
 from .fleet import FleetStats, ProcessStats, counts, printable
 
@@ -45,11 +46,17 @@ class Overview(Part):
     """Asks all processes of the prefix what they hold, and says what this one does."""
 
     def __init__(
-        self, context: Context, control: Control, groups: Groups, stats: Callable[[], LayerStats]
+        self,
+        context: Context,
+        control: Control,
+        groups: Groups,
+        presence: GroupPresence,
+        stats: Callable[[], LayerStats],
     ) -> None:
         self._context = context
         self._control = control
         self._groups = groups
+        self._presence = presence
         self._own_stats = stats
         control.handlers["stats"] = self._tell_stats
         control.handlers["group_sizes"] = self._tell_sizes
@@ -69,9 +76,12 @@ class Overview(Part):
                 incomplete["silent"] = f"{missing} did not answer: {error}"
             else:
                 processes |= {each.process_id: each for each in silent}
+        busiest = await self._busiest(parts, groups)
+        some = any(each.present for each in processes.values())
         return FleetStats(
             processes=tuple(sorted(processes.values(), key=_order)),
-            groups=await self._busiest(parts, groups),
+            groups=busiest,
+            present=await self._present(busiest) if some else {},
             queues=await self._queue_lengths(incomplete) if queues else {},
             at=at,
             incomplete=incomplete,
@@ -138,6 +148,17 @@ class Overview(Part):
             for answer in (await self._control.ask_everyone(question, enough=enough)).answers:
                 sizes.update(counts(answer.get("value")))
         return sizes
+
+    async def _present(self, groups: Iterable[str]) -> dict[str, int]:
+        """How many are in each of these groups; none where that cannot be asked."""
+        names = self._context.names
+        present: dict[str, int] = {}
+        for group in groups:
+            with contextlib.suppress(MpxError):
+                count = await self._presence.count(names.group(group))
+                if count.members:
+                    present[group] = count.members
+        return present
 
     async def _queue_lengths(self, incomplete: dict[str, str]) -> dict[str, int]:
         context = self._context

@@ -64,6 +64,7 @@ class Guide:
             remap=remap,
             cause=lambda: "" if self.last_error is None else f": {describe(self.last_error)}",
         )
+        self._counters = counters
         self._topology = topology
         self._subscribers = subscribers
         self._agreement = agreement
@@ -175,6 +176,8 @@ class Guide:
     def _believe(self, view: View) -> bool:
         changed = self._topology.believe(view)
         for node, slots in changed.items():
+            if node is not self._topology.unknown:
+                self._counters.slots_moved += len(slots)
             self._moved.setdefault(node, set()).update(slots)
         return bool(changed)
 

@@ -142,7 +142,7 @@ export function element(tag, className, text = "") {
 export function byline(from, words = from, time = new Date()) {
   const by = document.createElement("header");
   const who = element("b", "", words);
-  who.style.setProperty("--hue", hue(from));
+  who.style.setProperty("--hue", nameColour(from));
   const when = document.createElement("time");
   when.dateTime = time.toISOString();
   when.title = time.toLocaleString();
@@ -152,7 +152,7 @@ export function byline(from, words = from, time = new Date()) {
 }
 
 /** The same colour for a name on every screen: one of twelve, far enough apart to tell. */
-function hue(text) {
+export function nameColour(text) {
   let hash = 0x811c9dc5; // FNV-1a
   for (const byte of new TextEncoder().encode(text)) hash = Math.imul(hash ^ byte, 0x01000193);
   return ((hash >>> 8) % 12) * 30 + 15;

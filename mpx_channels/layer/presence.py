@@ -1,0 +1,69 @@
+"""Who is in a group: a layer's methods for presence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mpx_channels.presence.settings import require_id, require_info, require_limit
+from mpx_channels.presence.values import Presence, PresenceCount
+
+from .messaging import MessagingLayer
+
+__all__ = ["PresentLayer"]
+
+
+class PresentLayer(MessagingLayer):
+    """Who is in a group, over all processes."""
+
+    async def presence_join(
+        self, group: str, channel: str, id: str, info: Mapping[str, Any] | None = None
+    ) -> None:
+        """Have `channel` be in a group as `id`, such as a user's key; returns once Redis knows.
+
+        `info` (1 KiB at most) goes with the id, and that of the latest join counts. Several
+        channels as one id are one member with several connections. It ends with the channel, and
+        does not make it a member that gets the group's messages: that is `group_add`.
+
+        Raises `TypeError` and `ValueError` for invalid names, ids and infos, `PlainChannel`,
+        `ForeignChannel` when the channel's process is gone, and as `Multiplexer.publish` if Redis
+        does not take it; the channel is not present then. A lost answer is asked for again.
+        """
+        self._group_name(group)
+        known = require_info(info, self.wrapping.encode)
+        inbox, capacity = self._require_inbox(channel), self.get_capacity(channel)
+        require_id(id)
+        await self._hubs.run(
+            lambda hub: hub.join_presence(group, channel, inbox, capacity, id, known)
+        )
+
+    async def presence_leave(self, group: str, channel: str, id: str) -> None:
+        """Have `channel` be in a group as `id` no more; does nothing if it is not.
+
+        If that was the last connection, the id has left at once, and does not linger. Raises as
+        `presence_join`; what Redis does not take now it is told later.
+        """
+        self._group_name(group)
+        inbox = self._inbox_name(channel)
+        require_id(id)
+        await self._hubs.run(lambda hub: hub.leave_presence(group, channel, inbox, id))
+
+    async def presence(
+        self, group: str, *, limit: int = 1000, after: str | None = None
+    ) -> Presence:
+        """Who is in a group, `limit` of them, and what to give as ``after`` to get the next.
+
+        In an order that stays. Whose last connection ended less than ``presence_linger`` seconds
+        ago is there still. Raises `ValueError` for a `limit` below 1 and an `after` that no page
+        said, and as `Multiplexer.publish`.
+        """
+        name = self._group_name(group)
+        require_limit(limit)
+        if after is not None and not isinstance(after, str):
+            raise TypeError(f"after must be what `next` of a page said, not {after!r}")
+        return await self._hubs.run(lambda hub: hub.presence.page(name, limit, after))
+
+    async def presence_count(self, group: str) -> PresenceCount:
+        """How many are in a group, and with how many connections; as quick for many as for few."""
+        name = self._group_name(group)
+        return await self._hubs.run(lambda hub: hub.presence.count(name))

@@ -1,0 +1,127 @@
+"""The options of TLS, and the files that they name."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from redis.asyncio.connection import AbstractConnection, SSLConnection
+
+from .exceptions import NotConnected
+
+__all__ = ["Trouble", "file_troubles", "tls_options", "unverified"]
+
+# Options that name files, of redis-py's connections and, without "ssl_", of its contexts.
+FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+
+
+class Trouble(NamedTuple):
+    """What is wrong, and what to do about it."""
+
+    found: str
+    todo: str
+
+    def error(self) -> NotConnected:
+        """As an exception, of one sentence."""
+        return NotConnected(f"{self.found}: {self.todo}")
+
+
+def tls_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of redis-py's TLS connections, with what its older versions do without.
+
+    Host names are checked unless that is turned off, and a file with certificate and key need be
+    named once. Raises `ValueError` for a key without a certificate.
+    """
+    given = dict(options)
+    if given.get("ssl_keyfile") and not given.get("ssl_certfile"):
+        raise ValueError("ssl_keyfile is the key of a certificate: name that with ssl_certfile")
+    if given.get("ssl_certfile") and not given.get("ssl_keyfile"):
+        given["ssl_keyfile"] = given["ssl_certfile"]
+    reqs = given.get("ssl_cert_reqs", "required")
+    if reqs in (None, "none", ssl.CERT_NONE):
+        # No certificate is looked at, and so no name in it.
+        if given.get("ssl_check_hostname"):
+            given["ssl_check_hostname"] = False
+    elif not _CHECKS_NAMES:
+        given.setdefault("ssl_check_hostname", True)
+    return given
+
+
+def _checks_names() -> bool:
+    parameter = inspect.signature(SSLConnection).parameters.get("ssl_check_hostname")
+    return parameter is not None and parameter.default is True
+
+
+_CHECKS_NAMES = _checks_names()
+
+
+def file_troubles(connection: AbstractConnection) -> Iterator[Trouble]:
+    """What is wrong with the files that this connection's TLS needs; none of them is asked for."""
+    context = getattr(connection, "ssl_context", None)
+    if context is None:
+        return
+    named = {option: getattr(context, option.removeprefix("ssl_"), None) for option in FILES}
+    missing = False
+    for option, path in named.items():
+        if not path:
+            continue
+        try:
+            if option == "ssl_ca_path":
+                os.listdir(path)
+            else:
+                with open(path, "rb"):
+                    pass
+        except OSError as error:
+            missing = True
+            yield Trouble(
+                f"the file {str(path)!r} cannot be read ({error.strerror})",
+                f"correct {option} in hosts, or let the user of this process read it",
+            )
+    if not missing:
+        yield from _unfit_files(named, getattr(context, "password", None))
+
+
+def _unfit_files(named: Mapping[str, Any], password: Any) -> Iterator[Trouble]:
+    ca, certificate = named["ssl_ca_certs"], named["ssl_certfile"]
+    key = named["ssl_keyfile"] or certificate
+    if ca:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
+        except ssl.SSLError as error:
+            yield Trouble(
+                f"the file {str(ca)!r} has no certificate in it ({error.reason})",
+                "name a file of PEM certificates as ssl_ca_certs in hosts",
+            )
+    if certificate:
+        try:
+            # Without a password OpenSSL would ask for it, on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
+                certificate, key, password=password or (lambda: "")
+            )
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                yield Trouble(
+                    f"the key in {str(key)!r} is not that of the certificate in "
+                    f"{str(certificate)!r}",
+                    "correct ssl_certfile and ssl_keyfile in hosts",
+                )
+            else:
+                yield Trouble(
+                    f"the certificate in {str(certificate)!r} cannot be used with the key in "
+                    f"{str(key)!r} ({error.reason or 'not PEM, or its password is wrong'})",
+                    "name PEM files as ssl_certfile and ssl_keyfile in hosts, and the key's "
+                    "password, if it has one, as ssl_password",
+                )
+
+
+def unverified(connection: AbstractConnection) -> str:
+    """The option that lets any certificate pass; empty if there is none such."""
+    context = getattr(connection, "ssl_context", None)
+    if context is None:
+        return ""
+    if getattr(context, "cert_reqs", ssl.CERT_REQUIRED) == ssl.CERT_NONE:
+        return "ssl_cert_reqs"
+    return "" if getattr(context, "check_hostname", True) else "ssl_check_hostname"

@@ -1,0 +1,29 @@
+"""What `test_servers` has real servers serve; its CONFIG is in MPX_CONFIG."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import django
+from channels.routing import ProtocolTypeRouter
+from django.conf import settings
+
+BACKEND = "mpx_channels.layer.MpxChannelLayer"
+CONFIG = json.loads(os.environ["MPX_CONFIG"])
+settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": BACKEND, "CONFIG": CONFIG}})
+django.setup()
+
+from mpx_channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
+
+
+class Member(AsyncWebsocketConsumer):
+    groups = ["room"]
+    send_timeout = 0.5
+
+    async def say(self, event: Any) -> None:
+        await self.send(text_data=event["text"])
+
+
+application = ProtocolTypeRouter({"websocket": Member.as_asgi()})

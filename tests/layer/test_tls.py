@@ -1,0 +1,83 @@
+"""All that a layer does, over TLS; what goes wrong with it is in tests/multiplexer/test_tls.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpx_channels.diagnostics.doctor.findings import Level
+from mpx_channels.layer import MpxChannelLayer, NotConnected
+from tests.diagnostics.doctor.examine import examine
+
+from .test_acl import HISTORY, groups, histories, operations, queues, wildcards
+
+if TYPE_CHECKING:
+    from tests.tls import Certificates
+
+Host = dict[str, Any]
+
+
+@pytest.fixture(params=["single", "sentinel"])
+def host(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Host]:
+    """An entry of ``hosts``; whoever connects has to show a certificate."""
+    from tests.tls import TlsSentinel, TlsServer
+
+    ours = {"ssl_certfile": certificates.client}
+    with TlsServer(certificates, wants_ours=True, **{"tls-replication": "yes"}) as server:
+        if request.param == "single":
+            yield {**server.host, **ours}
+            return
+        with TlsSentinel(certificates, master=server, wants_ours=True) as sentinel:
+            entry = sentinel.host
+            yield {**entry, **ours, "sentinel_kwargs": {**entry["sentinel_kwargs"], **ours}}
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_everything(host: Host, protocol: int) -> None:
+    config: Any = {"hosts": [{**host, "protocol": protocol}], "history": HISTORY}
+    first, second = MpxChannelLayer(**config), MpxChannelLayer(**config)
+    try:
+        for use in (groups, wildcards, queues, histories, operations):
+            await use(first, second)
+        assert (await first.healthy(5)).ok
+    finally:
+        await first.close()
+        await second.close()
+
+
+def test_synchronous_code(host: Host) -> None:
+    layer = MpxChannelLayer(hosts=[host])
+    layer.sync.group_send("room", {"type": "x"})
+    layer.sync.send("jobs", {"type": "x"})
+    assert layer.sync.fleet_stats().queues == {"jobs": 1}
+    layer.sync.flush()
+    layer.sync.close()
+
+
+async def test_the_doctor(host: Host) -> None:
+    rows = await examine({"hosts": [host]})
+    assert not [
+        row.as_json() for row in rows if row.finding.level in (Level.PROBLEM, Level.WARNING)
+    ]
+
+
+async def test_the_error_of_a_layer(certificates: Certificates) -> None:
+    """Whoever sends, joins or asks for its health reads why, and what to do."""
+    from tests.tls import TlsServer
+
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        layer = MpxChannelLayer(hosts=[server.host], backlog_timeout=1.0, connect_timeout=1.0)
+        says = f"the certificate of localhost:{server.port} has expired: give the server a new one"
+        try:
+            with pytest.raises(NotConnected, match=says):
+                await layer.group_send("room", {"type": "x"})
+            with pytest.raises(NotConnected, match=says):
+                await layer.new_channel()
+            health = await layer.healthy(0.5)
+            assert not health.ok
+            assert says in (health.reason or "")
+        finally:
+            await asyncio.wait_for(layer.close(), 10)

@@ -1,0 +1,400 @@
+"""TLS with real servers: what is right works, and what is wrong is a sentence with a host in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpx_channels.diagnostics.doctor.findings import Level
+from mpx_channels.multiplexer import NotConnected, SentinelNode, link
+from mpx_channels.multiplexer.hosts import parse_hosts
+from tests.diagnostics.doctor.examine import examine, one
+
+from ..conftest import PATIENCE, RestartableServer, eventually
+from .conftest import NewMultiplexer
+
+if TYPE_CHECKING:
+    from tests.tls import Certificates
+
+Host = dict[str, Any]
+
+
+@dataclass
+class Case:
+    """What a server is like, and how it is spoken to; what is said of that."""
+
+    says: str
+    todo: str
+    server: Callable[[Certificates], Host] = lambda certificates: {}
+    host: Callable[[Certificates], Host] = lambda certificates: {}
+    leaves_out: tuple[str, ...] = ()
+    options: Host = field(default_factory=dict)
+
+
+WRONG = {
+    "unknown authority": Case(
+        "the certificate of localhost:{port} was signed by nobody whom this machine trusts",
+        "ssl_ca_certs",
+        host=lambda certificates: {"ssl_ca_certs": certificates.other_ca},
+    ),
+    "no authority": Case(
+        "the certificate of localhost:{port} was signed by nobody whom this machine trusts",
+        "ssl_ca_certs",
+        leaves_out=("ssl_ca_certs",),
+    ),
+    "expired": Case(
+        "the certificate of localhost:{port} has expired",
+        "give the server a new one",
+        server=lambda certificates: {"shows": certificates.expired},
+    ),
+    "not valid yet": Case(
+        "the certificate of localhost:{port} is not valid yet",
+        "this machine's clock",
+        server=lambda certificates: {"shows": certificates.not_yet},
+    ),
+    "other name": Case(
+        "the certificate of localhost:{port} is one for other names",
+        "write one of these into hosts",
+        server=lambda certificates: {"shows": certificates.elsewhere},
+    ),
+    "other address": Case(
+        "the certificate of 127.0.0.2:{port} is one for other names",
+        "write one of these into hosts",
+        server=lambda certificates: {"bind": "127.0.0.1 127.0.0.2"},
+        host=lambda certificates: {"address": "rediss://127.0.0.2:{port}"},
+    ),
+    "none of ours": Case(
+        "localhost:{port} wants a certificate of ours and has got none",
+        "ssl_certfile",
+        server=lambda certificates: {"wants_ours": True},
+    ),
+    "none of ours in TLS 1.2": Case(
+        "localhost:{port} wants a certificate of ours and has got none",
+        "ssl_certfile",
+        server=lambda certificates: {"wants_ours": True, "version": "TLSv1.2"},
+    ),
+    "ours from a stranger": Case(
+        "localhost:{port} refuses our certificate (unknown ca)",
+        "an authority of the server",
+        server=lambda certificates: {"wants_ours": True},
+        host=lambda certificates: {"ssl_certfile": certificates.stranger},
+    ),
+    "ours has expired": Case(
+        "localhost:{port} refuses our certificate (certificate expired)",
+        "has not expired",
+        server=lambda certificates: {"wants_ours": True},
+        host=lambda certificates: {"ssl_certfile": certificates.expired},
+    ),
+    "no version in common": Case(
+        "localhost:{port} and we have no version of TLS in common",
+        "ssl_min_version",
+        server=lambda certificates: {"version": "TLSv1.2"},
+        host=lambda certificates: {"ssl_min_version": ssl.TLSVersion.TLSv1_3},
+    ),
+    "spoken to without TLS": Case(
+        "localhost:{port} speaks TLS and is spoken to without",
+        "write rediss://",
+        host=lambda certificates: {"address": "redis://localhost:{port}"},
+        leaves_out=("ssl_ca_certs",),
+    ),
+    "no such file": Case(
+        "the file '/nowhere/ca.pem' cannot be read (No such file or directory)",
+        "correct ssl_ca_certs in hosts",
+        host=lambda certificates: {"ssl_ca_certs": "/nowhere/ca.pem"},
+    ),
+    "a key of another": Case(
+        "the key in '{client}' is not that of the certificate in '{server}'",
+        "correct ssl_certfile and ssl_keyfile",
+        host=lambda certificates: {
+            "ssl_certfile": certificates.server,
+            "ssl_keyfile": certificates.client,
+        },
+    ),
+}
+
+
+def node_of(host: Host) -> Any:
+    return parse_hosts([host])[0].node()
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.count("\n") == 0 and "_ssl.c" not in text and "[SSL" not in text
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
+async def test_what_is_wrong_is_a_sentence(
+    new_multiplexer: NewMultiplexer,
+    certificates: Certificates,
+    case: Case,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from tests.tls import TlsServer
+
+    with TlsServer(certificates, **case.server(certificates)) as server:
+        host = {**server.host, **case.host(certificates)}
+        host["address"] = host["address"].format(port=server.port)
+        for key in case.leaves_out:
+            del host[key]
+        says = case.says.format(
+            port=server.port, client=certificates.client, server=certificates.server
+        )
+        # In the error, also of whoever is the first, and in the log.
+        mpx = new_multiplexer(node_of(host), backlog_timeout=2.0)
+        await mpx.start()
+        with pytest.raises(NotConnected) as caught:
+            await mpx.publish("a", b"x")
+        assert says in str(caught.value)
+        assert case.todo in str(caught.value)
+        assert is_one_sentence(str(caught.value))
+        with pytest.raises(NotConnected, match="no connection to") as caught:
+            await mpx.wait_connected(0.01)
+        assert says in str(caught.value)
+        assert mpx.stats().nodes[0].last_error is not None
+        assert says in mpx.stats().nodes[0].last_error
+        logged = [each for each in caplog.records if each.levelno >= logging.WARNING]
+        assert any(says in each.getMessage() for each in logged)
+        assert all(is_one_sentence(each.getMessage()) for each in logged)
+        await mpx.stop()
+        # In the doctor's words.
+        level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
+        assert level == Level.PROBLEM
+        assert says in found
+
+
+async def test_tls_to_a_port_that_speaks_none(
+    new_multiplexer: NewMultiplexer, redis_url: str, certificates: Certificates
+) -> None:
+    """The server is silent, and the first caller knows why, all the same."""
+    host = {
+        "address": redis_url.replace("redis://", "rediss://"),
+        "ssl_ca_certs": certificates.ca,
+    }
+    at = redis_url.rpartition("/")[2].rpartition("@")[2]
+    mpx = new_multiplexer(node_of(host), connect_timeout=1.0, backlog_timeout=3.0)
+    await mpx.start()
+    with pytest.raises(NotConnected, match=f"{at} speaks no TLS: write redis://"):
+        await mpx.publish("a", b"x")
+    await mpx.stop()
+    level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
+    assert level == Level.PROBLEM
+    assert f"{at} speaks no TLS" in found
+
+
+async def test_a_server_is_not_asked_at_every_attempt(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tls import TlsServer
+
+    looks: dict[tuple[str, int], int] = {}
+
+    async def look_closer(error: Exception, connection: Any) -> Any:
+        key = (str(error), connection.port)
+        looks[key] = looks.get(key, 0) + 1
+        return await looked(error, connection)
+
+    looked = link.look_closer
+    monkeypatch.setattr(link, "look_closer", look_closer)
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
+        await mpx.start()
+        refused = server.refused
+        await eventually(lambda: server.refused > refused + 10)
+        # Once for each of two connections.
+        assert list(looks.values()) == [2]
+        await mpx.stop()
+
+
+async def published_and_heard(mpx: Any) -> bool:
+    heard: list[bytes] = []
+    sub = mpx.new_channel_subscription(lambda name, message: heard.append(message))
+    sub.add("a")
+    async with asyncio.timeout(PATIENCE):
+        await sub.wait_for_activation("a")
+    await mpx.publish("a", b"x")
+    await eventually(lambda: heard == [b"x"])
+    return True
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+async def test_with_a_certificate_of_ours(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, version: str, name: str
+) -> None:
+    from tests.tls import TlsServer
+
+    with TlsServer(certificates, wants_ours=True, version=version) as server:
+        # The key is in the same file, which need be named once.
+        ours = {"ssl_certfile": certificates.client, "address": f"rediss://{name}:{server.port}"}
+        mpx = new_multiplexer(node_of({**server.host, **ours}))
+        await mpx.start()
+        assert await published_and_heard(mpx)
+
+
+async def test_options_in_the_url(
+    new_multiplexer: NewMultiplexer, certificates: Certificates
+) -> None:
+    from tests.tls import TlsServer
+
+    with TlsServer(certificates, shows=certificates.elsewhere, wants_ours=True) as server:
+        options = (
+            f"ssl_ca_certs={certificates.ca}&ssl_certfile={certificates.client}"
+            "&ssl_check_hostname=false"
+        )
+        mpx = new_multiplexer(f"{server.url}?{options}")
+        await mpx.start()
+        assert await published_and_heard(mpx)
+
+
+@pytest.mark.parametrize("reqs", ["none", None])
+async def test_no_certificate_is_looked_at(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, reqs: str | None
+) -> None:
+    from tests.tls import TlsServer
+
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        host = {"address": server.url, "ssl_cert_reqs": reqs, "ssl_check_hostname": True}
+        mpx = new_multiplexer(node_of(host))
+        await mpx.start()
+        assert await published_and_heard(mpx)
+
+
+async def test_a_certificate_that_is_put_right(
+    new_multiplexer: NewMultiplexer, certificates: Certificates
+) -> None:
+    """Nothing need be restarted but the server."""
+    from tests.tls import TlsServer
+
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        mpx = new_multiplexer(node_of(server.host), max_backoff=0.05)
+        await mpx.start()
+        await eventually(lambda: "has expired" in str(mpx.last_error))
+        port = server.port
+    with TlsServer(certificates, port=port):
+        assert await published_and_heard(mpx)
+    # And it may go wrong again, under a link that was up before.
+    with TlsServer(certificates, port=port, shows=certificates.elsewhere):
+        await eventually(lambda: "is one for other names" in str(mpx.last_error))
+        await mpx.stop()
+
+
+async def test_files_are_read_again(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, tmp_path: Path
+) -> None:
+    """A certificate of ours that is renewed in its file needs no restart."""
+    from tests.tls import TlsServer
+
+    ours = tmp_path / "ours.pem"
+    shutil.copy(certificates.expired, ours)
+    with TlsServer(certificates, wants_ours=True) as server:
+        mpx = new_multiplexer(node_of({**server.host, "ssl_certfile": str(ours)}), max_backoff=0.05)
+        await mpx.start()
+        await eventually(lambda: "refuses our certificate" in str(mpx.last_error))
+        shutil.copy(certificates.client, ours)
+        assert await published_and_heard(mpx)
+
+
+async def test_sentinels_and_master(
+    new_multiplexer: NewMultiplexer, certificates: Certificates
+) -> None:
+    from tests.tls import TlsSentinel, TlsServer
+
+    with (
+        TlsServer(certificates, wants_ours=True, arguments=("--tls-replication", "yes")) as master,
+        TlsSentinel(certificates, master=master, wants_ours=True) as sentinel,
+    ):
+        host = sentinel.host
+        host["ssl_certfile"] = certificates.client
+        host["sentinel_kwargs"]["ssl_certfile"] = certificates.client
+        mpx = new_multiplexer(node_of(host))
+        await mpx.start()
+        assert await published_and_heard(mpx)
+        assert str(mpx.node).startswith("rediss+sentinel://")
+
+
+AT_SENTINEL = {
+    "unknown authority": Case(
+        "the certificate of 127.0.0.1:{sentinel} was signed by nobody",
+        "ssl_ca_certs",
+        options={"sentinel_kwargs": {"ssl": True}},
+    ),
+    "other name": Case(
+        "the certificate of 127.0.0.1:{sentinel} is one for other names",
+        "write one of these",
+        server=lambda certificates: {"shows": certificates.elsewhere},
+    ),
+    "expired": Case(
+        "the certificate of 127.0.0.1:{sentinel} has expired",
+        "give the server a new one",
+        server=lambda certificates: {"shows": certificates.expired},
+    ),
+    "none of ours": Case(
+        "127.0.0.1:{sentinel} wants a certificate of ours and has got none",
+        "ssl_certfile",
+        server=lambda certificates: {"wants_ours": True},
+    ),
+    "spoken to without TLS": Case(
+        "127.0.0.1:{sentinel} speaks TLS and is spoken to without",
+        "'ssl': True",
+        options={"sentinel_kwargs": None},
+    ),
+    "master without TLS": Case(
+        "127.0.0.1:{master} speaks TLS and is spoken to without",
+        "'ssl': True",
+        leaves_out=("ssl", "ssl_ca_certs"),
+    ),
+    "master unknown": Case(
+        "the certificate of 127.0.0.1:{master} was signed by nobody",
+        "ssl_ca_certs",
+        leaves_out=("ssl_ca_certs",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AT_SENTINEL.values(), ids=AT_SENTINEL)
+async def test_what_is_wrong_behind_sentinels(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, case: Case
+) -> None:
+    from tests.tls import TlsSentinel, TlsServer
+
+    with (
+        TlsServer(certificates) as master,
+        TlsSentinel(certificates, master=master, **case.server(certificates)) as sentinel,
+    ):
+        host = {**sentinel.host, **case.options}
+        for key in case.leaves_out:
+            del host[key]
+        says = case.says.format(sentinel=sentinel.port, master=master.port)
+        node = node_of(host)
+        assert isinstance(node, SentinelNode)
+        mpx = new_multiplexer(node, backlog_timeout=3.0)
+        await mpx.start()
+        with pytest.raises(NotConnected) as caught:
+            await mpx.publish("a", b"x")
+        assert says in str(caught.value)
+        assert case.todo in str(caught.value)
+        await mpx.stop()
+        level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
+        assert level == Level.PROBLEM
+        assert says in found
+
+
+def test_a_key_needs_a_certificate() -> None:
+    with pytest.raises(ValueError, match="ssl_keyfile is the key of a certificate"):
+        node_of({"host": "x", "ssl": True, "ssl_keyfile": "key.pem"})
+
+
+async def test_what_is_no_trouble_of_tls(
+    new_multiplexer: NewMultiplexer, restartable_server: RestartableServer
+) -> None:
+    mpx = new_multiplexer(restartable_server.url)
+    await mpx.start()
+    await eventually(lambda: mpx.last_error is not None)
+    assert "TLS" not in str(mpx.last_error)
