@@ -3,8 +3,8 @@
     pytest tests/layer --over cluster              all of it over a cluster, and nothing else
     pytest tests/layer --over single,sentinel      twice
 
-By itself a test runs over a single server; one that is marked ``everywhere``, over all of them. A
-test that asks for a server of its own, or names the session's, is about that one.
+By itself a test runs over a single server, and one that is marked ``everywhere`` over others as
+well. A test that asks for a server of its own, or names the session's, is about that one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from .users import as_admin
+from .users import as_admin, is_least
 
 if TYPE_CHECKING:
     from .clusters import Cluster
@@ -43,8 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--over",
         type=_parsed,
-        help=f"what layers run over: some of {','.join(ALL)}, or all (marked tests: all; "
-        "others: single)",
+        help=f"what layers run over: some of {','.join(ALL)}, or all (as each test is marked)",
     )
 
 
@@ -57,7 +56,8 @@ def _parsed(text: str) -> tuple[str, ...]:
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "everywhere(*over): runs over these by itself, without any over all that layers run over",
+        "everywhere(classic=False): by itself, too, runs over Sentinel and a cluster, with classic "
+        "Pub/Sub as well if that is said",
         "classic: needs classic Pub/Sub in a cluster",
         "only_single(reason): is about one server, or tells too little elsewhere",
     ):
@@ -77,7 +77,9 @@ def _over(metafunc: pytest.Metafunc) -> tuple[str, ...]:
     everywhere = marker("everywhere")
     asked: Iterable[str] | None = metafunc.config.getoption("over")
     if asked is None:
-        asked = (everywhere.args or ALL) if everywhere else (SINGLE,)
+        asked = (SINGLE,)
+        if everywhere and not is_least():  # who is not allowed to make a cluster
+            asked = ALL if everywhere.kwargs.get("classic") else (SINGLE, SENTINEL, CLUSTER)
     if marker("classic"):
         asked = [CLASSIC if each == CLUSTER else each for each in asked]
     return tuple(dict.fromkeys(asked))
@@ -123,7 +125,10 @@ def layer_config(topology: str, request: pytest.FixtureRequest) -> dict[str, Any
         return {"hosts": [request.getfixturevalue("redis_url")]}
     if topology == SENTINEL:
         return {"hosts": [request.getfixturevalue("session_sentinels").host]}
-    config = {"hosts": request.getfixturevalue("cluster").seeds, "cluster": True}
+    cluster: Cluster = request.getfixturevalue("cluster")
+    if topology == CLUSTER and not cluster.has_sharded_pubsub:
+        pytest.skip("these servers know no sharded Pub/Sub")
+    config = {"hosts": cluster.seeds, "cluster": True}
     return config if topology == CLUSTER else {**config, "sharded_pubsub": False}
 
 
@@ -171,6 +176,11 @@ class Outside:
     def keys(self, pattern: str = "*") -> set[str]:
         """The keys of all."""
         return {key.decode() for node in self.nodes for key in node.scan_iter(pattern, 1000)}
+
+    def cut(self) -> None:
+        """Break all connections that are subscribed to something."""
+        for node in self.nodes:
+            node.client_kill_filter(_type="pubsub")
 
     def forget_scripts(self) -> None:
         for node in self.nodes:

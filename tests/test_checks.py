@@ -157,8 +157,13 @@ def test_other_peoples_backends_are_left_alone() -> None:
         assert check_channel_layers() == []
 
 
-def test_embedded_is_for_development() -> None:
-    entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": ["embedded://"]}}
+@pytest.mark.parametrize(
+    "config",
+    [{"hosts": ["embedded://"]}, {"hosts": ["embedded+cluster://"], "cluster": True}],
+    ids=["server", "cluster"],
+)
+def test_embedded_is_for_development(config: dict[str, Any]) -> None:
+    entry = {"BACKEND": BACKEND, "CONFIG": config}
     assert problems(default=entry) == []
     ((id, text),) = problems(debug=False, default=entry)
     assert id == "mpx_channels.W001"

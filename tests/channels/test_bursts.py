@@ -197,6 +197,7 @@ async def test_over_several_connections(
     assert full(layer) == 0
 
 
+@pytest.mark.classic
 async def test_a_tap(layer: MpxChannelLayer, outside: Outside) -> None:
     async with layer.tap(groups=["room"], max_messages=50) as passing:
         publish(outside, layer, "room", 1000)

@@ -77,6 +77,7 @@ async def test_names_are_unique_and_follow_the_prefix(layer: MpxChannelLayer) ->
         await layer.new_channel("no spaces please")
 
 
+@pytest.mark.everywhere
 async def test_order_is_kept(layer: MpxChannelLayer) -> None:
     channel = await layer.new_channel()
     for number in range(80):
@@ -84,6 +85,7 @@ async def test_order_is_kept(layer: MpxChannelLayer) -> None:
     assert [(await layer.receive(channel))["n"] for _ in range(80)] == list(range(80))
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_another_process_can_send(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -154,6 +156,7 @@ async def test_expired_messages_are_not_delivered(make_layer: MakeLayer) -> None
     assert layer.stats().drops["expired"] == 1
 
 
+@pytest.mark.everywhere
 async def test_a_channel_nobody_has_is_counted(layer: MpxChannelLayer) -> None:
     await layer.send("specific.0123456789abcdef!1", {"type": "x"})
     assert layer.stats().drops["unroutable"] == 1
@@ -206,6 +209,7 @@ async def test_a_large_message(layer: MpxChannelLayer) -> None:
     assert await layer.receive(channel) == message
 
 
+@pytest.mark.everywhere
 async def test_foreign_bytes_kill_nobody(
     layer: MpxChannelLayer, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,6 +65,7 @@ async def test_kept_until_somebody_reads_in_order(
     assert await numbers(other_layer, "jobs", 50) == list(range(50))
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_a_reader_that_waits_gets_it(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -73,6 +74,7 @@ async def test_a_reader_that_waits_gets_it(
     assert await reader == {"type": "x", "bytes": b"\x00\xff"}
 
 
+@pytest.mark.everywhere
 async def test_each_message_to_exactly_one_reader(make_layer: MakeLayer) -> None:
     sender = make_layer(capacity=1000)
     readers = [make_layer() for _ in range(4)]
@@ -91,6 +93,7 @@ async def test_each_message_to_exactly_one_reader(make_layer: MakeLayer) -> None
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.everywhere
 async def test_full_is_said_to_the_sender(make_layer: MakeLayer) -> None:
     layer = make_layer(capacity=3, channel_capacity={"big*": 5})
     for channel, capacity in (("small", 3), ("big-one", 5)):
@@ -311,6 +314,7 @@ async def test_a_broken_link_loses_no_more_than_what_was_on_its_way(
     await asyncio.wait([task])
 
 
+@pytest.mark.everywhere
 async def test_requests_to_a_plain_channel(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -335,6 +339,7 @@ async def test_flush_leaves_nothing_behind(
     assert await numbers(other, "jobs", 1) == [1]
 
 
+@pytest.mark.only_single("in a cluster nothing is popped until somebody waits")
 async def test_flush_forgets_what_was_popped_for_a_cancelled_reader(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, outside: Outside, prefix: str
 ) -> None:

@@ -75,6 +75,7 @@ async def test_nobody_is_left_waiting(make_layer: MakeLayer, proxy: Proxy) -> No
     proxy.to_client.thaw()
 
 
+@pytest.mark.everywhere
 async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) -> None:
     await layer.connect()
     readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in (1, 1, 2)]

@@ -36,6 +36,7 @@ def names_in(outside: Outside, prefix: str) -> set[str]:
     return outside.channels(f"{prefix}:*")
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_a_fresh_process_becomes_healthy_by_it(
     layer: MpxChannelLayer, outside: Outside, prefix: str, topology: str
 ) -> None:
@@ -84,6 +85,7 @@ async def test_a_hundred_at_once(make_layer: MakeLayer, proxy: Proxy) -> None:
     assert bytes(proxy.to_server.data).count(b"PUBLISH") <= 3
 
 
+@pytest.mark.everywhere
 async def test_synchronous_callers_and_several_loops(
     layer: MpxChannelLayer, outside: Outside, prefix: str
 ) -> None:

@@ -42,6 +42,7 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
+@pytest.mark.everywhere
 async def test_two_processes_talk(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     mine = await layer.new_channel()
     await layer.group_add("answers", mine)
@@ -86,6 +87,7 @@ async def test_sync_code_sends_and_leaves_nothing_behind(
     await eventually(lambda: connections() == 0)
 
 
+@pytest.mark.everywhere
 async def test_event_loops_in_other_threads(layer: MpxChannelLayer) -> None:
     """Each loop has a hub of its own, and all hear each other."""
     mine = await layer.new_channel()
@@ -107,6 +109,7 @@ async def test_event_loops_in_other_threads(layer: MpxChannelLayer) -> None:
     await asyncio.to_thread(thread.join)
 
 
+@pytest.mark.everywhere
 def test_a_loop_per_call_leaves_no_warning(layer_config: dict[str, Any], prefix: str) -> None:
     """A layer made at import time, used by one `asyncio.run` after the other, never closed."""
     layer = MpxChannelLayer(**layer_config, prefix=prefix)

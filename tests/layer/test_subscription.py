@@ -19,6 +19,7 @@ from .groups.test_raw import unread
 from .groups.test_wildcards import of
 
 
+@pytest.mark.everywhere
 @pytest.mark.classic
 async def test_subscribe(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, outside: Outside, prefix: str

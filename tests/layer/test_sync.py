@@ -29,6 +29,7 @@ async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
         return await asyncio.wrap_future(executor.submit(function, *arguments, **options))
 
 
+@pytest.mark.everywhere
 async def test_sending(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
@@ -49,6 +50,7 @@ async def test_sending(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> 
     ]
 
 
+@pytest.mark.everywhere
 async def test_asking(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     promise = await layer.new_promise("order-42", timeout=10)
     assert await in_thread(other_layer.sync.resolve, "order-42", [1]) == 1
@@ -212,6 +214,7 @@ async def test_on_commit(layer: MpxChannelLayer, layer_json: str, prefix: str) -
     assert layer.stats().unread == 0
 
 
+@pytest.mark.everywhere
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 async def test_children_of_a_fork_have_connections_of_their_own(
     make_layer: MakeLayer, layer_json: str, prefix: str

@@ -112,6 +112,7 @@ def test_the_direct_face(sync_layer: MpxChannelLayer) -> None:
     assert stats.groups == 0
 
 
+@pytest.mark.everywhere
 @pytest.mark.classic
 def test_other_subscriptions(sync_layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     layer = sync_layer

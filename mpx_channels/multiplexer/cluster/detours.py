@@ -12,7 +12,7 @@ import redis.exceptions
 from ..counters import EngineCounters
 from ..exceptions import MultiplexerStopped, NotConnected
 from ..packing import key_of, unpack
-from ..publisher import Publisher, Sent
+from ..publisher import Sent
 from ..refusals import slot_moved
 from ..slots import SLOTS, slot_of
 from ..topology import Node
@@ -21,6 +21,7 @@ from .detour import Detour
 from .leaving import SETTLING, Leaving
 from .not_now import NotNow
 from .pace import Pace
+from .publisher import ClusterPublisher
 from .publishers import ClusterPublishers
 from .subscribers import ClusterSubscribers
 from .topology import ClusterTopology
@@ -158,7 +159,9 @@ class Detours:
         if free:
             self._divert(self._publishers.of(node), free)
 
-    def _divert(self, source: Publisher, slots: set[int], not_now: NotNow | None = None) -> Detour:
+    def _divert(
+        self, source: ClusterPublisher, slots: set[int], not_now: NotNow | None = None
+    ) -> Detour:
         detour = self._new(slots)
         self._publishers.lead(slots, detour)
         self._run(self._lead(detour, source, not_now))
@@ -173,7 +176,7 @@ class Detours:
             future.add_done_callback(lambda done: self._sent_away.pop(done, None))
         return found
 
-    def _helper(self, error: redis.exceptions.AskError, slot: int) -> Publisher:
+    def _helper(self, error: redis.exceptions.AskError, slot: int) -> ClusterPublisher:
         """The publisher of the node that a slot is on its way to."""
         address = error.host or self._topology.owner(slot).endpoint[0], error.port
         node = self._topology.at(address if self._remap is None else self._remap(address))
@@ -195,7 +198,7 @@ class Detours:
         return detour
 
     async def _lead(
-        self, detour: Detour, source: Publisher | None, not_now: NotNow | None = None
+        self, detour: Detour, source: ClusterPublisher | None, not_now: NotNow | None = None
     ) -> None:
         """See a detour through, that began because `source` would not have its slots."""
         if source is not None:
@@ -214,11 +217,11 @@ class Detours:
         self._open.discard(detour)
         self._go_on(detour, detour.slots)
 
-    def _is_still_at(self, source: Publisher, slots: set[int]) -> bool:
+    def _is_still_at(self, source: ClusterPublisher, slots: set[int]) -> bool:
         """Whether the node that had some of the slots has them still, as far as we know."""
         return any(self._topology.owner(slot) is source.link.node for slot in slots)
 
-    async def _let_settle(self, detour: Detour, source: Publisher) -> None:
+    async def _let_settle(self, detour: Detour, source: ClusterPublisher) -> None:
         if await self.leaving.left(source.link.node):
             return  # what never got there has been led on
         if source.link.wire is not None:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ..publisher import Publisher, Sent
+from ..publisher import Sent
 from ..subscriber import Subscriber
 from ..topology import Node
 from ..wire import forget_task
+from .publisher import ClusterPublisher
 
 __all__ = ["SETTLING", "Leaving"]
 
@@ -24,7 +25,7 @@ class Leaving:
         self._lead_on = lead_on
         self._publishers: dict[Node, asyncio.Task[None]] = {}
         self._subscribers: set[asyncio.Task[None]] = set()
-        self._ends: set[Publisher | Subscriber] = set()
+        self._ends: set[ClusterPublisher | Subscriber] = set()
         self._hurry = asyncio.Event()
 
     def begin(self) -> None:
@@ -38,7 +39,7 @@ class Leaving:
         self._subscribers.add(task)
         task.add_done_callback(self._subscribers.discard)
 
-    def publisher(self, publisher: Publisher) -> None:
+    def publisher(self, publisher: ClusterPublisher) -> None:
         """What it may still answer is waited for, the rest goes elsewhere."""
         node = publisher.link.node
         self._publishers[node] = task = self._run(publisher, self._retire(publisher))
@@ -67,14 +68,14 @@ class Leaving:
         self._ends.clear()
 
     def _run(
-        self, end: Publisher | Subscriber, coroutine: Coroutine[Any, Any, None]
+        self, end: ClusterPublisher | Subscriber, coroutine: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]:
         self._ends.add(end)
         task = asyncio.get_running_loop().create_task(coroutine, name="mpx-cluster-leaving")
         task.add_done_callback(lambda _: self._ends.discard(end))
         return task
 
-    async def _retire(self, publisher: Publisher) -> None:
+    async def _retire(self, publisher: ClusterPublisher) -> None:
         if publisher.link.wire is not None:
             hurry = asyncio.ensure_future(self._hurry.wait())
             until: list[asyncio.Future[Any]] = [publisher.settled(), hurry]

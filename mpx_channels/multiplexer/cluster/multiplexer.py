@@ -15,7 +15,7 @@ from ..link import LinkOptions
 from ..multiplexer import Multiplexer
 from ..onlookers import onlooker
 from ..packing import key_of, pack, pack_publish, pack_spublish
-from ..publisher import LAST_ANSWERS, Publisher
+from ..publisher import LAST_ANSWERS
 from ..slots import slot_of
 from ..stats import MultiplexerStats, snapshot
 from ..subscriber import Subscriber
@@ -25,6 +25,7 @@ from .agreement import Agreement
 from .detour import Detour
 from .guide import Guide
 from .probes import ClusterProbes
+from .publisher import ClusterPublisher
 from .publishers import ClusterPublishers
 from .scout import Scout
 from .subscribers import ClusterSubscribers
@@ -304,7 +305,7 @@ class ClusterMultiplexer(Multiplexer):
             self._guide.last_error,
         )
 
-    def _route(self, key: bytes) -> Publisher | Detour:
+    def _route(self, key: bytes) -> ClusterPublisher | Detour:
         try:
             return self._publishers.routes[slot_of(key)]
         except IndexError:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from ..exceptions import CommandRefused
 from ..packing import key_of, unpack
-from ..publisher import Publisher
 from ..slots import slot_of
 from ..wire import Frame
 from .detour import Detour
+from .publisher import ClusterPublisher
 
 __all__ = ["NotNow"]
 
@@ -23,7 +23,7 @@ class NotNow:
     """
 
     def __init__(
-        self, error: Exception, source: Publisher, slots: Iterable[int], pause: float
+        self, error: Exception, source: ClusterPublisher, slots: Iterable[int], pause: float
     ) -> None:
         self.pause = pause
         self._error = error

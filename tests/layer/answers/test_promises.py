@@ -45,6 +45,7 @@ async def test_rejected_with_a_reason(layer: MpxChannelLayer, other_layer: MpxCh
         await promise
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_all_who_wait_are_told_and_counted(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, make_layer: MakeLayer
 ) -> None:
@@ -65,6 +66,7 @@ async def test_each_waiter_gets_the_value(layer: MpxChannelLayer) -> None:
     assert [await each for each in waiting] == [[1], [1]]
 
 
+@pytest.mark.everywhere
 async def test_nobody_waits(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     assert await layer.resolve("order-42", "x") == 0
     assert await layer.reject("order-42", "x") == 0

@@ -58,6 +58,7 @@ async def test_a_failure(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -
     assert other_layer.stats().promises == 0
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_many_at_once(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     """Answers find their questions, in whatever order they come."""
     channel = await layer.new_channel()
@@ -109,6 +110,7 @@ async def test_a_second_answer_is_dropped(
     assert await asking == 1
 
 
+@pytest.mark.everywhere
 async def test_the_channel_is_gone(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, make_layer: MakeLayer
 ) -> None:
@@ -252,6 +254,7 @@ async def test_redis_goes_away_in_between(
 # -- from elsewhere -------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 async def test_from_sync_code(layer: MpxChannelLayer, make_layer: MakeLayer) -> None:
     sync_layer = make_layer()
     channel = await layer.new_channel()

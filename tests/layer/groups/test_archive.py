@@ -31,6 +31,7 @@ def numbers(history: History) -> list[int]:
     return [message["n"] for message in history.messages]
 
 
+@pytest.mark.everywhere
 async def test_sends_return_positions(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     first = await layer.group_send("room-1", {"type": "x", "n": 1})
     assert first is not None
@@ -65,6 +66,7 @@ async def test_events_carry_positions(layer: MpxChannelLayer, make_layer: MakeLa
     assert (await layer.receive(channel))["n"] == [2]
 
 
+@pytest.mark.everywhere
 async def test_a_burst_keeps_its_order(layer: MpxChannelLayer, outside: Outside) -> None:
     channel = (await layer.open_channel()).channel
     await layer.group_add("room-1", channel)
@@ -79,6 +81,7 @@ async def test_a_burst_keeps_its_order(layer: MpxChannelLayer, outside: Outside)
         assert [event["mpx_position"] for event in got] == sent
 
 
+@pytest.mark.everywhere
 async def test_history(layer: MpxChannelLayer) -> None:
     empty = await layer.group_history("room-1")
     assert (list(empty.messages), empty.complete) == ([], True)
@@ -154,6 +157,7 @@ async def test_what_is_wrong_raises(layer: MpxChannelLayer) -> None:
             await layer.group_send("room-1", {"type": "x"}, idempotency_key=key)  # type: ignore[arg-type]
 
 
+@pytest.mark.everywhere
 async def test_idempotency(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, outside: Outside
 ) -> None:

@@ -25,6 +25,7 @@ async def members(layer: MpxChannelLayer, group: str, count: int) -> list[str]:
     return channels
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
 async def test_the_excluded_do_not_hear(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, kind: Any
@@ -65,6 +66,7 @@ async def test_excluding_too_many_is_said(layer: MpxChannelLayer) -> None:
 # -- many at once ---------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 async def test_many_messages_at_once(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, topology: str
 ) -> None:
@@ -169,6 +171,7 @@ async def test_more_than_can_wait_is_none(
 # -- broadcasts -----------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     ("content", "key", "frame"),
     [

@@ -15,6 +15,7 @@ from tests.layer.conftest import MakeLayer
 from .presences import LISTENS, QUICK, change, listener, members, next_of
 
 
+@pytest.mark.everywhere
 async def test_join_and_leave(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     hears = await listener(other_layer)
     channel = await layer.new_channel()

@@ -34,6 +34,7 @@ async def unread(
     return messages
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_raw_channels(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     one, two = await layer.new_channel(), await layer.new_channel()
     await layer.channel_add(f"{prefix}/ü", one)
@@ -48,6 +49,7 @@ async def test_raw_channels(layer: MpxChannelLayer, outside: Outside, prefix: st
     assert await unread(layer, one) == await unread(layer, two) == []
 
 
+@pytest.mark.everywhere
 async def test_raw_patterns(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.pattern_add(f"{prefix}.?", channel)

@@ -100,6 +100,7 @@ async def test_pages_are_shared(
     assert calls <= 6
 
 
+@pytest.mark.everywhere
 async def test_an_overflow_is_refilled(layer: MpxChannelLayer, sender: MpxChannelLayer) -> None:
     mailbox = await layer.open_channel(hooks=GAP)
     await layer.group_add("room-1", mailbox.channel)
@@ -164,6 +165,7 @@ async def test_an_overflow_without_history(layer: MpxChannelLayer, sender: MpxCh
     await nothing_more(mailbox)
 
 
+@pytest.mark.everywhere
 async def test_a_flushed_server(
     layer: MpxChannelLayer, sender: MpxChannelLayer, outside: Outside
 ) -> None:

@@ -24,6 +24,7 @@ def of(group: str, number: Any = 1, *, tagged: bool = True) -> dict[str, Any]:
     return {"type": "x", "n": number} | ({"mpx_group": group} if tagged else {})
 
 
+@pytest.mark.everywhere
 async def test_a_wildcard_hears_every_group_that_matches(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -70,6 +71,7 @@ async def test_patterns_are_checked(layer: MpxChannelLayer, pattern: Any) -> Non
     assert layer.stats().patterns == 0
 
 
+@pytest.mark.everywhere
 async def test_once_however_often_it_matches(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:

@@ -82,6 +82,7 @@ async def join(layer: MpxChannelLayer, group: str, number: int = 1) -> list[str]
 # -- what it tells --------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_what_a_process_tells(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     (channel, _) = await join(layer, "room", 2)
     await layer.group_add("other", channel)
@@ -119,6 +120,7 @@ async def test_questions_are_no_traffic(
     assert (process.messages_in, process.messages_out, process.dropped) == (0, 0, 0)
 
 
+@pytest.mark.everywhere
 async def test_groups_are_counted_in_all_processes(make_layer: MakeLayer) -> None:
     layers = [make_layer() for _ in range(3)]
     for number, layer in enumerate(layers):
@@ -143,6 +145,7 @@ async def test_a_group_that_is_small_in_a_process_is_counted_there_too(
     assert dict((await layer.fleet_stats(groups=1)).groups) == {"lobby": 7}
 
 
+@pytest.mark.everywhere
 async def test_queues(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     for channel, number in (("thumbnails", 3), ("mails", 1)):
         for _ in range(number):
@@ -527,6 +530,7 @@ async def test_an_acl_that_allows_messages_only(
 # -- flush ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_flush_reaches_every_process(
     layer: MpxChannelLayer,
     other_layer: MpxChannelLayer,
