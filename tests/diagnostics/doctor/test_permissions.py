@@ -68,12 +68,13 @@ def sent() -> set[str]:
         for word, sub in re.findall(r'b"([A-Z]{3,})"(?:, b"([A-Z]{3,})")?', source):
             if word not in ("MATCH", "COUNT", "PONG"):
                 found.add(f"{word}|{sub}".lower() if word in CONTAINERS else word.lower())
-        for word, sub in re.findall(r"redis\.p?call\('(\w+)'(?:, '([A-Z]{3,})')?", source):
-            found.add(f"{word}|{sub}".lower() if word in CONTAINERS else word.lower())
+        found |= {word.lower() for word in re.findall(r"redis\.p?call\('(\w+)'", source)}
+        found |= {f"cluster|{what}".lower() for what in re.findall(r"told\('([A-Z]+)'\)", source)}
         found |= {word.lower() for word in re.findall(r"\\r\\n\$\d+\\r\\n([A-Z]+)\\r", source)}
     found.add("psubscribe")
     found.add("punsubscribe")
     found |= {"ssubscribe", "sunsubscribe"}
+    found.discard("cluster")  # of which the scripts say what above
     return found
 
 
