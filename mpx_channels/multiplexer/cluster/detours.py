@@ -31,8 +31,8 @@ __all__ = ["Detours"]
 
 # Seconds that names have to be subscribed to at their new node before what waited is published.
 LISTENERS_FIRST = 1.0
-# Seconds in which the cluster's bus delivers what a master that was demoted has still taken: its new
-# master hands that to those who have followed.
+# Seconds in which the cluster's bus delivers what a master that was demoted has still taken: its
+# new master hands that to those who have followed.
 BUS = 0.1
 # Seconds before a node is asked again for what it would not do yet; longer, the longer it will not.
 AGAIN = 0.05

@@ -83,7 +83,7 @@ class Guide:
 
     @property
     def running(self) -> bool:
-        return self._task is not None
+        return self._task is not None and not self._task.done()
 
     def start(self) -> None:
         """Begin to ask; returns at once."""
@@ -92,9 +92,8 @@ class Guide:
         self.refusal = None
         self._subscribers.limbo.begin()
         self.detours.begin(self._publishers)
-        for node in self._topology.nodes:  # of an earlier start
-            self._subscribers.of_node(node).start()
-            self._publishers.of(node).start()
+        for end in (*self._subscribers.all, *self._publishers.all):  # of an earlier start
+            end.start()
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="mpx-cluster")
 
     async def stop(self) -> None:
@@ -141,6 +140,7 @@ class Guide:
                 self.last_error = error
                 self._log.warning("look", "%s, trying on", describe(error))
             await self._pace.rest(news=news, well=self._all_well())
+        await asyncio.Event().wait()  # until we are stopped
 
     def _all_well(self) -> bool:
         subscribers, publishers = self._subscribers.all, self._publishers.all

@@ -38,6 +38,9 @@ class Limbo(Subscriber):
     def begin(self) -> None:
         """There is an event loop; there will be no link."""
         self.refusal = None
+        for table in self.registry.tables:
+            for entry in table.values():
+                entry.refusal = None
         self._begin()
 
     def refuse_all(self, refusal: Exception) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from ..exceptions import CommandRefused, NotConnected
 
 __all__ = ["Address", "Remap", "Share", "View", "ask_for_view"]
@@ -52,7 +54,7 @@ async def ask_for_view(
     )
     slots, nodes = told
     if isinstance(slots, BaseException):
-        if isinstance(slots, CommandRefused):
+        if isinstance(slots, CommandRefused | ResponseError):
             raise NotConnected(f"{name} is no node of a cluster, or refuses to say: {slots}")
         raise slots
     epochs = _epochs(nodes) if isinstance(nodes, bytes) else {}

@@ -173,7 +173,7 @@ async def test_a_node_is_added_and_removed(own_cluster: Cluster, traffic: Start)
 async def all_followed(running: Traffic, masters: int) -> dict[str, int]:
     """Wait until all know so many masters; what was sent until then."""
     for mpx in (running.sender, running.receiver):
-        await eventually(lambda: len(mpx.nodes) == masters)
+        await eventually(lambda mpx=mpx: len(mpx.nodes) == masters)
     return dict(running.sent)
 
 

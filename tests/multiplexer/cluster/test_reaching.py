@@ -50,12 +50,13 @@ async def test_all_seeds_are_wrong(new: New, restartable_server: RestartableServ
     away = nowhere()
     mpx = new([away, restartable_server.url], backlog_timeout=0.3)
     await mpx.start()
-    with pytest.raises(NotConnected, match=f"cluster of {away}, {restartable_server.url}.*") as one:
+    with pytest.raises(NotConnected, match=r"no node of the cluster took this in 0\.3 s") as one:
         await mpx.publish("any", b"x")
     with pytest.raises(NotConnected) as other:
         await mpx.wait_connected(0.5)
     for raised in (one, other):
-        assert re.search("no node of a cluster, or refuses to say", str(raised.value))
+        why = f"{restartable_server.url} is no node of a cluster, or refuses to say"
+        assert why in str(raised.value)
         assert away in str(raised.value)
     with pytest.raises(ValueError, match="node must be one of"):
         mpx.command(b"PING", node=mpx.node)
@@ -80,7 +81,7 @@ async def test_nodes_are_reached_at_other_addresses_than_they_announce(
         assert {str(node) for node in mpx.nodes} == {proxy.url for proxy in proxies.values()}
         for number in range(20):
             assert await mpx.publish(str(number), b"x") == 0
-        assert [proxy.accepted for proxy in proxies.values() if proxy is not first] == [2, 2]
+        assert all(proxy.accepted >= 2 for proxy in proxies.values())
         await mpx.stop()
     finally:
         for proxy in proxies.values():
@@ -181,7 +182,7 @@ async def test_stop_while_a_master_is_stopped(own_cluster: Cluster, new: New) ->
 
 
 def test_a_loop_that_was_closed(cluster: Cluster) -> None:
-    """Without a stop, and another one after it."""
+    """Without a stop."""
     mpx = ClusterMultiplexer(cluster.seeds)
 
     async def use() -> None:
@@ -190,13 +191,32 @@ def test_a_loop_that_was_closed(cluster: Cluster) -> None:
         subscription.add("name")
         await asyncio.wait_for(subscription.wait_for_activation("name"), 30)
         assert await mpx.publish("name", b"x") == 1
-        subscription.close()
 
-    for _ in range(2):
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(use())
-        loop.close()
-        mpx.abandon()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(use())
+    loop.close()
+    mpx.abandon()
+    assert not mpx.running
+    with pytest.raises(MultiplexerStopped):
+        mpx.publish_soon("name", b"x")
+    for node in cluster.nodes:
+        with node.client() as client:
+            assert not [each for each in client.client_list() if each["flags"] == "P"]
+
+
+def test_a_loop_that_ends_without_a_stop(cluster: Cluster) -> None:
+    """`asyncio.run` cancels what runs, and the next loop may start it."""
+    mpx = ClusterMultiplexer(cluster.seeds)
+    subscription = mpx.new_channel_subscription()
+    subscription.add("name")
+
+    async def life() -> None:
+        await mpx.start()
+        await asyncio.wait_for(subscription.wait_for_activation("name"), 30)
+        assert await mpx.publish("name", b"x") == 1
+
+    for _ in range(3):
+        asyncio.run(life())
         assert not mpx.running
 
 

@@ -38,9 +38,7 @@ def misses(node: Node) -> int:
     return int(node.info("commandstats").get("cmdstat_eval", {}).get("rejected_calls", 0))
 
 
-async def test_moved(
-    cluster: Cluster, new: New, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_moved(cluster: Cluster, new: New, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no name there does not hear of it, and is told by its next command."""
     monkeypatch.setattr(pace, "EVERY", 1000.0)
     mpx = new(cluster)
