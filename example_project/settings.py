@@ -66,4 +66,6 @@ if os.environ.get("REDIS_CLUSTER", "").lower() in ("1", "true", "yes", "on"):
     CHANNEL_LAYERS["default"]["CONFIG"] |= {
         "hosts": [os.environ.get("REDIS_URL") or "embedded+cluster://"],
         "cluster": True,
+        # Or else there are no wildcard groups, which the page of mentions is made with.
+        "sharded_pubsub": False,
     }

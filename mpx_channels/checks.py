@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.utils.module_loading import import_string
@@ -18,6 +20,11 @@ from mpx_channels.multiplexer.tls_options import file_troubles, unverified
 
 __all__ = ["check_channel_layers"]
 
+OURS = "mpx_channels.layer.MpxChannelLayer"
+TRACED = "mpx_channels.tracing.TracedChannelLayer"
+# All that Channels reads of an entry.
+KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
+
 
 def check_channel_layers(
     app_configs: Sequence[object] | None = None, **kwargs: object
@@ -26,20 +33,84 @@ def check_channel_layers(
     layers = getattr(settings, "CHANNEL_LAYERS", None)
     if not isinstance(layers, Mapping):
         return []  # Channels itself says so, as of what cannot be imported.
-    return [message for alias, entry in layers.items() for message in _check_entry(alias, entry)]
+    messages = [found for alias, entry in layers.items() for found in _check_entry(alias, entry)]
+    if any(_is_ours(entry) for entry in layers.values()):
+        messages.extend(_check_order())
+    return messages
 
 
-def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[CheckMessage]:
+def _is_ours(entry: Any) -> bool:
+    backend = _imported(entry)
+    return isinstance(backend, type) and issubclass(backend, MpxChannelLayer)
+
+
+def _imported(entry: Any) -> object:
+    """What BACKEND names, or None where it cannot be imported: Channels says that itself."""
     try:
-        backend = import_string(entry["BACKEND"])
+        return import_string(entry["BACKEND"])
     except (ImportError, KeyError, TypeError, AttributeError):
-        return
-    if not (isinstance(backend, type) and issubclass(backend, MpxChannelLayer)):
+        return None
+
+
+def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
+    if not isinstance(entry, Mapping):
         return
     where = f"CHANNEL_LAYERS[{alias!r}]"
-    yield from _check_config(where, entry.get("CONFIG", {}))
-    if "TEST_CONFIG" in entry:
-        yield from _check_config(f"{where}['TEST_CONFIG']", entry["TEST_CONFIG"])
+    if _is_ours(entry):
+        yield from _check_keys(where, entry)
+        yield from _check_config(where, entry.get("CONFIG", {}))
+        if "TEST_CONFIG" in entry:
+            yield from _check_config(f"{where}['TEST_CONFIG']", entry["TEST_CONFIG"])
+        return
+    # A key that is written wrong hides the backend from Channels.
+    backend = next((entry[key] for key in entry if str(key).upper() == "BACKEND"), None)
+    if _is_meant_to_be_ours(backend):
+        if "BACKEND" in entry and backend != OURS:
+            fix = f'Write "BACKEND": "{OURS}".'
+            if backend == TRACED:
+                fix = "Install it: pip install 'mpx-channels[otel]'"
+            yield Warning(
+                f"{where}: the BACKEND {backend!r} is no channel layer.",
+                hint=fix,
+                id="mpx_channels.W002",
+            )
+        yield from _check_keys(where, entry)
+
+
+def _is_meant_to_be_ours(backend: object) -> bool:
+    """Whether what is no layer of ours names our package, or nearly."""
+    if not isinstance(backend, str):
+        return False
+    package, _, _ = backend.partition(".")
+    return bool(difflib.get_close_matches(package.lower(), ["mpx_channels"], cutoff=0.9))
+
+
+def _check_keys(where: str, entry: Mapping[Any, Any]) -> Iterator[CheckMessage]:
+    """What stands beside CONFIG is read by nobody."""
+    for key in entry:
+        if key in KEYS:
+            continue
+        near = difflib.get_close_matches(str(key).upper(), KEYS, n=1)
+        if near:
+            hint = f'Write "{near[0]}".'
+        elif key in LayerConfig.__dataclass_fields__:
+            hint = 'Move it into "CONFIG": {...}.'
+        else:
+            hint = f"Take it out: the keys are {', '.join(KEYS)}."
+        yield Warning(f"{where}: nobody reads its key {key!r}.", hint=hint, id="mpx_channels.W003")
+
+
+def _check_order() -> Iterator[CheckMessage]:
+    names = [app.name for app in apps.get_app_configs()]
+    if "mpx_channels" not in names or "channels" not in names:
+        return
+    if names.index("channels") < names.index("mpx_channels"):
+        yield Warning(
+            '"channels" comes before "mpx_channels" in INSTALLED_APPS, so "manage.py runworker" '
+            "is Channels' own, which empties Redis into memory.",
+            hint='Move "mpx_channels" before "channels".',
+            id="mpx_channels.W004",
+        )
 
 
 def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
@@ -50,12 +121,11 @@ def _check_config(where: str, values: Any) -> Iterator[CheckMessage]:
             yield Error(f"{where}: {problem}", id="mpx_channels.E001")
         return
     yield from _check_tls(where, config)
-    urls = [host.url for host in config.parsed_hosts if embedded.is_embedded(host.url)]
-    if not urls:
+    kinds = (embedded.is_embedded, embedded.is_embedded_cluster)
+    if not any(kind(host.url) for host in config.parsed_hosts for kind in kinds):
         return
     try:
-        for url in urls:
-            embedded.check(url)
+        config.check_embedded()
     except (embedded.EmbeddedUnavailable, ValueError) as error:
         yield Error(f"{where}: {error}", id="mpx_channels.E002")
         return
@@ -84,14 +154,14 @@ def _check_tls(where: str, config: LayerConfig) -> Iterator[CheckMessage]:
                     "their own, and read the password and all messages. Name the authority of "
                     "the server's certificate with ssl_ca_certs instead."
                 ),
-                id="mpx_channels.W002",
+                id="mpx_channels.W005",
             )
 
 
 def _connections(config: LayerConfig) -> Iterator[tuple[AbstractConnection, str]]:
     """One for each host, not connected, and one for its Sentinels; and where its options are."""
     for host in config.parsed_hosts:
-        if embedded.is_embedded(host.url):
+        if embedded.is_embedded(host.url) or embedded.is_embedded_cluster(host.url):
             continue
         node = host.node()
         yield node.connection(), ""

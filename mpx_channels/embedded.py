@@ -6,6 +6,8 @@ holds a shared lock on ``users.lock`` for its life, which the kernel releases ho
 a detached keeper (`embedded_keeper.py`) waits for the exclusive one: it gets it when the last
 user is gone, and stops Valkey.
 
+A server that dies is started again by the first user that wants to connect to it (`reviving`).
+
 Three lock files in the folder: ``start.lock`` lets one process at a time look and start,
 ``keeper.lock`` is held as long as a keeper lives, ``users.lock`` is explained above.
 
@@ -14,9 +16,11 @@ is kept as the one server is. A node has no replica, so its keeper starts it aga
 """
 
 import argparse
+import asyncio
 import atexit
 import contextlib
 import importlib.util
+import logging
 import os
 import socket
 import subprocess
@@ -26,7 +30,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 from mpx_channels.multiplexer.exceptions import MpxError
+from mpx_channels.multiplexer.logs import LimitedLog
 
 from .embedded_places import FOLDER_VARIABLE, Place, choose_ports, place_of, remembered_ports
 
@@ -40,11 +48,14 @@ __all__ = [
     "check",
     "is_embedded",
     "is_embedded_cluster",
+    "reviving",
     "start",
     "start_cluster",
     "stop",
     "wait_stopped",
 ]
+
+log = LimitedLog(logging.getLogger("mpx_channels.embedded"))
 
 START_TIMEOUT = 10.0  # seconds
 POLL_INTERVAL = 0.01  # seconds
@@ -120,6 +131,33 @@ def start_cluster(url: str = "embedded+cluster://", base_dir: Path | None = None
     return [f"redis://127.0.0.1:{port}" for port, _ in remembered_ports(place)]
 
 
+def reviving(
+    url: str = "embedded://", base_dir: Path | None = None
+) -> type[UnixDomainSocketConnection]:
+    """A class of redis-py's connections that starts the server again where it has died.
+
+    For as long as this process uses it, that is, until `stop`. What was in the server is lost.
+    """
+    place = place_of(url, base_dir)
+
+    class RevivingConnection(UnixDomainSocketConnection):
+        async def connect(self) -> None:
+            try:
+                await super().connect()  # type: ignore[no-untyped-call]
+            except RedisConnectionError:
+                if not _uses(place):
+                    raise
+                if await asyncio.to_thread(_start, place):
+                    log.warning(
+                        place.folder,
+                        "The embedded server in %s had died, and is started again, empty",
+                        place.folder,
+                    )
+                await super().connect()  # type: ignore[no-untyped-call]
+
+    return RevivingConnection
+
+
 def stop(url: str = "embedded://", base_dir: Path | None = None) -> None:
     """Let go of the server, which stops if no other process uses it; done at exit in any case."""
     _let_go(place_of(url, base_dir).folder)
@@ -137,7 +175,8 @@ def wait_stopped(
     )
 
 
-def _start(place: Place) -> None:
+def _start(place: Place) -> bool:
+    """As `start`; whether there was no server."""
     try:
         place.make_folder()
         with _opened(place.folder / "start.lock") as starting:
@@ -145,7 +184,7 @@ def _start(place: Place) -> None:
             deadline = time.monotonic() + START_TIMEOUT
             try:
                 _hold(place, deadline)
-                _ensure_servers(place, deadline)
+                return _ensure_servers(place, deadline)
             except BaseException:
                 _let_go(place.folder)
                 raise
@@ -159,11 +198,16 @@ def _start(place: Place) -> None:
         ) from error
 
 
+def _uses(place: Place) -> bool:
+    """Whether this process has its lock on users.lock."""
+    return _held.get(place.folder, (0, 0))[0] == os.getpid()
+
+
 def _hold(place: Place, deadline: float) -> None:
     """Take this process's lock on users.lock; while a keeper stops its server, wait for that."""
-    pid = os.getpid()
-    if _held.get(place.folder, (0, 0))[0] == pid:
+    if _uses(place):
         return
+    pid = os.getpid()
     fd = _open(place.folder / "users.lock")
     _held[place.folder] = pid, fd
     if not _poll(lambda: _try_lock(fd, fcntl.LOCK_SH), deadline):
@@ -183,8 +227,8 @@ def _let_go_of_all() -> None:
         _let_go(folder)
 
 
-def _ensure_servers(place: Place, deadline: float) -> None:
-    """Return when a keeper lives and its Valkey serves; start them if none does.
+def _ensure_servers(place: Place, deadline: float) -> bool:
+    """Return when a keeper lives and its Valkey serves; start them if none does, and say so.
 
     Needs start.lock. Looks at both until they agree: a keeper whose Valkey died is about to end.
     """
@@ -201,7 +245,7 @@ def _ensure_servers(place: Place, deadline: float) -> None:
                 started = True
         # Who comes later need not wait for a node that somebody has stopped, to look on.
         if (all if started else any)(map(serves, place.sockets)):
-            return
+            return started
         if time.monotonic() > deadline:
             raise EmbeddedUnavailable(_failure(place, "does not answer"))
         time.sleep(POLL_INTERVAL)

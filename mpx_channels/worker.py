@@ -13,6 +13,7 @@ from channels.exceptions import StopConsumer
 from channels.worker import Worker
 
 from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.layer.exceptions import OUTAGES
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
 __all__ = ["MpxWorker"]
@@ -106,7 +107,7 @@ class MpxWorker(Worker):
                     "A consumer of the channel %s failed: %s",
                     channel,
                     repr(error),
-                    exc_info=error,
+                    exc_info=None if isinstance(error, OUTAGES) else error,
                 )
                 await asyncio.sleep(PAUSE)
 

@@ -6,6 +6,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402
+import shlex  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 
@@ -38,6 +39,7 @@ def main(cluster: bool) -> int | str:
     if cluster and not os.environ.get("REDIS_URL"):
         nodes = pid_file(embedded_url)
         print(f"Kill one of its nodes and look on: kill -9 $(cat {nodes})", flush=True)
+    print(f"Look inside from another terminal: {look_inside()}", flush=True)
     os.environ["HOST"] = host  # the settings allow it as the site's name
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     os.environ["PYTHONUNBUFFERED"] = "1"
@@ -58,6 +60,17 @@ def pid_file(url: str) -> str:
     from mpx_channels.embedded_places import place_of
 
     return str(place_of(url, None).sockets[0].with_name("valkey.pid"))
+
+
+def look_inside() -> str:
+    """The command that shows this demo's processes, from the same folder."""
+    command = ".venv/bin/python manage.py mpx top"
+    for name in ("REDIS_URL", "REDIS_CLUSTER", "MPX_EMBEDDED_DIR"):
+        if value := os.environ.get(name):
+            # No password that was given to us comes to the terminal.
+            shown = "..." if name == "REDIS_URL" and "@" in value else shlex.quote(value)
+            command = f"{name}={shown} {command}"
+    return command
 
 
 if __name__ == "__main__":

@@ -257,6 +257,12 @@ class Cluster:
         words = b" ".join(self._running()[0].ask("CLUSTER HELP"))
         return b"MIGRATESLOTS" in words
 
+    @property
+    def has_sharded_pubsub(self) -> bool:
+        """Whether its servers know SSUBSCRIBE, as those from Redis 7 on do."""
+        version = self._running()[0].info("server")["redis_version"]
+        return int(version.partition(".")[0]) >= 7
+
     def add_node(self, master: Node | None = None) -> Node:
         """A new node that all know: a master without slots, or a replica of ``master``."""
         node = self._new_node()

@@ -12,6 +12,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import redis
 
+from .over import (
+    layer_config,
+    layer_json,
+    outside,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_generate_tests,
+    session_sentinels,
+    topology,
+)
 from .proxy import Proxy, free_port
 from .servers import new_server
 from .users import as_admin, granting, restrict, restrict_again
@@ -22,6 +33,22 @@ if TYPE_CHECKING:
 
     from .clusters import Cluster
     from .tls import Certificates
+
+__all__ = [
+    "PATIENCE",
+    "RestartableServer",
+    "eventually",
+    "layer_config",
+    "layer_json",
+    "missing",
+    "outside",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_generate_tests",
+    "session_sentinels",
+    "topology",
+]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started by a shell's &, which has INT ignored in all that is started from there: the programs
@@ -142,10 +169,8 @@ def rules_for_one_test() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(server: ValkeyServer, request: pytest.FixtureRequest) -> str:
+def redis_url(server: ValkeyServer) -> str:
     """The URL of the session's Valkey."""
-    if os.environ.get("MPX_TEST_OVER") == "cluster":
-        return request.getfixturevalue("cluster").seeds[0]
     return f"redis://127.0.0.1:{server.port}"
 
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from mpx_channels.channels.reader import Reader
     from mpx_channels.channels.woken_reader import WokenReader
     from mpx_channels.layer import Mailbox, MpxChannelLayer
+    from mpx_channels.layer.followed import Followed
     from mpx_channels.layer.groups.topics import Topic
     from mpx_channels.layer.hub import Hub
     from mpx_channels.layer.hubs import Hubs
     from mpx_channels.layer.processes.ledger import Ledger
+    from mpx_channels.layer.taps import Tap
     from mpx_channels.messages.crypto import Cipher
     from mpx_channels.messages.serializers import SerializersRegistry
     from mpx_channels.multiplexer import Multiplexer, PromiseSubscription, SentinelNode
@@ -128,9 +130,10 @@ def queue_readers(layer: MpxChannelLayer) -> Collection[Reader]:
     return hub.queues.readers if hub is not None else ()
 
 
-def asked_for(reader: QueueReader) -> Collection[str]:
-    """The lists that a blocking pop is under way for."""
-    return reader._asked
+def asked_for(reader: Any) -> Collection[str]:
+    """The lists that a blocking pop is under way for, or that are listened to, in a cluster."""
+    asked: Collection[str] = reader._asked if hasattr(reader, "_asked") else reader._listened
+    return asked
 
 
 def listened_to(reader: WokenReader) -> Collection[str]:
@@ -382,3 +385,8 @@ def hooks_of(consumer: Any) -> Any:
 def promises_of(consumer: Any) -> Collection[object]:
     """The promises that a consumer waits for."""
     return consumer._mpx_promises
+
+
+def followed_by(tap: Tap) -> list[Followed]:
+    """What a tap follows in a cluster of sharded channels."""
+    return tap._followed

@@ -88,16 +88,82 @@ def test_secrets_stay_secret() -> None:
     assert "secret" not in str(found)
 
 
+def hints(**layers: dict[str, Any]) -> list[tuple[str, str, str]]:
+    with override_settings(CHANNEL_LAYERS=layers):
+        return [(m.id or "", m.msg, m.hint or "") for m in check_channel_layers()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mpx_channels.MpxChannelLayer",
+        "mpx_channels.layer.MPXChannelLayer",
+        "mpx_channels.layer",
+        "mpx_channels.core.RedisChannelLayer",
+        "mpxchannels.layer.MpxChannelLayer",
+        "mpx_channel.layer.MpxChannelLayer",
+    ],
+)
+def test_a_backend_that_is_nearly_ours(name: str) -> None:
+    ((id, text, hint),) = hints(default={"BACKEND": name})
+    assert id == "mpx_channels.W002"
+    assert f"CHANNEL_LAYERS['default']: the BACKEND {name!r}" in text
+    assert f'"BACKEND": "{BACKEND}"' in hint
+
+
+@pytest.mark.parametrize(
+    ("key", "fix"),
+    [
+        ("config", 'Write "CONFIG"'),
+        ("CONFG", 'Write "CONFIG"'),
+        ("Test_config", 'Write "TEST_CONFIG"'),
+        ("hosts", 'Move it into "CONFIG"'),
+        ("ROUTING", "the keys are BACKEND, CONFIG, TEST_CONFIG"),
+        (7, "the keys are BACKEND, CONFIG, TEST_CONFIG"),
+    ],
+)
+def test_a_key_that_nobody_reads(key: Any, fix: str) -> None:
+    ((id, text, hint),) = hints(default={"BACKEND": BACKEND, key: {"hosts": ["redis://:secret@x"]}})
+    assert id == "mpx_channels.W003"
+    assert f"CHANNEL_LAYERS['default']: nobody reads its key {key!r}" in text
+    assert fix in hint
+    assert "secret" not in text + hint
+
+
+def test_a_backend_in_small_letters() -> None:
+    ((id, _, hint),) = hints(default={"backend": BACKEND})
+    assert (id, hint) == ("mpx_channels.W003", 'Write "BACKEND".')
+
+
+def test_the_order_of_the_apps() -> None:
+    ours, others = {"BACKEND": BACKEND}, {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    with override_settings(INSTALLED_APPS=["channels", "mpx_channels"]):
+        ((id, text, hint),) = hints(default=ours)
+        assert id == "mpx_channels.W004"
+        assert "runworker" in text
+        assert hint == 'Move "mpx_channels" before "channels".'
+        assert hints(default=others) == []
+    for apps in (["mpx_channels", "channels"], ["mpx_channels"]):
+        with override_settings(INSTALLED_APPS=apps):
+            assert hints(default=ours) == []
+
+
 def test_other_peoples_backends_are_left_alone() -> None:
     in_memory = {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"nonsense": 1}}
     assert problems(default=in_memory, broken={"BACKEND": "no.such.Thing"}, empty={}) == []
+    assert problems(default={"BACKEND": "my_channels.layer.Layer", "config": {}}) == []
     assert problems(odd={"BACKEND": None}, odder=None) == []  # type: ignore[arg-type]
     with override_settings(CHANNEL_LAYERS=["nonsense"]):
         assert check_channel_layers() == []
 
 
-def test_embedded_is_for_development() -> None:
-    entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": ["embedded://"]}}
+@pytest.mark.parametrize(
+    "config",
+    [{"hosts": ["embedded://"]}, {"hosts": ["embedded+cluster://"], "cluster": True}],
+    ids=["server", "cluster"],
+)
+def test_embedded_is_for_development(config: dict[str, Any]) -> None:
+    entry = {"BACKEND": BACKEND, "CONFIG": config}
     assert problems(default=entry) == []
     ((id, text),) = problems(debug=False, default=entry)
     assert id == "mpx_channels.W001"
@@ -180,5 +246,5 @@ def test_certificates_that_are_not_looked_at(url: str, option: str) -> None:
     entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": [url]}}
     assert problems(default=entry) == []
     ((id, text),) = problems(debug=False, default=entry)
-    assert id == "mpx_channels.W002"
+    assert id == "mpx_channels.W005"
     assert text == f"CHANNEL_LAYERS['default'] has {option!r} turned off, and DEBUG is off."

@@ -1,6 +1,7 @@
 """The embedded Valkey, with real servers, processes and signals."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import redis
 
 from mpx_channels import embedded
 from mpx_channels.embedded_places import SOCKET_PATH_LIMIT
+from mpx_channels.layer import ConnectionLost, MpxChannelLayer, NotConnected
 from mpx_channels.multiplexer.exceptions import MpxError
 
 from .conftest import PATIENCE
@@ -273,6 +275,64 @@ def test_a_start_right_after_valkey_died_gets_a_working_server(url: str) -> None
     _, valkey = keeper_and_valkey(embedded.start(url))
     os.kill(valkey, signal.SIGKILL)
     assert info(embedded.start(url))["process_id"] != valkey
+
+
+LAYER = """
+import asyncio, sys
+from django.conf import settings
+settings.configure()
+from mpx_channels.layer import MpxChannelLayer
+
+async def main():
+    layer = MpxChannelLayer(hosts=[sys.argv[1]])
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    print("joined", flush=True)
+    while True:
+        print((await layer.receive(channel))["type"], flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_first_that_notices_starts_it_again(
+    url: str, user: Callable[..., User], caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = MpxChannelLayer(hosts=[url])
+    other = user(LAYER)
+    assert await asyncio.to_thread(other.line) == "joined"
+    await layer.connect()
+    address = embedded.start(url)
+    _, valkey = keeper_and_valkey(address)
+    os.kill(valkey, signal.SIGKILL)
+    hear = asyncio.create_task(asyncio.to_thread(other.line))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not hear.done():
+                # Only what is sent when both are back arrives.
+                with contextlib.suppress(ConnectionLost):
+                    await layer.group_send("room", {"type": "hello"})
+                await asyncio.sleep(0.05)
+    finally:
+        other.process.kill()  # or else the thread that reads would wait on
+    assert hear.result() == "hello"
+    assert info(address)["process_id"] != valkey
+    await layer.close()
+    lines = [each.getMessage() for each in caplog.records if each.name == "mpx_channels.embedded"]
+    # Here, or in the other process.
+    assert len(lines) <= 1
+    assert all("had died, and is started again" in line for line in lines)
+
+
+async def test_who_does_not_use_it_any_more_does_not_start_it(url: str) -> None:
+    layer = MpxChannelLayer(hosts=[url], backlog_timeout=0.1)
+    await layer.connect()
+    embedded.stop(url)
+    assert await asyncio.to_thread(embedded.wait_stopped, url)
+    with pytest.raises(NotConnected):
+        await layer.group_send("room", {"type": "hello"})
+    assert embedded.wait_stopped(url, 0)
+    await layer.close()
 
 
 def test_a_user_that_comes_during_the_shutdown_gets_a_working_server(

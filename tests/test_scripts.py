@@ -247,3 +247,28 @@ def test_an_exit_status_is_handed_on() -> None:
     run = [sys.executable, SCRIPTS / "_run.py", "sh", "-c"]
     assert subprocess.run([*run, "exit 3"], check=False).returncode == 3
     assert subprocess.run([*run, "kill -KILL $$"], check=False).returncode == 128 + 9
+
+
+# -- the demo --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "before"),
+    [
+        ({}, ""),
+        ({"REDIS_URL": "redis://here:6379/1?a=b&c=d"}, "REDIS_URL='redis://here:6379/1?a=b&c=d' "),
+        ({"REDIS_URL": "redis://:secret@here"}, "REDIS_URL=... "),
+        ({"MPX_EMBEDDED_DIR": "/tmp/a b"}, "MPX_EMBEDDED_DIR='/tmp/a b' "),
+    ],
+)
+def test_the_demo_says_how_to_look_inside(environment: dict[str, str], before: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "import _demo; print(_demo.look_inside())"],
+        cwd=SCRIPTS,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"{before}.venv/bin/python manage.py mpx top\n"
+    assert (SCRIPTS.parent / "manage.py").exists()

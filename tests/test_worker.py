@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections import Counter
@@ -22,14 +23,14 @@ MakeLayer = layers.MakeLayer
 prefix, make_layer, layer = layers.prefix, layers.make_layer, layers.layer
 
 PROJECT = """
-import asyncio, os, time
+import asyncio, json, os, time
 from django.conf import settings
 settings.configure(
     INSTALLED_APPS=["mpx_channels", "channels"],
     ASGI_APPLICATION="worker_project.application",
     CHANNEL_LAYERS={"default": {
         "BACKEND": "mpx_channels.layer.MpxChannelLayer",
-        "CONFIG": {"hosts": [os.environ["URL"]], "prefix": os.environ["PREFIX"]},
+        "CONFIG": {**json.loads(os.environ["CONFIG"]), "prefix": os.environ["PREFIX"]},
     }},
 )
 import django
@@ -79,12 +80,12 @@ def main():
 class Workers:
     """`runworker` processes of one project."""
 
-    def __init__(self, warm: Warm, folder: Path, url: str, prefix: str) -> None:
+    def __init__(self, warm: Warm, folder: Path, config: str, prefix: str) -> None:
         self.log = folder / "log"
         self.log.touch()
         (folder / "worker_project.py").write_text(PROJECT)
         self._folder = folder
-        self._environment = {**os.environ, "URL": url, "PREFIX": prefix, "LOG": str(self.log)}
+        self._environment = {**os.environ, "CONFIG": config, "PREFIX": prefix, "LOG": str(self.log)}
         self._warm = warm
         self.processes: list[Process] = []
 
@@ -111,9 +112,9 @@ class Workers:
 
 @pytest.fixture
 async def workers(
-    warm: Warm, tmp_path: Path, redis_url: str, prefix: str
+    warm: Warm, tmp_path: Path, layer_json: str, prefix: str
 ) -> AsyncIterator[Workers]:
-    running = Workers(warm, tmp_path, redis_url, prefix)
+    running = Workers(warm, tmp_path, layer_json, prefix)
     yield running
     for process in list(running.processes):
         await running.stop(process, signal.SIGKILL)
@@ -193,7 +194,7 @@ async def test_what_redis_refuses_ends_it_with_an_error(
     warm: Warm, tmp_path: Path, restartable_server: RestartableServer, prefix: str
 ) -> None:
     url = restartable_server.start_with_user("allkeys", "allchannels", "+@all", "-blpop")
-    process = Workers(warm, tmp_path, url, prefix).start()
+    process = Workers(warm, tmp_path, json.dumps({"hosts": [url]}), prefix).start()
     await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert process.returncode == 1
     said = (tmp_path / "output").read_text()
@@ -210,7 +211,7 @@ async def test_what_redis_refuses_for_one_channel_ends_all(
 ) -> None:
     url = restartable_server.start_with_user("allkeys", "allchannels", "+@all")
     layer = make_layer(hosts=[url])
-    workers = Workers(warm, tmp_path, url, prefix)
+    workers = Workers(warm, tmp_path, json.dumps({"hosts": [url]}), prefix)
     process = workers.start()
     go = tmp_path / "go"
     await layer.send("fast", {"type": "wait", "path": str(go), "n": 1})
@@ -228,6 +229,7 @@ async def test_what_redis_refuses_for_one_channel_ends_all(
     await layer.close()
 
 
+@pytest.mark.everywhere
 async def test_a_failing_consumer_is_made_anew(layer: MpxChannelLayer, workers: Workers) -> None:
     workers.start()
     await layer.send("fast", {"type": "work", "n": 1})

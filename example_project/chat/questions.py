@@ -18,9 +18,10 @@ import re
 from typing import Any
 from uuid import uuid4
 
+import redis
+
 from mpx_channels.consumers import PromiseMixin
 from mpx_channels.layer import LayerPromise, PromiseRejected
-from mpx_channels.multiplexer import PromiseDisconnected
 
 from .consumers import ChatConsumer
 from .rules import MAX_TEXT
@@ -90,7 +91,7 @@ class QuestionConsumer(PromiseMixin, ChatConsumer):
             answer = {"type": "unanswered", "message": f"Nobody answered in {timeout:g} s."}
         except PromiseRejected as rejection:
             answer = {"type": "unanswered", "message": f"The question was rejected: {rejection}"}
-        except PromiseDisconnected:
+        except redis.ConnectionError:  # broken, or never there
             message = "The server lost its connection, and may have missed the answer. Ask again."
             answer = {"type": "unanswered", "message": message}
         finally:

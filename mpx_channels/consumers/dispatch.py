@@ -17,9 +17,11 @@ from channels.layers import get_channel_layer
 from django.db import close_old_connections
 
 from mpx_channels.layer import REPLY_TO, Failure, Hooks, Mailbox, MpxChannelLayer
+from mpx_channels.layer.exceptions import OUTAGES
 from mpx_channels.loops.doors import doors
 from mpx_channels.multiplexer.logs import LimitedLog, origin
 
+from . import outages
 from .closes import is_closed_to, turn_away
 from .connections import LastCheck, last_check
 from .door import Door
@@ -79,8 +81,8 @@ class Dispatch:
     # message, as Channels does.
     close_old_connections_interval: float = 1.0
     # Seconds after which a consumer begins also if Redis is away. It hears of it by
-    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it fails then, with
-    # `NotConnected` after ``connect_timeout``.
+    # `mpx_disconnect`, and by `mpx_reconnect` once Redis is there. None: it ends then, after
+    # ``connect_timeout``.
     wait_for_redis: float | None = None
 
     # Seconds that the server may take to send something to the client; one that takes nothing for
@@ -118,6 +120,7 @@ class Dispatch:
             guests.enter(door)
         theirs: Callable[[], Awaitable[Event]] | None = None
         mailbox: Mailbox | None = None
+        handshake = True
         try:
             if isinstance(layer, MpxChannelLayer):
                 mailbox = await layer.open_channel(
@@ -141,6 +144,7 @@ class Dispatch:
                     self._mpx_pump(theirs, mailbox, handling)
                 event = await receive()
                 await self._mpx_subscribe()
+                handshake = False
                 await self.dispatch(event)
                 self._mpx_pump(receive, mailbox, handling)
                 await self._mpx_serve(mailbox, handling)
@@ -150,6 +154,8 @@ class Dispatch:
                 await door.farewell()
         except StopConsumer:
             pass
+        except OUTAGES as error:
+            await outages.end(type(self).__name__, scope, send, error, handshake=handshake)
         finally:
             self._mpx_mailbox = None
             try:
@@ -381,7 +387,7 @@ class Dispatch:
                 "Could not answer a request with its failure (%s): %s",
                 type(self).__name__,
                 repr(failure),
-                exc_info=failure,
+                exc_info=outages.traceback_of(failure),
             )
 
     def _mpx_task_done(self, task: Task) -> None:
@@ -403,5 +409,5 @@ class Dispatch:
                     "A consumer's task failed at the consumer's end (%s): %s",
                     type(self).__name__,
                     repr(result),
-                    exc_info=result,
+                    exc_info=outages.traceback_of(result),
                 )

@@ -22,8 +22,8 @@ class PromiseMixin(MpxConsumerMixin):
     async def promise(self, name: str, timeout: float | None = None) -> Any:
         """The value that `name` is resolved with; `timeout` is in seconds.
 
-        Raises `TimeoutError`, `PromiseRejected`, or `PromiseDisconnected` when the link to Redis
-        broke meanwhile.
+        Raises `TimeoutError`, `PromiseRejected`, `PromiseDisconnected` when the link to Redis
+        broke meanwhile, or `NotConnected` when there was none before the time was over.
         """
         return await (await self.new_promise(name, timeout))
 

@@ -30,7 +30,11 @@ class Listen(Subcommand):
     """Shows what a tap sees."""
 
     name = "listen"
-    help = "Show messages as they pass, decoded, until Ctrl-C."
+    help = (
+        "Show messages as they pass, decoded, until Ctrl-C. In a cluster, where sharded channels "
+        "have no patterns, names are looked for each second: of a new one, what comes before that "
+        "is missed."
+    )
     interrupted = FINE
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -74,7 +78,7 @@ class Listen(Subcommand):
             for channel in queues:
                 await self._peek(layer, channel, shown, out)
             if tap is not None and not shown.enough:
-                await self._listen(tap, shown, out, _what(layer, options))
+                await self._listen(layer, tap, shown, out, options)
         except asyncio.CancelledError:
             if gone:
                 raise BrokenPipeError from None
@@ -94,16 +98,21 @@ class Listen(Subcommand):
             if shown.enough:
                 return
 
-    async def _listen(self, tap: Tap, shown: Shown, out: Output, what: str) -> None:
+    async def _listen(
+        self, layer: MpxChannelLayer, tap: Tap, shown: Shown, out: Output, options: dict[str, Any]
+    ) -> None:
         try:
             await tap.__aenter__()
         except SubscriptionRefused as error:
-            raise Refusal(
-                f"{error}: let the user of Redis have this pattern word for word (ACL SETUSER ... "
-                "&PATTERN) and the command PSUBSCRIBE"
-            ) from error
+            raise Refusal(f"{error}: {_allow(layer)}") from error
         try:
-            out.note(f"Listening to {what}; Ctrl-C ends it.", "dim")
+            out.note(f"Listening to {_what(layer, options)}; Ctrl-C ends it.", "dim")
+            if _follows(layer, options):
+                out.note(
+                    "In a cluster these are the names that a process listens to; of a new one, "
+                    "what comes in its first second may be missed.",
+                    "dim",
+                )
             async for passing in tap:
                 if isinstance(passing, TapEvent):
                     await shown.event(passing)
@@ -266,6 +275,28 @@ def _what(layer: MpxChannelLayer, options: dict[str, Any]) -> str:
     if of_redis:
         return f"all channels of Redis that begin with {layer.prefix}:"
     return f"all groups, channels of processes and promises of {layer.prefix}"
+
+
+def _sharded(layer: MpxChannelLayer) -> bool:
+    return layer.config.cluster and layer.config.sharded_pubsub
+
+
+def _follows(layer: MpxChannelLayer, options: dict[str, Any]) -> bool:
+    """Whether names are looked for, as there are no patterns."""
+    return _sharded(layer) and not (options["group"] or options["channel"])
+
+
+def _allow(layer: MpxChannelLayer) -> str:
+    """What a user of Redis needs."""
+    if _sharded(layer):
+        return (
+            "let the user of Redis have the commands SSUBSCRIBE and PUBSUB SHARDCHANNELS, and the "
+            "names (ACL SETUSER ... +ssubscribe +pubsub|shardchannels &NAMES)"
+        )
+    return (
+        "let the user of Redis have this pattern word for word (ACL SETUSER ... &PATTERN) and the "
+        "command PSUBSCRIBE"
+    )
 
 
 def _clock(at: float) -> str:

@@ -30,6 +30,14 @@ class Nowhere(io.StringIO):
         return len(text)
 
 
+class Terminal(Console):
+    """Rich's, which would end the process with 1 when nobody reads any more, as of ``| head``."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to whoever has called, as with any other file."""
+        raise BrokenPipeError
+
+
 class Output:
     """Where a subcommand writes to.
 
@@ -54,7 +62,7 @@ class Output:
         self.file = file = file or sys.stdout or Nowhere()
         self.errors = errors or sys.stderr or Nowhere()
         self.terminal = not as_json and _is_terminal(file)
-        self.console = Console(
+        self.console = Terminal(
             file=file,
             no_color=color is False or None,
             force_terminal=True if color else None,
@@ -64,7 +72,7 @@ class Output:
         self.colors = self.console.is_terminal and not as_json
         if not self.terminal:
             self.console.width = UNLIMITED
-        self._errors = Console(
+        self._errors = Terminal(
             file=self.errors,
             no_color=color is False or None,
             highlight=False,

@@ -17,6 +17,8 @@ __all__ = ["draw"]
 
 # Of the lines on top, and of those of each process.
 LONGEST_TOTAL, LONGEST, SHORTEST = 60, 20, 6
+# Of the bars on top: lines, where there are so many to spare, and columns of each bar.
+TALLEST, WIDEST = 8, 2
 # Names of columns whose heads say something else.
 BARS_IN, BARS_OUT = "<in", ">out"
 KEYS = "q leave  < > sort  r reverse  j k scroll"
@@ -24,8 +26,12 @@ KEYS = "q leave  < > sort  r reverse  j k scroll"
 
 def draw(board: Board, view: View, width: int, height: int, *, ascii: bool = False) -> Group:
     """The screen: exactly `height` lines, none longer than `width`."""
-    top = _header(board, width, ascii)
-    bottom = _tables(board, width, height)
+    head = len(_header(board, width, ascii, 1))
+    # The line of heads and a total; a footer.
+    needed = len(board.lines) + 2
+    bottom = _tables(board, width, height, height - head - needed - 1)
+    spare = height - head - needed - len(bottom) - 1
+    top = _header(board, width, ascii, max(1, min(TALLEST, 1 + spare // 2)))
     rows = height - len(top) - len(bottom) - 1
     middle = _processes(board, view, width, max(2, rows), ascii)
     lines = [*top, *middle]
@@ -43,13 +49,13 @@ def _one_line(line: RenderableType) -> RenderableType:
 # -- the top --------------------------------------------------------------------------------------
 
 
-def _header(board: Board, width: int, ascii: bool) -> list[Text]:
+def _header(board: Board, width: int, ascii: bool, tall: int) -> list[Text]:
     snapshot = board.snapshot
     clock = time.strftime("%H:%M:%S")
     if snapshot is None:
         header = [_apart(Text("looking ...", style="bold"), clock, width)]
     else:
-        header = _overview(board, snapshot, clock, width, ascii)
+        header = _overview(board, snapshot, clock, width, ascii, tall)
     if board.error is not None:
         since = time.strftime("%H:%M:%S", time.localtime(board.error_since))
         text = f" No answer since {since}: {board.error} "
@@ -59,7 +65,9 @@ def _header(board: Board, width: int, ascii: bool) -> list[Text]:
     return [*header, Text()]
 
 
-def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: bool) -> list[Text]:
+def _overview(
+    board: Board, snapshot: Snapshot, clock: str, width: int, ascii: bool, tall: int
+) -> list[Text]:
     where = Text(snapshot.prefix, style="bold").append(
         f" on {', '.join(snapshot.servers)}", style="not bold"
     )
@@ -78,8 +86,8 @@ def _overview(board: Board, snapshot: Snapshot, clock: str, width: int, ascii: b
     return [
         _apart(where, clock, width),
         counted,
-        _total("in", board.total.messages_in, messages_in, width, ascii),
-        _total("out", board.total.messages_out, messages_out, width, ascii),
+        *_total("in", board.total.messages_in, messages_in, width, ascii, tall),
+        *_total("out", board.total.messages_out, messages_out, width, ascii, tall),
     ]
 
 
@@ -92,12 +100,22 @@ def _apart(left: Text, right: str, width: int) -> Text:
     return left.append(" " * max(1, width - left.cell_len - len(right))).append(right)
 
 
-def _total(name: str, trace: Trace, value: float | None, width: int, ascii: bool) -> Text:
+def _total(
+    name: str, trace: Trace, value: float | None, width: int, ascii: bool, tall: int
+) -> list[Text]:
+    """The bars in so many lines, and what they mean in the last."""
     number = "" if value is None else f"{rate(value)}/s"
-    line = Text(f"{name:<3} {number:>10} ")
+    label = f"{name:<3} {number:>10} "
     peak = f" peak {rate(trace.peak)}/s"
-    bars = min(LONGEST_TOTAL, width - line.cell_len - len(peak))
-    return line.append(trace.bars(bars, ascii=ascii), style="green").append(peak, style="dim")
+    room = width - len(label) - len(peak)
+    wide = max(1, min(WIDEST, room // LONGEST_TOTAL)) if tall > 1 else 1
+    *above, last = (
+        Text("".join(bar * wide for bar in bars), style="green")
+        for bars in trace.chart(min(LONGEST_TOTAL, room), tall, ascii=ascii)
+    )
+    blank = " " * len(label)
+    lines = [Text(blank).append_text(line) for line in above]
+    return [*lines, Text(label).append_text(last).append(peak, style="dim")]
 
 
 # -- the processes --------------------------------------------------------------------------------
@@ -186,8 +204,11 @@ def _add(line: Text, cell: Text, length: int, *, left: bool) -> None:
 # -- the bottom -----------------------------------------------------------------------------------
 
 
-def _tables(board: Board, width: int, height: int) -> list[Text]:
-    """The busiest groups and the queues side by side, in a third of the screen at most."""
+def _tables(board: Board, width: int, height: int, spare: int) -> list[Text]:
+    """The busiest groups and the queues side by side.
+
+    In a third of the screen, or in what the processes leave of it.
+    """
     if board.snapshot is None or height < 16:
         return []
     stats = board.snapshot.stats
@@ -199,7 +220,7 @@ def _tables(board: Board, width: int, height: int) -> list[Text]:
     queues = sorted(stats.queues.items(), key=lambda item: (-item[1], item[0]))
     lengths = [(name, f"{length:,}") for name, length in queues]
     half = (width - GAP) // 2 if groups and lengths else width
-    most = height // 3 - 2
+    most = max(height // 3, spare) - 2
     head = "consumers (present)" if present else "consumers"
     left = _pairs("busiest groups", head, groups[:most], half)
     right = _pairs("plain channels", "unread", lengths[:most], half)

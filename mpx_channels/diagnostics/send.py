@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from mpx_channels.layer import (
     UnserializableMessage,
 )
 
+from .handlers import unhandled
 from .output import Output
 from .session import Session
 from .streams import read_all
@@ -35,7 +37,10 @@ class Send(Subcommand):
     """Sends one message to a group or a channel."""
 
     name = "send"
-    help = "Send a message to a group or a channel."
+    help = (
+        "Send a message to a group or a channel. A consumer without a handler for its type fails, "
+        "and its browser's connection ends."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -49,10 +54,21 @@ class Send(Subcommand):
         parser.add_argument(
             "--channel", action="store_true", help="the name is a plain channel, not a group"
         )
+        parser.add_argument(
+            "--force", action="store_true", help="also if no consumer has a handler for the type"
+        )
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         target, message = options["target"], await _event(options["message"], out)
         to_channel = options["channel"] or "!" in target
+        if not options["force"]:
+            # In a thread: what the project imports may refuse to be used on an event loop.
+            reason = await asyncio.to_thread(unhandled, message["type"])
+            if reason is not None:
+                raise Refusal(
+                    f"{reason}, so each consumer that gets the message would end; --force sends it",
+                    WRONG_USAGE,
+                )
         layer = await session.connect()
         try:
             if to_channel:
@@ -110,7 +126,9 @@ class Request(Subcommand):
     help = "Send a message to a channel and wait for its consumer's answer."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("target", metavar="CHANNEL", help="the channel's name")
+        parser.add_argument(
+            "target", metavar="CHANNEL", help="the channel's name, which has a ! in it"
+        )
         parser.add_argument(
             "message",
             metavar="JSON",
@@ -119,14 +137,26 @@ class Request(Subcommand):
         parser.add_argument(
             "--timeout", type=seconds, default=10.0, metavar="S", help="seconds to wait (10)"
         )
+        parser.add_argument(
+            "--channel", action="store_true", help="the name is a plain channel, of workers"
+        )
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         channel, message = options["target"], await _event(options["message"], out)
+        if "!" not in channel and not options["channel"]:
+            raise Refusal(
+                f"{channel!r} has no ! in it, so it is a group, which cannot be asked, or a plain "
+                "channel, where the question would wait for a worker: --channel means the latter",
+                WRONG_USAGE,
+            )
         layer = await session.connect()
         started = time.perf_counter()
         try:
             answer = await layer.request(channel, message, options["timeout"])
-        except (RequestFailed, RequestTimeout, ChannelFull) as error:
+        except RequestTimeout as error:
+            waits = "" if "!" in channel else "; the question may still wait there for a worker"
+            raise Refusal(f"{error}{waits}") from error
+        except (RequestFailed, ChannelFull) as error:
             raise Refusal(str(error)) from error
         except (*BAD_INPUT, ValueError) as error:
             raise named(channel, error) from error

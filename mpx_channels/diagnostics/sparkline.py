@@ -38,8 +38,14 @@ class Trace:
         Where several values share a bar it shows the largest of them, so no peak is lost. Which
         values share one does not change as time goes by: a bar once drawn moves, and stays.
         """
+        return self.chart(width, 1, top, ascii=ascii)[0]
+
+    def chart(
+        self, width: int, height: int, top: float | None = None, *, ascii: bool = False
+    ) -> list[str]:
+        """As `bars`, in so many lines; the highest comes first."""
         if width <= 0:
-            return ""
+            return [""] * height
         bars = ASCII_BARS if ascii else BARS
         highest = self.peak if top is None else top
         size = -(-self.length // width)
@@ -49,14 +55,23 @@ class Trace:
             known = buckets.get(index // size)
             both = [each for each in (known, value) if each is not None]
             buckets[index // size] = max(both, default=None)
-        drawn = "".join(_bar(value, highest, bars) for value in buckets.values())
-        return drawn[-width:].rjust(width)
+        levels = [_level(value, highest, height * len(bars)) for value in buckets.values()]
+        lines = []
+        for below in range((height - 1) * len(bars), -1, -len(bars)):
+            line = "".join(_bar(level - below, bars) for level in levels)
+            lines.append(line[-width:].rjust(width))
+        return lines
 
 
-def _bar(value: float | None, highest: float, bars: str) -> str:
+def _level(value: float | None, highest: float, levels: int) -> int:
+    """How high a value stands, from 1; 0 is unknown."""
     if value is None:
-        return " "
+        return 0
     if value <= 0 or highest <= 0:
-        return bars[0]
+        return 1
     # Something is never drawn as nothing.
-    return bars[min(len(bars) - 1, 1 + int(value / highest * (len(bars) - 2)))]
+    return min(levels, 2 + int(value / highest * (levels - 2)))
+
+
+def _bar(level: int, bars: str) -> str:
+    return bars[min(level, len(bars)) - 1] if level > 0 else " "

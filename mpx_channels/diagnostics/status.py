@@ -73,6 +73,15 @@ def _show(out: Output, snapshot: Snapshot) -> None:
     if causes:
         out.say()
         out.table(("drops", "messages", "where"), causes, right={"messages"})
+    moved = [each for each in stats.processes if each.slots_moved or each.redirections]
+    if moved:
+        out.say()
+        changes = [
+            (f"{each.host} {each.pid}", f"{each.slots_moved:,}", f"{each.redirections:,}")
+            for each in moved
+        ]
+        numbers = ("slots moved", "redirections")
+        out.table(("process", *numbers), changes, right=numbers, title="The cluster has changed")
     refused = [each for each in stats.processes if each.names_refused]
     if refused:
         out.say()

@@ -10,6 +10,7 @@ connection begins with `LEARN`, which asks and keeps it in a key.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = ["LEARN", "LOOK", "PAGE", "PUBLISH", "SETTLE", "Sources", "sources"]
@@ -26,26 +27,37 @@ local function learn(key)
 end
 """
 
-# In a cluster a partition's data may come here from another master, and nothing is lost then: the
-# id comes with it. Who has had it last is kept beside it: another node, and not the master of which
-# this one was a replica.
+# In a cluster a partition's data may come here from another shard, and nothing is lost then: the id
+# comes with it. What the key has besides is where it was noted last: the node, its shard, and the
+# id that was the node's own. Every script looks whether that was here, so that none runs unnoticed
+# on a server that has just taken over, or on one that a command was sent on to. That costs a
+# microsecond.
+#
+# The same shard and another id is a failover, or a restart with data. Servers before Redis 7.2 do
+# not name their shards: then it is one if we were the replica of whoever had the data last.
 _LEARN_IN_CLUSTER = """
+local function told(what)
+  local found = redis.pcall('CLUSTER', what)
+  return type(found) == 'string' and found or '?'
+end
 local function learn(key)
   local info = redis.pcall('INFO', 'replication')
   if type(info) ~= 'string' then info = '' end
   local id = string.match(info, 'master_replid:(%w+)') or 'unknown'
   local before = string.match(info, 'master_replid2:(%w+)')
-  local me = redis.pcall('CLUSTER', 'MYID')
-  if type(me) ~= 'string' then me = '?' end
-  local known = redis.call('GET', key)
-  local node, had = string.match(redis.call('GET', key .. 'n') or '', '^(%S+) (%S+)$')
-  local stayed = node == me and had == id
-  local moved = node and node ~= me and had ~= before
-  if not known or not (stayed or moved) then known = id end
-  redis.call('DEL', key, key .. 'n')
-  redis.call('SET', key, known, 'EX', 2592000)
-  redis.call('SET', key .. 'n', me .. ' ' .. id, 'EX', 2592000)
-  return known
+  local node, shard = told('MYID'), told('MYSHARDID')
+  local noted = redis.call('GET', key) or ''
+  local server, n, s, had = string.match(noted, '^(%S+) (%S+) (%S+) (%S+)$')
+  local moved = n ~= node and had ~= before
+  if shard ~= '?' and s ~= '?' then moved = shard ~= s end
+  if not server or had ~= id and not moved then server = id end
+  redis.call('DEL', key)
+  redis.call('SET', key, table.concat({server, node, shard, id}, ' '), 'EX', 31536000)
+  return server
+end
+local function server_in(key)
+  local server, node = string.match(redis.call('GET', key) or '', '^(%S+) (%S+)')
+  return node == told('MYID') and server or learn(key)
 end
 """
 
@@ -257,6 +269,10 @@ return {{m[1], top, m[5] or '', oldest, messages}}
 """
 
 
+# How they get at the id, which in a cluster is more than to read a key.
+_NOTED = re.compile(r"redis\.call\('GET', (KEYS\[\d\])\)(?: or learn\(\1\))?")
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """The scripts as a kind of Redis takes them."""
@@ -273,7 +289,8 @@ def sources(*, cluster: bool, sharded: bool) -> Sources:
 
     def adapted(source: str) -> str:
         if cluster:
-            source = source.replace(_LEARN, _LEARN_IN_CLUSTER)
+            source = _LEARN_IN_CLUSTER + source.replace(_LEARN, "")
+            source = _NOTED.sub(r"server_in(\1)", source)
         return source.replace("'PUBLISH'", "'SPUBLISH'") if sharded else source
 
     return Sources(*map(adapted, (LEARN, LOOK, PAGE, PUBLISH, SETTLE)))

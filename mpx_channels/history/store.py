@@ -75,6 +75,7 @@ class Store:
         self._sources = scripts.sources(cluster=multiplexer.cluster, sharded=multiplexer.sharded)
         self._numbers = itertools.count(1)
         self._scripts: dict[Hashable, _Scripts] = {}
+        self._frequent: dict[Node, _Frequent] = {}
         self._keys = functools.lru_cache(KNOWN)(self._make_keys)
         self._always = functools.lru_cache(KNOWN)(self._make_always)
         # The newest position of groups that this process has seen of late.
@@ -210,11 +211,22 @@ class Store:
         place = self._multiplexer.place_of(name)
         found = self._scripts.get(place)
         if found is None:
+            self._forget_nodes_that_left()
             *_, server = self._keys_of(name)
             node = self._multiplexer.node_of(name)
-            found = _Scripts(self._multiplexer, self._sources, server, node)
+            frequent = self._frequent.get(node)
+            if frequent is None:
+                frequent = _Frequent(self._multiplexer, self._sources, node)
+                self._frequent[node] = frequent
+            found = _Scripts(self._multiplexer, self._sources, server, node, frequent)
             self._scripts[place] = found
         return found
+
+    def _forget_nodes_that_left(self) -> None:
+        nodes = self._multiplexer.nodes
+        scripts, frequent = self._scripts, self._frequent
+        self._scripts = {place: each for place, each in scripts.items() if each.node in nodes}
+        self._frequent = {node: each for node, each in frequent.items() if node in nodes}
 
     def _make_always(self, name: str, setting: HistorySetting) -> tuple[str, tuple[bytes, ...]]:
         """What all publishes to a group begin with, after the stream."""
@@ -254,6 +266,15 @@ def _lost() -> ConnectionLost:
     return ConnectionLost("the answer was lost, and nobody can know any more whether it was sent")
 
 
+class _Frequent:
+    """The scripts that a node is to keep."""
+
+    def __init__(self, multiplexer: Multiplexer, sources: scripts.Sources, node: Node) -> None:
+        self.publish = FrequentScript(sources.publish, multiplexer, node)
+        self.look = FrequentScript(sources.look, multiplexer, node)
+        self.page = FrequentScript(sources.page, multiplexer, node)
+
+
 class _Scripts:
     """The scripts at one place; each connection to its node says first which server it is.
 
@@ -262,25 +283,28 @@ class _Scripts:
     """
 
     def __init__(
-        self, multiplexer: Multiplexer, sources: scripts.Sources, server: str, node: Node
+        self,
+        multiplexer: Multiplexer,
+        sources: scripts.Sources,
+        server: str,
+        node: Node,
+        frequent: _Frequent,
     ) -> None:
         self.sure = True
         self.server = server
+        self.node = node
         self._multiplexer = multiplexer
-        self._node = node
         # How many are about to publish, and in which order.
         self.waiting = 0
         self._turn = asyncio.Lock()
         self._learn = (b"EVAL", sources.learn.encode(), b"1", server.encode())
         multiplexer.begin_with(*self._learn, node=node, heard=self._learnt)
-        self.publish = FrequentScript(sources.publish, multiplexer, node)
+        self.publish, self.look, self.page = frequent.publish, frequent.look, frequent.page
         self.settle = Script(sources.settle)
-        self.look = FrequentScript(sources.look, multiplexer, node)
-        self.page = FrequentScript(sources.page, multiplexer, node)
 
     def command(self, *words: bytes, again: Again | None = None) -> asyncio.Future[Any]:
         """As `Multiplexer.command`, on this node."""
-        return self._multiplexer.command(*words, node=self._node, again=again)
+        return self._multiplexer.command(*words, node=self.node, again=again)
 
     async def be_sure_in_turn(self) -> None:
         """As `learn`, if that has to be. Who comes while somebody waits, waits behind them."""

@@ -187,9 +187,9 @@ class LayerConfig:
         except ValueError as error:
             raise InvalidConfig(str(error)) from error
 
-    def wrapping(self) -> Wrapping:
+    def wrapping(self, class_: type[Wrapping] = Wrapping) -> Wrapping:
         """What messages become on their way to Redis, and back."""
-        return Wrapping(
+        return class_(
             self.serializer_format,
             keys=self.symmetric_encryption_keys,
             max_message_size=self.max_message_size,
@@ -356,12 +356,16 @@ class LayerConfig:
 
 def _started(host: Host) -> list[Host]:
     """What a host is that is no embedded server, or what one that is started now is."""
+    folder = _project_folder()
     if embedded.is_embedded_cluster(host.url):
-        urls = embedded.start_cluster(host.url, base_dir=_project_folder())
+        urls = embedded.start_cluster(host.url, base_dir=folder)
         return [replace(host, url=url) for url in urls]
-    if embedded.is_embedded(host.url):
-        return [replace(host, url=embedded.start(host.url, base_dir=_project_folder()))]
-    return [host]
+    if not embedded.is_embedded(host.url):
+        return [host]
+    # Should it die, whoever connects starts it again.
+    class_ = embedded.reviving(host.url, base_dir=folder)
+    url = embedded.start(host.url, base_dir=folder)
+    return [replace(host, url=url, options={"connection_class": class_, **host.options})]
 
 
 def _project_folder() -> Path | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured
 
-from mpx_channels.multiplexer import MpxError
+from mpx_channels.multiplexer import ConnectionLost, MpxError, NotConnected
 
 __all__ = [
+    "OUTAGES",
     "ForeignChannel",
     "InvalidConfig",
     "NotInSharded",
@@ -15,6 +16,10 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
 ]
+
+
+# What is raised because Redis is away, or the way there is broken.
+OUTAGES = (NotConnected, ConnectionLost)
 
 
 class InvalidConfig(MpxError, ImproperlyConfigured, ValueError):

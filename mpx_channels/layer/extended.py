@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -14,13 +13,14 @@ from mpx_channels.multiplexer.health import require_timeout
 from .answers.promises import LayerPromise
 from .answers.requests import REPLY_TO
 from .doors import DoorsLayer
-from .exceptions import NotInSharded, PlainChannel, RequestTimeout
+from .exceptions import NotInSharded, PlainChannel
 from .groups.topics import Topics
 from .hub import Hub
 from .processes.fleet import FleetStats
 from .processes.ledger import LocalStats
 from .subscription import Subscription
-from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, Targets, waiting
+from .taps import MAX_BYTES, MAX_MESSAGES, Tap, Tapped, waiting
+from .targets import Targets
 
 __all__ = ["ExtendedLayer"]
 
@@ -83,13 +83,22 @@ class ExtendedLayer(DoorsLayer):
         await self._hubs.run(discard)
 
     def _group_pattern(self, pattern: str) -> str:
-        require_group_pattern(pattern, self.MAX_NAME_LENGTH)
-        if self.config.cluster and self.config.sharded_pubsub:
+        name = self._group_pattern_name(pattern)
+        if self._sharded:
             raise NotInSharded(
                 "wildcard groups need classic Pub/Sub, as sharded channels have no patterns: set "
                 "'sharded_pubsub': False in CONFIG, in all processes of the prefix"
             )
+        return name
+
+    def _group_pattern_name(self, pattern: str) -> str:
+        require_group_pattern(pattern, self.MAX_NAME_LENGTH)
         return self._names.group_pattern(pattern)
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether names are sharded channels, of which there are no patterns."""
+        return self.config.cluster and self.config.sharded_pubsub
 
     async def _add(self, topics: Callable[[Hub], Topics], name: str, channel: str) -> None:
         async def add(hub: Hub) -> None:
@@ -137,6 +146,7 @@ class ExtendedLayer(DoorsLayer):
 
         Whoever calls `resolve` or `reject` from then on, in any process, settles it. `timeout`
         is in seconds and starts now; None waits for ever. `name` follows the rule for groups.
+        Raises `NotConnected` when Redis does not confirm it in ``connect_timeout`` seconds.
         """
         _check_timeout(timeout)
         self.require_valid_promise_name(name)
@@ -171,7 +181,7 @@ class ExtendedLayer(DoorsLayer):
         ``await self.reply(event, value)``. `timeout` is in seconds. The answer comes to this
         process alone. Raises `RequestTimeout`, `RequestFailed` with the reason when the consumer
         failed or nobody has such a channel, `PromiseDisconnected` when our link broke meanwhile,
-        and the errors of `send`.
+        `NotConnected` when there was none before the time was over, and the errors of `send`.
         """
         _check_timeout(timeout)
         if not isinstance(message, dict):
@@ -180,15 +190,9 @@ class ExtendedLayer(DoorsLayer):
             raise ValueError(f"the key {REPLY_TO!r} is taken: it says where the answer goes")
         inbox, capacity = self._inbox_name(channel), self.get_capacity(channel)
 
-        async def ask(hub: Hub) -> Any:
-            async with asyncio.timeout(timeout):
-                await hub.inbox.ready()
-                return await hub.requests.request(channel, inbox, message, capacity)
-
-        try:
-            return await self._hubs.run(ask)
-        except TimeoutError:
-            raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
+        return await self._hubs.run(
+            lambda hub: hub.requests.request(channel, inbox, message, capacity, timeout)
+        )
 
     async def reply(self, event: Message, value: Any = None) -> bool:
         """Answer an event that is a request; returns whether the asking process still lives.
@@ -306,12 +310,17 @@ class ExtendedLayer(DoorsLayer):
         `max_messages` and `max_bytes` of unread messages the newest are dropped, and counted in a
         `TapEvent`. Raises `TypeError` for invalid names and `PlainChannel`; entering it raises
         `SubscriptionRefused` and `NotConnected`.
+
+        Sharded channels of a cluster have no patterns. There, ``everything`` and patterns mean the
+        names that somebody is subscribed to: Redis is asked for them each second, and of a name
+        that is new, what is sent before that is missed. A tap has connections of its own there, two
+        to each master.
         """
         targets = Targets(self._names)
         for group in groups:
             targets.group(self._group_name(group))
         for pattern in group_patterns:
-            targets.group_pattern(self._group_pattern(pattern))
+            targets.group_pattern(self._group_pattern_name(pattern))
         for channel in local_channels:
             if not (inbox := self._inbox_name(channel)):
                 raise PlainChannel(f"{channel!r} is a plain channel: peek() shows what waits there")
@@ -324,7 +333,8 @@ class ExtendedLayer(DoorsLayer):
             targets.raw_pattern(require_redis_name(pattern))
         if not targets.by_pattern:
             raise ValueError("tap() needs something to listen to")
-        return Tap(self._hubs.open, targets.by_pattern, max_messages, max_bytes)
+        make = self.config.multiplexer if self._sharded else None
+        return Tap(self._hubs.open, targets.by_pattern, max_messages, max_bytes, make)
 
     async def peek(self, channel: str) -> AsyncIterator[Tapped]:
         """The unread messages of a plain channel, the oldest first; they stay where they are.

@@ -24,6 +24,7 @@ from mpx_channels.messages.codec import Message
 from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import LinkLost, Multiplexer, NotConnected
 from mpx_channels.multiplexer.confirmations import Confirmations
+from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.logs import LimitedLog
 from mpx_channels.presence.settings import PresenceSetting
 
@@ -167,7 +168,10 @@ class Hub:
         except TimeoutError:
             name = self.inbox.name
             node = self.multiplexer.node_of(name)
-            raise NotConnected(f"{node} did not confirm {name!r} in {timeout} s") from None
+            error = self.multiplexer.error_of(node)
+            cause = f": {describe(error)}" if error is not None else ""
+            text = f"{node} did not confirm {name!r} in {timeout} s{cause}"
+            raise NotConnected(text) from error
 
     async def stop(self) -> None:
         """Let publishes out and close the connections. Returns within a second."""

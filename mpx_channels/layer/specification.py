@@ -20,6 +20,7 @@ from mpx_channels.history.settings import Histories, HistorySetting
 from mpx_channels.loops.portal import portal
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import MessageTooLarge
+from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import Node, NotConnected
 
 from .clusters import names_for
@@ -47,6 +48,8 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     # The specification has the layer name its exceptions.
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge
+    # What makes bytes of messages; a layer that puts more into them has another.
+    wrapping_class = Wrapping
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         self.group_expiry = checked.group_expiry
         checked.check_embedded()
         # What messages become on their way to Redis, and back: for all event loops.
-        self.wrapping = checked.wrapping()
+        self.wrapping = checked.wrapping(self.wrapping_class)
         self._names = names_for(checked)
         self._published = Published(checked.connect_timeout)
         self._published_at = self._published.at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from mpx_channels.channels.names import Names
 from mpx_channels.channels.reader import STAMP
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.envelope import PRESENCE
@@ -18,27 +18,27 @@ from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.messages.wrapping import Wrapping
 from mpx_channels.multiplexer import (
     ChannelSubscription,
+    CommandRefused,
+    Multiplexer,
     NotConnected,
     PatternSubscription,
     SubscriptionRefused,
     commands,
-    escape_glob,
 )
 from mpx_channels.multiplexer.exceptions import describe
-from mpx_channels.multiplexer.flow import PATIENCE
+from mpx_channels.multiplexer.flow import PATIENCE, Flow
 
+from .followed import Followed
 from .hub import Hub
+from .targets import CHANNEL, GROUP, QUEUE, RAW, Target
 
-__all__ = ["Tap", "TapEvent", "Tapped", "Targets", "waiting"]
+__all__ = ["Tap", "TapEvent", "Tapped", "waiting"]
 
 # What a tap holds unread: messages, and bytes of them.
 MAX_MESSAGES = 10_000
 MAX_BYTES = 64 * 1024 * 1024
 # Seconds to wait for the servers that are there, of several.
 PATIENCE_FOR_SOME = 0.5
-
-# How a tap came to a message; `RAW` is shown as it is.
-GROUP, CHANNEL, PROMISE, QUEUE, RAW = "group", "channel", "promise", "queue", "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,60 +77,6 @@ class TapEvent:
     at: float
     reason: str = ""
     messages: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What one pattern is for. ``name``: the only one that it matches; ``addressees``: the channels
-    that a message has to be for, if there are any.
-    """
-
-    kind: str
-    name: str | None = None
-    addressees: frozenset[str] = frozenset()
-
-
-class Targets:
-    """What a tap is to see, as the patterns that it subscribes to.
-
-    Patterns also for single names: Redis counts those who subscribe to a name, and they are taken
-    for processes that answer.
-    """
-
-    def __init__(self, names: Names) -> None:
-        self._names = names
-        self.by_pattern: dict[str, Target] = {}
-
-    def everything(self) -> None:
-        """All that is sent to groups, to channels of processes and to promises."""
-        for kind, pattern in zip((GROUP, CHANNEL, PROMISE), self._names.traffic, strict=True):
-            self.by_pattern[pattern] = Target(kind)
-
-    def group(self, name: str) -> None:
-        """A group, by its name in Redis, as those below."""
-        self._one(Target(GROUP, name))
-
-    def group_pattern(self, pattern: str) -> None:
-        """Groups that match."""
-        self.by_pattern[pattern] = Target(GROUP)
-
-    def channel(self, inbox: str, channel: str) -> None:
-        """A channel of the process with this inbox."""
-        before = self.by_pattern.get(escape_glob(inbox))
-        addressees = before.addressees if before is not None else frozenset()
-        self._one(Target(CHANNEL, inbox, addressees | {channel}))
-
-    def raw(self, name: str) -> None:
-        """A Redis channel."""
-        self._one(Target(RAW, name))
-
-    def raw_pattern(self, pattern: str) -> None:
-        """Redis channels that match."""
-        self.by_pattern[pattern] = Target(RAW)
-
-    def _one(self, target: Target) -> None:
-        assert target.name is not None
-        self.by_pattern[escape_glob(target.name)] = target
 
 
 def _opened(
@@ -183,8 +129,11 @@ class Tap:
         targets: dict[str, Target],
         max_messages: int,
         max_bytes: int,
+        make_multiplexer: Callable[[], Multiplexer] | None = None,
     ) -> None:
+        """``make_multiplexer``: for one of our own, to look on at sharded channels over."""
         self._open_hub = open_hub
+        self._make_multiplexer = make_multiplexer
         self._targets = targets  # by pattern
         self._max_messages = max_messages
         self._max_bytes = max_bytes
@@ -194,9 +143,12 @@ class Tap:
         # Dropped since the buffer was full, which goes on until it is half empty.
         self._dropping: TapEvent | None = None
         self._subscriptions: dict[str, PatternSubscription | ChannelSubscription] = {}
+        self._followed: list[Followed] = []
+        self._own: Multiplexer | None = None
         self._cut_off = False
         self._more = asyncio.Event()
         self._hub: Hub | None = None
+        self._flow: Flow | None = None
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -204,39 +156,42 @@ class Tap:
             raise RuntimeError("this tap was opened already: make another one")
         self._hub = hub = await self._open_hub()
         await hub.inbox.ready()
-        for pattern in self._targets:
-            self._subscriptions[pattern] = self._subscribe(hub, pattern)
         patience = hub.context.connect_timeout
         multiplexer = hub.multiplexer
-        away = [error for node in multiplexer.nodes if (error := multiplexer.error_of(node))]
+        away = [
+            NotConnected(f"no connection to {node}: {describe(error)}")
+            for node in multiplexer.nodes
+            if (error := multiplexer.error_of(node))
+        ]
         if away:
             patience = min(patience, PATIENCE_FOR_SOME)
         try:
             async with asyncio.timeout(patience):
-                results = await asyncio.gather(
-                    *(self._confirm(hub, pattern) for pattern in self._targets),
-                    return_exceptions=True,
-                )
+                if self._make_multiplexer is not None:
+                    await self._connect(self._make_multiplexer, patience / 2 if away else None)
+                results = await asyncio.gather(*self._listen(hub), return_exceptions=True)
         except TimeoutError:
             if not away:
-                self._close()
+                await self._close()
                 raise NotConnected(f"Redis did not confirm in {patience} s") from None
             # Of several servers: what passes on the others is there to be seen.
             results = []
             self._disconnected(away[0])
         except BaseException:
-            self._close()
+            await self._close()
             raise
         refusals = [result for result in results if isinstance(result, BaseException)]
         if refusals:
-            self._close()
-            if all(isinstance(refusal, SubscriptionRefused) for refusal in refusals):
+            await self._close()
+            if all(isinstance(refusal, CommandRefused) for refusal in refusals):
                 raise SubscriptionRefused("; ".join(map(str, refusals)))
             raise refusals[0]
+        if away and not self._all_active():
+            self._disconnected(away[0])
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._close()
+        await self._close()
 
     def __aiter__(self) -> Self:
         return self
@@ -305,12 +260,36 @@ class Tap:
 
     # -- subscriptions ------------------------------------------------------------------------
 
-    def _subscribe(self, hub: Hub, pattern: str) -> PatternSubscription:
-        return hub.multiplexer.new_pattern_subscription(
+    async def _connect(self, make: Callable[[], Multiplexer], patience: float | None) -> None:
+        """To have connections of our own; with a ``patience``, to those servers that are there."""
+        self._own = make()
+        self._own.on_lost(self._disconnected)
+        await self._own.start()
+        with contextlib.suppress(NotConnected):
+            await self._own.wait_connected(patience)
+
+    def _listen(self, hub: Hub) -> list[Awaitable[None]]:
+        """Begin to listen to everything; returns what is done when it is confirmed."""
+        multiplexer = self._own or hub.multiplexer
+        self._flow = multiplexer.flow
+        patterns = list(self._targets)
+        if self._own is not None:
+            for pattern, target in self._targets.items():
+                put, look = partial(self._put, pattern), self._look_connected
+                self._followed.append(Followed(multiplexer, pattern, target.name, put, look))
+            # Channels of Redis' own may be classic ones as well.
+            patterns = [each for each in patterns if self._targets[each].kind == RAW]
+        for pattern in patterns:
+            self._subscriptions[pattern] = self._subscribe(multiplexer, pattern)
+        confirming = [self._confirm(multiplexer, pattern) for pattern in patterns]
+        return [*confirming, *(each.ready() for each in self._followed)]
+
+    def _subscribe(self, multiplexer: Multiplexer, pattern: str) -> PatternSubscription:
+        return multiplexer.new_pattern_subscription(
             pattern, partial(self._put, pattern), self._disconnected, self._activated
         )
 
-    async def _confirm(self, hub: Hub, pattern: str) -> None:
+    async def _confirm(self, multiplexer: Multiplexer, pattern: str) -> None:
         subscription = self._subscriptions[pattern]
         assert isinstance(subscription, PatternSubscription)
         try:
@@ -321,19 +300,23 @@ class Tap:
             if name is None:
                 raise
             subscription.close()
-            exact: ChannelSubscription = hub.multiplexer.new_channel_subscription(
-                partial(self._put, pattern), self._disconnected, self._activated
+            exact: ChannelSubscription = multiplexer.new_channel_subscription(
+                partial(self._put, pattern), self._disconnected, self._activated, classic=True
             )
             self._subscriptions[pattern] = exact
             exact.add(name)
             await exact.wait_for_activation(name)
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         self._ended = True
         self._unread.clear()
         for subscription in self._subscriptions.values():
             subscription.close(at_once=True)
+        for followed in self._followed:
+            followed.close()
         self._more.set()
+        if self._own is not None:
+            await self._own.stop()
 
     def _put(self, pattern: str, name: str, data: bytes) -> None:
         dropping = self._dropping
@@ -346,8 +329,8 @@ class Tap:
                 self._unread_bytes += len(data)
                 self._more.set()
                 # Whether the next will fit is not known before it comes.
-                if not self.half_empty and self._hub is not None:
-                    self._hub.multiplexer.flow.filled(self)
+                if not self.half_empty and self._flow is not None:
+                    self._flow.filled(self)
                 return
             self._dropping = dropping = TapEvent("dropped", time.time())
             self._event(dropping)
@@ -358,14 +341,25 @@ class Tap:
         self._more.set()
 
     def _disconnected(self, error: Exception) -> None:
-        if not self._cut_off:
+        if not self._cut_off and not self._ended:
             self._cut_off = True
             self._event(TapEvent("disconnected", time.time(), describe(error)))
 
     def _activated(self, name: str) -> None:
-        if self._cut_off and all(map(_active, self._subscriptions.values())):
+        self._look_connected()
+
+    def _look_connected(self) -> None:
+        if self._cut_off and self._all_active():
             self._cut_off = False
             self._event(TapEvent("connected", time.time()))
+
+    def _all_active(self) -> bool:
+        own = self._own
+        return (
+            all(map(_active, self._subscriptions.values()))
+            and all(each.active for each in self._followed)
+            and (own is None or all(map(own.is_up, own.nodes)))
+        )
 
 
 def _active(subscription: PatternSubscription | ChannelSubscription) -> bool:

@@ -12,7 +12,8 @@
 Keys of the header: ``to``, the channel that a message in an inbox is for; ``not``, the channels
 that a message to a group is not for; ``re``, the number of the question that this answers;
 ``by`` and ``id``, whose question this is and its number there; ``ours``, that a message to a
-group is for consumers of ours, and no event for others.
+group is for consumers of ours, and no event for others; ``tp``, ``ts`` and ``td``, whose trace this
+belongs to (see `mpx_channels.tracing`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,17 @@ _encode = msgspec.msgpack.Encoder().encode
 # a later version may have, are left out.
 _Keys = TypedDict(
     "_Keys",
-    {"to": str, "not": list[str], "re": int, "by": str, "id": int, "ours": bool},
+    {
+        "to": str,
+        "not": list[str],
+        "re": int,
+        "by": str,
+        "id": int,
+        "ours": bool,
+        "tp": str,
+        "ts": str,
+        "td": str,
+    },
     total=False,
 )
 _decode: Callable[[memoryview], Any] = msgspec.msgpack.Decoder(_Keys).decode

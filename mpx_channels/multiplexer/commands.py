@@ -20,6 +20,7 @@ __all__ = [
     "publish_counted",
     "scan",
     "server_time",
+    "sharded_channels",
     "subscribed",
     "subscribers",
     "unlink",
@@ -36,7 +37,7 @@ async def publish_counted(
     """Publish to `name`; return how many clients got it that subscribe to this very name.
 
     Whoever listens by a pattern, to look on perhaps, gets it and does not count, unless an ACL
-    forbids PUBSUB. Raises as `Multiplexer.publish`.
+    forbids PUBSUB; nor do the `onlookers` of sharded channels. Raises as `Multiplexer.publish`.
     """
     results: list[Any] = await asyncio.gather(
         multiplexer.publish_soon(name, data, classic=classic),
@@ -69,7 +70,12 @@ async def subscribers(multiplexer: Multiplexer, name: str, received: int) -> int
 
 def _sum(counted: Sequence[Any]) -> int | None:
     """What all nodes have counted; None if none of them has."""
-    known = [int(each[1]) for each in counted if not isinstance(each, BaseException)]
+    known = [
+        # Without those who only look on, where a node was asked for them.
+        int(each[1]) - (int(each[3]) if len(each) > 3 else 0)
+        for each in counted
+        if not isinstance(each, BaseException)
+    ]
     return sum(known) if known else None
 
 
@@ -79,6 +85,13 @@ async def subscribed(multiplexer: Multiplexer, node: Node, pattern: str) -> list
         b"PUBSUB", b"CHANNELS", encode_name(pattern), node=node
     )
     return found
+
+
+def sharded_channels(
+    multiplexer: Multiplexer, node: Node, pattern: str
+) -> asyncio.Future[list[bytes]]:
+    """The sharded channels that match and that somebody is subscribed to on a node of a cluster."""
+    return multiplexer.command(b"PUBSUB", b"SHARDCHANNELS", encode_name(pattern), node=node)
 
 
 async def scan(multiplexer: Multiplexer, node: Node, pattern: str) -> AsyncIterator[list[bytes]]:

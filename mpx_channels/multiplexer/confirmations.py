@@ -63,15 +63,16 @@ class Confirmations:
     def _give_up(self, wait: Wait) -> None:
         activation, source, name = wait
         if not activation.done():
-            activation.set_exception(self._error(source, name))
+            activation.set_exception(self.error(source, name, self._patience))
 
-    def _error(self, source: Source, name: str) -> NotConnected:
+    def error(self, source: Source, name: str, patience: float) -> NotConnected:
+        """What to say of a name that was not confirmed in so many seconds, and why it was not."""
         nodes = source.pending(name)
         causes = [self._multiplexer.error_of(node) for node in nodes]
         causes.append(source.refusal(name))
         cause = next((cause for cause in causes if cause is not None), None)
         error = NotConnected(
-            f"{', '.join(map(str, nodes))} did not confirm {name!r} in {self._patience} s"
+            f"{', '.join(map(str, nodes))} did not confirm {name!r} in {patience} s"
             + (f": {cause}" if cause is not None else "")
         )
         error.__cause__ = cause

@@ -18,7 +18,10 @@ class EngineCounters(Counters):
     bytes_in: int = 0
     bytes_out: int = 0
     commands_out: int = 0
+    reconnects: int = 0
     probe_reconnects: int = 0
+    slots_moved: int = 0
+    redirections: int = 0
     callback_errors: int = 0
     dropped_no_listener: int = drop("a message for a name that nobody listens to any more")
     dropped_no_promise: int = drop("a message without a promise")

@@ -99,6 +99,11 @@ class Link:
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first."""
+        return max(0, self.connections - 1)
+
     def start(self) -> None:
         """Begin to connect, in a task of the running loop; returns at once."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mpx-{self.label}")

@@ -340,7 +340,8 @@ class Multiplexer:
     def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
         """How many clients subscribe to this very name: an answer from each node that knows some.
 
-        Each is the name and a number; they fail as those of `command`.
+        Each is the name and a number, and for sharded channels behind them how many of these only
+        look on (see `onlookers`); they fail as those of `command`.
         """
         key = encode_name(name)
         return [self.command(b"PUBSUB", b"NUMSUB", key, node=self.node_of(key))]

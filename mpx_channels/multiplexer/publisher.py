@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from .backlog import Backlog, Waiting
 from .callbacks import Heard, unheard
@@ -24,6 +22,7 @@ from .exceptions import (
 from .link import Link, LinkOptions
 from .logs import LimitedLog
 from .packing import pack, tail
+from .sent import OnRefusal, Sent
 from .subscriber import Subscriber
 from .topology import Node
 from .wire import Frame, Wire
@@ -36,27 +35,11 @@ logger = logging.getLogger("mpx_channels.multiplexer")
 WRITE_AT_ONCE = 64
 # Bytes; more than that are several writes. When a link breaks, a write is lost as a whole.
 LARGEST_WRITE = 262_144
-# Before a command for a slot that is on its way to this node.
-ASKING = pack(b"ASKING")
 # How long `stop` waits for answers (seconds): a server that is well answers in milliseconds.
 LAST_ANSWERS = 0.5
 # How often the watch over a silent server looks within the time that it has. A clock read at each
 # write would be exact, and would cost every write what this costs nobody.
 LOOKS = 32
-
-
-class Sent(NamedTuple):
-    """A command, who waits for its answer, and what finds out whether it ran, if there is that."""
-
-    future: asyncio.Future[Frame]
-    command: bytes
-    again: PackedAgain | None = None
-    # Whether it finds out what became of another that may have run.
-    in_doubt: bool = False
-
-
-# Gets a command that Redis refused, and the error; says whether it takes over, and answers then.
-OnRefusal = Callable[[Sent, Exception], bool]
 
 
 class Publisher:
@@ -110,7 +93,7 @@ class Publisher:
         self._answered = 0
         self._watchdog: asyncio.TimerHandle | None = None
         # What each connection begins with.
-        self._first: list[tuple[bytes, Heard]] = []
+        self._first: dict[bytes, Heard] = {}
         self._subscriber: Subscriber | None = None
         # A connection that is to be used when the subscriber has its names back, or after that.
         self._held: Wire | None = None
@@ -157,6 +140,7 @@ class Publisher:
             _fail(future, MultiplexerStopped("the multiplexer was stopped before this was sent"))
         self._backlog.close()
         self._backlog.clear()
+        self._forget_done()
 
     def submit(self, command: bytes, again: PackedAgain | None = None) -> asyncio.Future[Frame]:
         """Send a packed command; the future gets its reply, as Redis sent it.
@@ -187,63 +171,9 @@ class Publisher:
             self._wait_for_link(command, future)
         return future
 
-    def take_over(self, sent: Iterable[Sent], *, asking: bool = False) -> None:
-        """Send what was submitted elsewhere, in its order; its futures get the replies.
-
-        ``asking``: each behind an ASKING. Never raises: what cannot be sent fails.
-        """
-        for future, command, again, in_doubt in sent:
-            if future.done():
-                continue
-            if self._loop is None:
-                _fail(
-                    future, MultiplexerStopped("the multiplexer was stopped before this was sent")
-                )
-                continue
-            self._refusable[future] = command
-            if again is not None:
-                self._doubts.watch(future, again, in_doubt=in_doubt)
-            wire = self._wire
-            if wire is not None and not wire.paused:
-                if not self._batch:
-                    self._loop.call_soon(self._write_batch)
-                if asking:
-                    self._batch.append(ASKING)
-                    self._unanswered.append(None)
-                self._batch.append(command)
-                self._unanswered.append(future)
-            elif in_doubt:
-                self._doubts.wait(future, command)
-            else:
-                self._backlog.add(Waiting(future, command))
-
-    def take_out(self, wanted: Callable[[bytes], bool] = lambda command: True) -> Iterator[Sent]:
-        """What waits here for a connection, as far as it is `wanted`, for another to take over.
-
-        That which is in doubt comes first.
-        """
-        late = [each for each in self._backlog if wanted(each.command)]
-        for each in late:
-            self._backlog.discard(each)
-        for future, command in (*self._doubts.take_out(wanted), *late):
-            self._refusable.pop(future, None)
-            if not future.done():
-                yield self._sent(future, command)
-
     def _sent(self, future: asyncio.Future[Frame], command: bytes) -> Sent:
         """What is not ours any more."""
         return Sent(future, command, *self._doubts.forget(future))
-
-    def settled(self) -> asyncio.Future[None]:
-        """Done once all that has been written by now is answered, or never will be."""
-        assert self._loop is not None
-        done: asyncio.Future[None] = self._loop.create_future()
-        for last in reversed(self._unanswered):
-            if last is not None and not last.done():
-                last.add_done_callback(functools.partial(_end, done))
-                return done
-        done.set_result(None)
-        return done
 
     def _forget_done(self) -> None:
         """Of commands that wait no more; those that are answered are forgotten with the answer."""
@@ -257,7 +187,7 @@ class Publisher:
         """
         if self._wire is not None or self._held is not None or self._loop is None:
             self.submit(command).add_done_callback(heard)
-        self._first.append((command, heard))
+        self._first[command] = heard
 
     def _write_batch(self) -> None:
         wire, batch = self._wire or self._held, self._batch
@@ -371,7 +301,7 @@ class Publisher:
 
     def link_up(self, wire: Wire) -> None:
         self._held = wire
-        for command, heard in self._first:
+        for command, heard in self._first.items():
             answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(heard)
             self._batch.append(command)
@@ -461,11 +391,6 @@ class Publisher:
         refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
         refusal.__cause__ = error
         future.set_exception(refusal)
-
-
-def _end(done: asyncio.Future[None], _: asyncio.Future[Frame]) -> None:
-    if not done.done():
-        done.set_result(None)
 
 
 def _fail(future: asyncio.Future[Frame], error: Exception) -> None:

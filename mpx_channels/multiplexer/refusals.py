@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import redis.exceptions
 
-__all__ = ["Refused", "doubling", "is_transient", "kind_of", "moved_to"]
+__all__ = ["Refused", "doubling", "is_transient", "kind_of", "slot_moved"]
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -47,14 +47,9 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, _TRANSIENT_CLASSES) or kind_of(error) in _TRANSIENT_WORDS
 
 
-def moved_to(error: BaseException | None) -> tuple[str, int] | None:
-    """The host and port that a cluster's node names in MOVED; None for any other error.
-
-    The host may be empty: it is the one that was asked.
-    """
-    if isinstance(error, redis.exceptions.MovedError):
-        return error.host, error.port
-    return None
+def slot_moved(error: BaseException | None) -> int | None:
+    """The slot that a cluster's node says to be another's, by MOVED; None for any other error."""
+    return error.slot_id if isinstance(error, redis.exceptions.MovedError) else None
 
 
 def doubling(attempts: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .logs import LimitedLog
-from .refusals import is_transient, moved_to
+from .refusals import is_transient, slot_moved
 from .registry import Entry, Registry
 from .topology import Node
 
@@ -24,8 +24,9 @@ class RefusedNames:
 
     def refuse(self, error: Exception, now: float) -> None:
         """The server's answer was an error."""
-        if moved_to(error) is not None:
-            self._registry.refuse(error, now, moved=True)
+        slot = slot_moved(error)
+        if slot is not None:
+            self._registry.refuse(error, now, moved=slot)
             self.on_moved()
             return
         transient = is_transient(error)

@@ -8,10 +8,11 @@ difference.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from .deadlines import DueOrder
 from .entries import CHANNEL, PATTERN, SHARDED, Command, Entry, Kind, Listener
+from .moves import Moves
 from .refusals import Refused, doubling
 from .slots import slot_of
 
@@ -24,7 +25,7 @@ CHUNK = 512
 MOST_ALONE = 100
 
 
-class Registry:
+class Registry(Moves):
     """The names that one node should deliver to this process, and to whom.
 
     ``linger`` (seconds) is how long a name stays subscribed after its last listener went: a page
@@ -235,55 +236,6 @@ class Registry:
             if entry.kind is SHARDED and entry.wanted and not entry.sent:
                 self._put_off.add(entry, now)
 
-    # -- from one server to another -----------------------------------------------------------
-
-    def release(self, entries: Collection[Entry]) -> None:
-        """Let go of entries that go to another registry, as ones of which nothing was sent.
-
-        What this server still has of a name is to be unsubscribed, by one that stands in for it.
-        """
-        left: dict[Entry, Entry] = {}
-        for entry in entries:
-            table = self.table(entry.kind)
-            del table[entry.name]
-            if entry.sent or entry.confirmed or entry.inflight:
-                stays = table[entry.name] = left[entry] = Entry(entry.kind, entry.name, entry.text)
-                stays.take_over(entry)
-        self._forget_all(entries, left)
-        self._dirty.update(dict.fromkeys(left.values()))
-        for entry in entries:
-            entry.forget_redis()
-
-    def adopt(self, entries: Collection[Entry]) -> None:
-        """Take entries that another registry has released."""
-        left: dict[Entry, Entry] = {}
-        for entry in entries:
-            table = self.table(entry.kind)
-            was_here = table.get(entry.name)
-            if was_here is not None:
-                # Redis has not heard that it left, or not said so.
-                entry.take_over(was_here)
-                left[was_here] = entry
-            table[entry.name] = entry
-        if left:
-            self._forget_all(left, left)
-        self._dirty.update(dict.fromkeys(entries))
-
-    def _forget_all(self, entries: Collection[Entry], left: Mapping[Entry, Entry]) -> None:
-        """They are to be found nowhere any more; in commands that are on their way, others are."""
-        for entry in entries:
-            self._dirty.pop(entry, None)
-            self._lingering.discard(entry)
-            self._forbidden.discard(entry)
-            self._put_off.discard(entry)
-        gone = set(entries)
-        self._late = [each for each in self._late if each[0] not in gone]
-        self._retry_alone = [each for each in self._retry_alone if each not in gone]
-        self.taken = [each for each in self.taken if each not in gone]
-        for command in self._unanswered:
-            if command is not None and left:
-                command.entries = [left.get(each, each) for each in command.entries]
-
     # -- answers ------------------------------------------------------------------------------
 
     def pong(self) -> None:
@@ -298,15 +250,19 @@ class Registry:
             answered()
 
     def refuse(
-        self, error: Exception, now: float, *, transient: bool = False, moved: bool = False
+        self, error: Exception, now: float, *, transient: bool = False, moved: int | None = None
     ) -> list[Entry]:
         """Take an error instead of confirmations; return the entries that Redis will not have.
 
         Redis refuses a command as a whole, so a batch is asked for again name by name. Only a name
         that was alone in its command counts as refused; it is asked for again when it is due. But a
         ``transient`` error says nothing about the names: they are asked for again together, soon.
-        So are those that have ``moved`` to another server, unless they are taken there meanwhile.
+        So are those whose slot has ``moved`` to another server, unless they are taken there
+        meanwhile.
         """
+        if moved is not None and not self._is_next(moved):
+            # The server had unsubscribed that name by itself, and we took this for the answer.
+            return []
         command = self._unanswered.popleft() if self._unanswered else None
         if command is None:
             self._ping_answered()  # an ACL may refuse PING, and still answers in its turn
@@ -316,7 +272,7 @@ class Registry:
             entry.inflight -= 1
             if entry.inflight:
                 continue
-            if moved:
+            if moved is not None:
                 entry.deactivated()
                 if entry.wanted:
                     self._put_off.add(entry, now)
@@ -347,6 +303,15 @@ class Registry:
                 entry.refusal = error
                 refused.append(entry)
         return refused
+
+    def _is_next(self, slot: int) -> bool:
+        """Whether the answer to come is to a command for sharded channels of this slot."""
+        command = self._unanswered[0] if self._unanswered else None
+        return (
+            command is not None
+            and command.kind is SHARDED
+            and slot_of(command.entries[0].name) == slot
+        )
 
     def allowed(self, entry: Entry) -> None:
         """Note that Redis confirmed what it had refused: it may have the others again, too."""

@@ -71,7 +71,8 @@ class FrequentScript:
         if self._refused:
             return await (await self._turn(self._behind, key, arguments, keys, again))
         if not self._loaded:
-            load = (b"EVAL", self._whole.source, b"1", key.encode())
+            # Without a key: in a cluster, that might be another node's later on.
+            load = (b"EVAL", self._whole.source, b"0")
             self._multiplexer.begin_with(*load, node=self._node)
             self._loaded = True
         words = (b"EVALSHA", self._digest, b"%d" % (1 + keys), key.encode(), *arguments)

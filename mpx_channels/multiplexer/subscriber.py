@@ -236,7 +236,8 @@ class Subscriber:
         restoring = self._restoring
         while restoring:
             entry = restoring[0]
-            if entry.wanted and entry.refusal is None and not entry.active:
+            waits = entry.wanted and entry.refusal is None and not entry.active
+            if waits and entry.keeper is self:
                 return
             restoring.popleft()
         for callback in self.on_restored:
@@ -263,6 +264,12 @@ class Subscriber:
             )
         loss.__cause__ = error
         self.tell_lost(loss)
+
+    def taken_from(self) -> None:
+        """Some of its names are another's now."""
+        self.changed()
+        if self._restoring:
+            self._look_restored()
 
     def tell_lost(self, loss: LinkLost) -> None:
         """What these names hear from here on, they hear anew."""

@@ -81,6 +81,7 @@ class Subscribers:
         """
         subscriber = self._by_server.pop(server)
         self.counters.messages_in += subscriber.messages_in
+        self.counters.reconnects += subscriber.link.reconnects
         self._counted()
         for subscription in tuple(self.subscriptions):
             subscription.server_removed(subscriber)

@@ -7,24 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
 from tests.inside import full_buffers, hub_of, names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 COUNTS = [150, 300, 1000, 10_000]
 
 
-def publish(client: redis.Redis, layer: MpxChannelLayer, group: str, count: int) -> None:
+def publish(outside: Outside, layer: MpxChannelLayer, group: str, count: int) -> None:
     """Send to a group all at once, without a turn of the loop: it is there in one piece."""
     name = names_of(layer).group(group)
-    pipeline = client.pipeline(transaction=False)
-    for number in range(count):
-        pipeline.publish(name, layer.wrapping.wrap(name, {"type": "x", "n": number}))
-    pipeline.execute()
+    wrap = layer.wrapping.wrap
+    messages = [wrap(name, {"type": "x", "n": number}) for number in range(count)]
+    outside.publish_as_layers(name, *messages)
 
 
 @pytest.fixture
@@ -57,13 +56,13 @@ def full(layer: MpxChannelLayer) -> int:
 
 @pytest.mark.parametrize("count", COUNTS)
 async def test_to_a_group(
-    layer: MpxChannelLayer, reader: Any, client: redis.Redis, count: int
+    layer: MpxChannelLayer, reader: Any, outside: Outside, count: int
 ) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     got = reader(channel)
     await asyncio.sleep(0)
-    publish(client, layer, "room", count)
+    publish(outside, layer, "room", count)
     await eventually(lambda: len(got) == count)
     assert got == list(range(count))
     assert full(layer) == 0
@@ -94,11 +93,11 @@ async def test_to_an_inbox(
 
 @pytest.mark.parametrize("capacity", [1, 2, 100])
 async def test_a_reader_that_takes_turns(
-    make_layer: MakeLayer, client: redis.Redis, capacity: int
+    make_layer: MakeLayer, outside: Outside, capacity: int
 ) -> None:
     layer = make_layer(capacity=capacity)
     async with layer.subscribe(groups=["room"]) as events:
-        publish(client, layer, "room", 300)
+        publish(outside, layer, "room", 300)
         for number in range(300):
             assert (await anext(events))["n"] == number
             for _ in range(5):
@@ -107,47 +106,47 @@ async def test_a_reader_that_takes_turns(
 
 
 async def test_the_whole_group_is_waited_for(
-    layer: MpxChannelLayer, reader: Any, client: redis.Redis
+    layer: MpxChannelLayer, reader: Any, outside: Outside
 ) -> None:
     channels = [await layer.new_channel() for _ in range(50)]
     for channel in channels:
         await layer.group_add("room", channel)
     got = [reader(channel) for channel in channels]
     await asyncio.sleep(0)
-    publish(client, layer, "room", 1000)
+    publish(outside, layer, "room", 1000)
     await eventually(lambda: all(len(each) == 1000 for each in got))
     assert full(layer) == 0
 
 
 async def test_a_handler_that_blocks_loses_nothing(
-    layer: MpxChannelLayer, client: redis.Redis
+    layer: MpxChannelLayer, outside: Outside
 ) -> None:
     """It blocks the loop again and again, also while its mailbox is full and it is waited for."""
     async with layer.subscribe(groups=["room"]) as events:
-        publish(client, layer, "room", 1000)
+        publish(outside, layer, "room", 1000)
         for round_ in range(6):
             for number in range(1000):
                 assert (await anext(events))["n"] == number
                 if number == 150 and round_ < 5:
-                    publish(client, layer, "room", 1000)
+                    publish(outside, layer, "room", 1000)
     assert full(layer) == 0
 
 
 async def test_nobody_waits_long_for_who_does_not_read(
-    layer: MpxChannelLayer, reader: Any, client: redis.Redis
+    layer: MpxChannelLayer, reader: Any, outside: Outside
 ) -> None:
     never, prompt = await layer.new_channel(), await layer.new_channel()
     for channel in (never, prompt):
         await layer.group_add("room", channel)
     got = reader(prompt)
     await asyncio.sleep(0)
-    publish(client, layer, "room", 1000)
+    publish(outside, layer, "room", 1000)
     await eventually(lambda: len(got) == 1000)
     hub = hub_of(layer)
     mailbox = hub.mailboxes[never]
     assert (len(mailbox), full(layer)) == (100, 900)
     # Now that it is known for slow, not for a turn.
-    publish(client, layer, "room", 1000)
+    publish(outside, layer, "room", 1000)
     held = 0
     while len(got) < 2000:
         held += mailbox in full_buffers(hub.multiplexer.flow)
@@ -159,17 +158,17 @@ async def test_nobody_waits_long_for_who_does_not_read(
     before = full(layer)
     late = reader(never)
     await asyncio.sleep(0)
-    publish(client, layer, "room", 1000)
+    publish(outside, layer, "room", 1000)
     await eventually(lambda: len(late) == 1000)
     assert full(layer) == before
 
 
 async def test_who_waits_for_redis_in_a_handler_is_not_waited_for_in_vain(
-    layer: MpxChannelLayer, client: redis.Redis
+    layer: MpxChannelLayer, outside: Outside
 ) -> None:
     """The answer is behind the messages that wait for the handler's end."""
     async with layer.subscribe(groups=["room"]) as events:
-        publish(client, layer, "room", 300)
+        publish(outside, layer, "room", 300)
         await anext(events)
         await layer.group_add("another", events.channel_name)
         assert (await anext(events))["n"] == 1
@@ -198,16 +197,17 @@ async def test_over_several_connections(
     assert full(layer) == 0
 
 
-async def test_a_tap(layer: MpxChannelLayer, client: redis.Redis) -> None:
+@pytest.mark.classic
+async def test_a_tap(layer: MpxChannelLayer, outside: Outside) -> None:
     async with layer.tap(groups=["room"], max_messages=50) as passing:
-        publish(client, layer, "room", 1000)
+        publish(outside, layer, "room", 1000)
         for number in range(1000):
             tapped: Any = await anext(passing)
             assert tapped.message["n"] == number
             await asyncio.sleep(0)
     size = 10 * len(layer.wrapping.wrap("", {"type": "x", "n": 1}))
     async with layer.tap(groups=["room"], max_bytes=size) as passing:
-        publish(client, layer, "room", 1000)
+        publish(outside, layer, "room", 1000)
         for number in range(1000):
             tapped = await anext(passing)
             assert tapped.message["n"] == number

@@ -14,8 +14,9 @@ from django.utils.translation import gettext_lazy
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer, UnserializableMessage
 from mpx_channels.multiplexer import NotConnected
 from tests.conftest import RestartableServer, eventually
-from tests.inside import hub_of
+from tests.inside import hub_of, names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 
@@ -76,6 +77,7 @@ async def test_names_are_unique_and_follow_the_prefix(layer: MpxChannelLayer) ->
         await layer.new_channel("no spaces please")
 
 
+@pytest.mark.everywhere
 async def test_order_is_kept(layer: MpxChannelLayer) -> None:
     channel = await layer.new_channel()
     for number in range(80):
@@ -83,6 +85,7 @@ async def test_order_is_kept(layer: MpxChannelLayer) -> None:
     assert [(await layer.receive(channel))["n"] for _ in range(80)] == list(range(80))
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_another_process_can_send(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -153,6 +156,7 @@ async def test_expired_messages_are_not_delivered(make_layer: MakeLayer) -> None
     assert layer.stats().drops["expired"] == 1
 
 
+@pytest.mark.everywhere
 async def test_a_channel_nobody_has_is_counted(layer: MpxChannelLayer) -> None:
     await layer.send("specific.0123456789abcdef!1", {"type": "x"})
     assert layer.stats().drops["unroutable"] == 1
@@ -205,17 +209,19 @@ async def test_a_large_message(layer: MpxChannelLayer) -> None:
     assert await layer.receive(channel) == message
 
 
+@pytest.mark.everywhere
 async def test_foreign_bytes_kill_nobody(
-    layer: MpxChannelLayer, client: Any, prefix: str, caplog: pytest.LogCaptureFixture
+    layer: MpxChannelLayer, outside: Outside, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    inbox = f"{prefix}:p:{channel[9:25]}"
+    names = names_of(layer)
+    inbox = names.inbox(channel[9:25])
     poison = [b"", b"hello", b"\xc1", b"\xc1\x01", b"\xc1\x01\xff\xff", b"\xc1\x01\x00\x01\xc1"]
     poison += [b"\xc1\x01\x00\x00", b"\xc1\x01\x00\x00\x93", b"\xc1\x01\x00\x00\x01"]
-    for name in (inbox, f"{prefix}:g:room"):
-        for data in poison:
-            assert client.publish(name, data) == 1
+    for name in (inbox, names.group("room")):
+        assert outside.numsub(name) == 1
+        outside.publish_as_layers(name, *poison)
     await layer.send(channel, {"type": "fine"})
     assert await layer.receive(channel) == {"type": "fine"}
     await layer.group_send("room", {"type": "fine, too"})

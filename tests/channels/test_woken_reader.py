@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,11 +73,13 @@ __all__ = [
 
 NEVER = 1000.0
 
+pytestmark = pytest.mark.only_single("all readers of a cluster are this one")
+
 
 @pytest.fixture(autouse=True)
 def woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """All layers have this reader, and none looks again by itself."""
-    monkeypatch.setattr(hub, "Queues", functools.partial(Queues, woken_by="PUBLISH"))
+    monkeypatch.setattr(hub, "Queues", lambda context, _: Queues(context, "PUBLISH"))
     monkeypatch.setattr(woken_reader, "PATIENCE", NEVER)
 
 

@@ -51,6 +51,7 @@ async def test_frames(
         await socket.disconnect()
 
 
+@pytest.mark.everywhere
 async def test_encoded_once(default: MpxChannelLayer, connected: Connected) -> None:
     class Member(websocket.AsyncJsonWebsocketConsumer):
         groups = ["room"]
@@ -66,6 +67,7 @@ async def test_encoded_once(default: MpxChannelLayer, connected: Connected) -> N
     assert dumps.call_count == 1
 
 
+@pytest.mark.everywhere
 async def test_exclude(default: MpxChannelLayer, connected: Connected) -> None:
     class Member(websocket.AsyncWebsocketConsumer):
         groups = ["room"]
@@ -83,6 +85,7 @@ async def test_exclude(default: MpxChannelLayer, connected: Connected) -> None:
     assert await two.text() == "sent"
 
 
+@pytest.mark.classic
 async def test_wildcards_hear_broadcasts(default: MpxChannelLayer, connected: Connected) -> None:
     class Member(websocket.AsyncWebsocketConsumer):
         async def connect(self) -> None:

@@ -104,6 +104,7 @@ async def open_holder(layer: MpxChannelLayer) -> tuple[Holder, Socket]:
     return consumer, socket
 
 
+@pytest.mark.classic
 @pytest.mark.parametrize(
     "way",
     ["disconnect", "stop", "fail", "fail in disconnect", "cancel", "cancel a handler",
@@ -174,6 +175,7 @@ async def test_a_promise_made_too_late_is_no_promise(
     assert held(layer) == NOTHING
 
 
+@pytest.mark.classic
 async def test_nothing_starts_after_the_end(default: MpxChannelLayer) -> None:
     consumer, socket = await open_holder(default)
     await socket.disconnect()
@@ -181,6 +183,7 @@ async def test_nothing_starts_after_the_end(default: MpxChannelLayer) -> None:
         consumer.start_task(consumer.wait_for("never"))
 
 
+@pytest.mark.classic
 async def test_a_dead_channel_is_not_brought_to_life(
     make_layer: MakeLayer, install: Any, connected: Connected
 ) -> None:
@@ -205,6 +208,7 @@ async def test_a_dead_channel_is_not_brought_to_life(
     await eventually(lambda: held(layer) == NOTHING)
 
 
+@pytest.mark.classic
 async def test_promises_do_not_pile_up(default: MpxChannelLayer) -> None:
     consumer, socket = await open_holder(default)
     for number in range(20):

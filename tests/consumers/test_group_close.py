@@ -150,6 +150,7 @@ async def test_a_consumer_decides_itself(
         await socket.disconnect()
 
 
+@pytest.mark.classic
 async def test_others_are_left_alone(
     layer: MpxChannelLayer, install: Any, connected: Connected
 ) -> None:

@@ -10,7 +10,6 @@ import pytest
 from mpx_channels.consumers import ChannelSubscriptionMixin, PatternSubscriptionMixin
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
-from mpx_channels.multiplexer import NotConnected
 from tests.conftest import eventually
 
 from .conftest import Gate, Generic, MakeLayer
@@ -204,11 +203,3 @@ async def test_a_consumer_begins_without_redis(
     restartable_server.kill()
     for socket in (early, late):
         assert (await socket.text()).startswith("disconnected: ")
-
-
-async def test_a_consumer_without_patience_fails_without_redis(
-    make_layer: MakeLayer, install: Any, restartable_server: Any, opened: Any
-) -> None:
-    install(make_layer(hosts=[restartable_server.url], connect_timeout=0.1))
-    with pytest.raises(NotConnected):
-        await opened(Watcher).ended()

@@ -28,10 +28,14 @@ class Slow(Socket):
     def __init__(self, consumer: Any, **scope: Any) -> None:
         self.reads = asyncio.Event()
         self.reads.set()
+        # Sends that wait for the client.
+        self.waiting_sends = 0
         super().__init__(consumer, **scope)
 
     async def send(self, frame: Event) -> None:
+        self.waiting_sends += 1
         await self.reads.wait()
+        self.waiting_sends -= 1
         await super().send(frame)
 
 
@@ -114,7 +118,8 @@ async def test_one_that_reads_again_learns_why(
     socket.reads.clear()
     for text in ("one", "two"):
         await layer.group_send("room", {"type": "say", "text": text})
-    await eventually(lambda: closed_slow(layer) == 1)
+    await eventually(lambda: socket.waiting_sends == 2)
+    assert closed_slow(layer) == 1
     socket.reads.set()
     assert await socket.text() == "one"
     assert await socket.next() == TOO_SLOW

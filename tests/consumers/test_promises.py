@@ -92,6 +92,7 @@ async def test_consumers_settle_promises_of_each_other(
     assert await one.texts(3) == ["order: value", "order: value", "PromiseRejected"]
 
 
+@pytest.mark.everywhere
 async def test_time_is_over(default: MpxChannelLayer, connected: Connected) -> None:
     class Hasty(Asker):
         timeout = 0.01

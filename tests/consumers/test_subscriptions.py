@@ -86,6 +86,7 @@ async def test_patterns_come_and_go(
     await socket.disconnect()
 
 
+@pytest.mark.classic
 async def test_wildcard_groups_come_and_go(default: MpxChannelLayer, connected: Connected) -> None:
     class Member(Raw):
         groups = ["room-1"]
@@ -102,6 +103,7 @@ async def test_wildcard_groups_come_and_go(default: MpxChannelLayer, connected: 
     await socket.disconnect()
 
 
+@pytest.mark.classic
 async def test_a_wildcard_event_without_a_handler_is_passed_over(
     default: MpxChannelLayer, connected: Connected
 ) -> None:

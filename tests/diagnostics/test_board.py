@@ -54,6 +54,14 @@ def test_bars() -> None:
     assert Trace(5, [1]).bars(0) == ""
 
 
+def test_bars_of_several_lines() -> None:
+    assert Trace(4, [0, 4, 8, None]).chart(4, 2) == [" ▁█ ", "▁██ "]
+    assert Trace(4, [0.001, 8]).chart(4, 3) == ["   █", "   █", "  ▂█"]
+    assert Trace(4, [1]).chart(0, 2) == ["", ""]
+    trace = Trace(60, range(70))
+    assert trace.chart(30, 1) == [trace.bars(30)]
+
+
 def test_bars_stay_as_they_move() -> None:
     trace = Trace(60)
     before = ""
@@ -149,6 +157,32 @@ def test_it_draws_before_the_first_look() -> None:
     assert "looking" in screen(board)[0]
     board.failed("no connection")
     assert any("no connection" in line for line in screen(board))
+
+
+def bars(lines: list[str]) -> int:
+    """How many lines the bars on top have."""
+    return sum("█" in line for line in lines if not line.startswith("web-"))
+
+
+def test_it_uses_the_room_that_processes_leave() -> None:
+    board = Board(60)
+    groups = {f"room-{number}": 50 - number for number in range(30)}
+    for _ in range(3):
+        board.update(snapshot(process(1), groups=groups), 0.0)
+    high = screen(board, height=50)
+    assert [sum("room-" in line for line in screen(board, height=each)) for each in (24, 50)] == [
+        13, 30
+    ]  # fmt: skip
+    assert bars(high) == 5
+    # A bar is two columns wide where there is room.
+    assert max(line.count("█") for line in high if not line.startswith("web-")) == 4
+    assert bars(screen(board, height=24)) == 1
+    # Processes come first.
+    for _ in range(3):
+        board.update(snapshot(*map(process, range(40)), groups=groups), 0.0)
+    many = screen(board, height=50)
+    assert bars(many) == 1
+    assert len(hosts(many)) >= 25
 
 
 def test_groups_and_queues() -> None:

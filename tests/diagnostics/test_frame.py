@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management import CommandError, call_command
 
+from mpx_channels import __version__
+from mpx_channels.diagnostics import subcommands
 from tests.conftest import RestartableServer
 from tests.proxy import free_port
 from tests.warm import Warm, start_cold
 
-from .conftest import MakeProject, Project, ended
+from .conftest import PATIENCE, MakeProject, Project, ended
 
 ASK = '{"type": "ask"}'
 
@@ -37,8 +40,8 @@ def refusal(project: Project, *arguments: str, code: int) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the following arguments are required: subcommand"),
-        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["nonsense"], "no subcommand 'nonsense': there are doctor, status, "),
+        (["sennd", "room"], "no subcommand 'sennd': did you mean 'send'?"),
         (["status", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["status", "more"], "unrecognized arguments: more"),
         (["send", "room"], "the following arguments are required: JSON"),
@@ -50,6 +53,18 @@ def test_wrong_arguments(project: Project, arguments: list[str], said: str) -> N
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")
     assert said in done.stderr
+
+
+def test_without_a_subcommand_it_lists_them(project: Project) -> None:
+    done = project.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    for subcommand in subcommands():
+        assert re.search(rf"^    {subcommand.name} +\w", done.stdout, re.MULTILINE)
+
+
+def test_its_version_is_ours(project: Project) -> None:
+    done = project.run("--version")
+    assert (done.returncode, done.stdout) == (0, f"mpx-channels {__version__}\n")
 
 
 def test_django_s_options_may_stand_anywhere(project: Project) -> None:
@@ -207,6 +222,19 @@ def test_other_encodings_than_utf_8(project: Project, cold_project: Project) -> 
 # -- ends -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "arguments", [[], ["status"], ["status", "--json"], ["doctor"]], ids=" ".join
+)
+def test_nobody_reads_any_more(cold_project: Project, arguments: list[str]) -> None:
+    cold_project.worker()
+    process = cold_project.start(*arguments)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_signals_at_any_time_end_it_quietly(
     make_project: MakeProject, signal_: signal.Signals
@@ -276,8 +304,8 @@ async def test_call_command_from_a_thread_and_from_a_loop(configured: Project) -
 
 
 def test_errors_in_python(configured: Project) -> None:
-    with pytest.raises(CommandError, match="required: subcommand"):
-        call_command("mpx")
+    with pytest.raises(CommandError, match="did you mean 'send'"):
+        call_command("mpx", "sennd")
     with pytest.raises(CommandError, match="no layer 'missing'") as refused:
         call_command("mpx", "status", layer="missing")
     assert refused.value.returncode == 2

@@ -6,8 +6,9 @@ import base64
 import subprocess
 
 import pytest
+import redis
 
-from .conftest import MakeProject, Project
+from .conftest import MakeProject, Project, ended
 from .schemas import check
 
 ASK = '{"type": "ask"}'
@@ -49,6 +50,59 @@ def test_send_to_a_channel(project: Project) -> None:
     done = project.run("send", channel, '{"type": "direct"}')
     assert done.returncode == 1
     assert "nobody received it" in done.stdout
+
+
+def test_what_no_consumer_has_a_handler_for(project: Project) -> None:
+    worker = project.worker(groups={"room": 1})
+    chat = {"MPX_ASGI_APPLICATION": "example_project.asgi.application"}
+    done = project.run("send", "room", '{"type": "chat.mesage"}', variables=chat)
+    said = refused(done, 2)
+    assert "no consumer of this project has a handler chat_mesage for 'chat.mesage'" in said
+    assert "one has chat_message" in said
+    assert "--force sends it" in said
+    done = project.run("send", "room", '{"type": "odd"}', "--force", variables=chat)
+    assert done.stdout == "Sent to the group room: 1 process received it.\n"
+    done = project.run("send", "room", '{"type": "chat.message"}', variables=chat)
+    assert done.stdout == "Sent to the group room: 1 process received it.\n"
+    # What cannot be known is sent.
+    nowhere = {"MPX_ASGI_APPLICATION": "no.such.application"}
+    done = project.run("send", "room", '{"type": "other"}', variables=nowhere)
+    assert done.stdout == "Sent to the group room: 1 process received it.\n"
+    types = [worker.read()["received"]["type"] for _ in range(3)]
+    assert types == ["odd", "chat.message", "other"]
+
+
+PROGRAM = """
+import django
+from channels.consumer import AsyncConsumer, SyncConsumer
+from mpx_channels.consumers import MpxConsumerMixin
+from mpx_channels.diagnostics.handlers import unhandled
+
+django.setup()
+print(unhandled("known"))
+
+class Stock(SyncConsumer):
+    def known(self, event): ...
+
+class Ours(MpxConsumerMixin, AsyncConsumer):
+    async def famous(self, event): ...
+
+print(unhandled("known"), unhandled("famous"), unhandled("unknown"))
+
+class Own(AsyncConsumer):
+    async def dispatch(self, message): ...
+
+print(unhandled("unknown"))
+"""
+
+
+def test_which_types_are_handled(project: Project) -> None:
+    done = ended(project.python("-c", PROGRAM))
+    assert done.stdout.splitlines() == [
+        "None",
+        "None None no consumer of this project has a handler unknown for 'unknown'; one has known",
+        "None",
+    ], done.stderr
 
 
 def test_send_to_a_plain_channel(make_project: MakeProject) -> None:
@@ -112,7 +166,7 @@ def test_json_that_is_typed(project: Project) -> None:
         (["send", "room", '{"type": "t", "a": "\\ud800"}'], "message['a'] cannot be sent"),
         (["resolve", "a name", "1"], "'a name'"),
         (["resolve", "name", "nothing"], "'nothing' is not JSON"),
-        (["request", "a channel", ASK], "'a channel'"),
+        (["request", "a channel", ASK, "--channel"], "'a channel'"),
         (["request", "x!1", '{"type": "t", "mpx_reply_to": 1}'], "mpx_reply_to"),
     ],
 )
@@ -174,6 +228,18 @@ def test_requests_that_fail(project: Project) -> None:
     assert "nobody has the channel" in refused(project.run("request", nobody, ASK), 1)
     worker.stop()
     assert "no process has the channel" in refused(project.run("request", channel, ASK), 1)
+
+
+def test_a_request_to_a_name_that_may_be_a_group(project: Project, client: redis.Redis) -> None:
+    worker = project.worker(groups={"room-1": 1})
+    said = refused(project.run("request", "room-1", ASK), 2)
+    assert "'room-1' has no ! in it, so it is a group" in said
+    assert "--channel" in said
+    assert not client.keys(f"{project.config['prefix']}:*")
+    done = project.run("request", "room-1", ASK, "--channel", "--timeout", "0.1")
+    assert "may still wait there for a worker" in refused(done, 1)
+    assert client.keys(f"{project.config['prefix']}:q:*")
+    worker.stop()
 
 
 def test_ctrl_c_while_an_answer_is_waited_for(project: Project) -> None:

@@ -101,7 +101,7 @@ def patience(where: str) -> Iterator[None]:
 def check_layer(entry: dict[str, Any]) -> None:
     assert set(entry) <= {"BACKEND", "CONFIG"}
     if entry["BACKEND"].startswith("mpx_channels."):
-        assert import_string(entry["BACKEND"]) is MpxChannelLayer
+        assert issubclass(import_string(entry["BACKEND"]), MpxChannelLayer)
         config = LayerConfig.parse(entry.get("CONFIG", {}))
         for host in config.parsed_hosts:
             if embedded.is_embedded(host.url):

@@ -55,6 +55,36 @@ async def test_the_lobby_says_what_a_room_may_be_called(browser: Browser, site: 
     await expect(page).to_have_url(f"{site.url}/room/redis/?name=Ann")
 
 
+async def test_the_lobby_s_cards_line_up(browser: Browser, site: Site) -> None:
+    page = await browser.new_page()
+    for width in (1280, 390, 320):
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.goto(site.url)
+        edges = [
+            (box["x"], box["x"] + box["width"])
+            for text in (page.get_by_label("Your name"), page.locator("pre").first)
+            if (box := await text.bounding_box())
+        ]
+        assert edges[0] == edges[1]
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    await expect(page.get_by_text("Or join one of these")).to_be_visible()
+    rooms = page.get_by_role("group", name="Or join one of these").get_by_role("button")
+    await expect(rooms).to_have_count(3)
+
+
+async def test_the_button_that_asks_says_so_on_a_phone(browser: Browser, site: Site) -> None:
+    page = await enter(browser, site, "Ann", "phone")
+    ask = page.get_by_role("button", name="Ask the room")
+    for width, whole in ((390, False), (320, False), (1280, True)):
+        await page.set_viewport_size({"width": width, "height": 800})
+        box = await ask.bounding_box()
+        assert box
+        # Wider than its picture: there is a word, on one line.
+        assert 70 < box["width"] < (200 if whole else 110)
+        assert box["height"] == 44
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 async def test_everything_the_pages_ask_for_is_there(browser: Browser, site: Site) -> None:
     page = await browser.new_page()
     wrong: list[str] = []

@@ -106,7 +106,11 @@ async def test_who_hangs_up_waits_no_more(visitor: AsyncClient) -> None:
 async def test_there_is_no_redis(visitor: AsyncClient, settings: Any) -> None:
     url = f"redis://127.0.0.1:{free_port()}"
     use_layer(settings, hosts=[url], connect_timeout=0.1)
-    for answer in (await visitor.get("/wait/tea/"), await resolve(visitor, "tea", "1")):
+    for answer in (
+        await visitor.get("/wait/tea/"),
+        await visitor.get("/wait/tea/?timeout=0.05"),
+        await resolve(visitor, "tea", "1"),
+    ):
         assert answer.status_code == 503
         assert answer.json()["error"]
 

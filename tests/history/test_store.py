@@ -32,8 +32,11 @@ class Scripted:
     The answer to each publish is lost if that is ``in_doubt``.
     """
 
+    cluster = sharded = False
+
     def __init__(self, *errors: Exception, in_doubt: bool = False) -> None:
         self.node = Node()
+        self.nodes = (self.node,)
         self.errors = [*errors]
         self.in_doubt = in_doubt
         self.published = 0
@@ -41,6 +44,8 @@ class Scripted:
 
     def node_of(self, name: str) -> Node:
         return self.node
+
+    place_of = node_of
 
     def begin_with(
         self, *words: bytes, node: Node, heard: Callable[..., object] = lambda done: None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
-
-OVER = os.environ.get("MPX_TEST_OVER", "single")
 
 MakeLayer = Callable[..., MpxChannelLayer]
 
@@ -23,14 +20,13 @@ def prefix() -> str:
 
 
 @pytest.fixture
-async def make_layer(redis_url: str, prefix: str) -> AsyncIterator[MakeLayer]:
-    """Makes layers on the session's server; closed at the end of the test."""
+async def make_layer(layer_config: dict[str, Any], prefix: str) -> AsyncIterator[MakeLayer]:
+    """Makes layers on what the test runs over; closed at the end of the test."""
     layers: list[MpxChannelLayer] = []
 
     def make(**config: Any) -> MpxChannelLayer:
-        if OVER == "cluster" and "hosts" not in config:
-            config = {"cluster": True, **config}
-        layer = MpxChannelLayer(**{"hosts": [redis_url], "prefix": prefix, **config})
+        where = {} if "hosts" in config else layer_config
+        layer = MpxChannelLayer(**{**where, "prefix": prefix, **config})
         layers.append(layer)
         return layer
 

@@ -30,8 +30,10 @@ def quick_switches() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def test_loops_that_come_and_go_in_many_threads(redis_url: str, quick_switches: None) -> None:
-    layer = MpxChannelLayer(hosts=[redis_url])
+def test_loops_that_come_and_go_in_many_threads(
+    layer_config: dict[str, Any], prefix: str, quick_switches: None
+) -> None:
+    layer = MpxChannelLayer(**layer_config, prefix=prefix)
     errors: list[BaseException] = []
 
     async def use() -> None:
@@ -73,6 +75,7 @@ async def test_nobody_is_left_waiting(make_layer: MakeLayer, proxy: Proxy) -> No
     proxy.to_client.thaw()
 
 
+@pytest.mark.everywhere
 async def test_nobody_is_left_reading_a_plain_channel(layer: MpxChannelLayer) -> None:
     await layer.connect()
     readers = [asyncio.create_task(layer.receive(f"jobs-{number}")) for number in (1, 1, 2)]
@@ -130,9 +133,12 @@ async def test_synchronous_readers_are_not_left_waiting(layer: MpxChannelLayer, 
         await asyncio.wait_for(reading, 10)
 
 
-def test_a_loop_that_is_closed_in_the_middle_of_an_answer(redis_url: str, prefix: str) -> None:
+@pytest.mark.only_single("a blocking pop is woken")
+def test_a_loop_that_is_closed_in_the_middle_of_an_answer(
+    layer_config: dict[str, Any], prefix: str
+) -> None:
     """Nothing complains of the task; pytest notices warnings."""
-    layer = MpxChannelLayer(hosts=[redis_url], prefix=prefix)
+    layer = MpxChannelLayer(**layer_config, prefix=prefix)
     loop = asyncio.new_event_loop()
     reports: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: reports.append(context))

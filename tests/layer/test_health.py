@@ -15,6 +15,7 @@ from mpx_channels.layer import Health, MpxChannelLayer
 from mpx_channels.multiplexer import MultiplexerStopped
 from tests.conftest import RestartableServer, eventually
 from tests.inside import hub_of, hubs_of, multiplexer_of
+from tests.over import CLUSTER, Outside
 from tests.proxy import Proxy, free_port, without
 
 from .conftest import MakeLayer
@@ -31,12 +32,13 @@ def second_server() -> Iterator[RestartableServer]:
     server.kill()
 
 
-def names_in(client: redis.Redis, prefix: str) -> set[bytes]:
-    return set(client.pubsub_channels(f"{prefix}:*"))
+def names_in(outside: Outside, prefix: str) -> set[str]:
+    return outside.channels(f"{prefix}:*")
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_a_fresh_process_becomes_healthy_by_it(
-    layer: MpxChannelLayer, client: redis.Redis, prefix: str
+    layer: MpxChannelLayer, outside: Outside, prefix: str, topology: str
 ) -> None:
     assert layer.process_id is None
     health = await layer.healthy(LONG)
@@ -46,11 +48,12 @@ async def test_a_fresh_process_becomes_healthy_by_it(
     assert 0 < health.round_trip < LONG
     # With what it is subscribed to anyway, and nothing is added by asking again.
     await layer.connect()
-    names, wanted = names_in(client, prefix), multiplexer_of(layer).stats().names_wanted
-    assert wanted == len(names) == 3  # the inbox, the control channel and what it is alive by
+    names, wanted = names_in(outside, prefix), multiplexer_of(layer).stats().names_wanted
+    # The inbox, the control channel and what it is alive by; in a cluster, a probe at each node.
+    assert wanted == len(names) == (6 if topology == CLUSTER else 3)
     for _ in range(3):
         assert (await layer.healthy(LONG)).ok
-    assert names_in(client, prefix) == names
+    assert names_in(outside, prefix) == names
     assert multiplexer_of(layer).stats().names_wanted == wanted
 
 
@@ -82,8 +85,9 @@ async def test_a_hundred_at_once(make_layer: MakeLayer, proxy: Proxy) -> None:
     assert bytes(proxy.to_server.data).count(b"PUBLISH") <= 3
 
 
+@pytest.mark.everywhere
 async def test_synchronous_callers_and_several_loops(
-    layer: MpxChannelLayer, client: redis.Redis, prefix: str
+    layer: MpxChannelLayer, outside: Outside, prefix: str
 ) -> None:
     assert (await layer.healthy(LONG)).ok
     synchronous = await asyncio.gather(*[in_thread(layer.sync.healthy, LONG) for _ in range(8)])
@@ -100,7 +104,7 @@ async def test_synchronous_callers_and_several_loops(
     assert (await asyncio.to_thread(asyncio.run, other())).ok
     assert len(hubs_of(layer)) == 2
     await layer.close()
-    await eventually(lambda: not names_in(client, prefix))
+    await eventually(lambda: not names_in(outside, prefix))
 
 
 async def test_it_names_the_host_that_fails(

@@ -11,6 +11,8 @@ from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer.logs import MOST_KINDS
 from mpx_channels.worker import MpxWorker
 from tests.conftest import eventually
+from tests.inside import multiplexer_of, names_of
+from tests.over import Outside
 
 from .conftest import MakeLayer
 
@@ -48,16 +50,17 @@ async def test_very_many_full_mailboxes_share_a_line(
 
 
 async def test_poison_names_the_server_and_the_cause(
-    layer: MpxChannelLayer, client: Any, prefix: str, caplog: pytest.LogCaptureFixture
+    layer: MpxChannelLayer, outside: Outside, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
+    name = names_of(layer).group("room")
     for number in range(10):
-        client.publish(f"{prefix}:g:room", b"poison %d" % number)
+        outside.publish_as_layers(name, b"poison %d" % number)
     await eventually(lambda: layer.stats().drops["unreadable"] == 10)
     assert len(caplog.messages) == 1
-    port = client.connection_pool.connection_kwargs["port"]
-    start = f"Dropped an unreadable message on {prefix}:g:room from redis://127.0.0.1:{port}: "
+    node = multiplexer_of(layer).server_of(name)
+    start = f"Dropped an unreadable message on {name} from {node}: "
     assert caplog.messages[0].startswith(start)
     assert len(caplog.messages[0]) > len(start)
     await layer.close()

@@ -15,18 +15,19 @@ from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
 from tests.inside import hubs_of
+from tests.over import Outside
 
 from .conftest import MakeLayer
 
 ECHO = """
-import asyncio, logging, sys
+import asyncio, json, logging, sys
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # a busy machine's slow callbacks aside
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import MpxChannelLayer
 
-async def main(url, prefix):
-    layer = MpxChannelLayer(hosts=[url], prefix=prefix)
+async def main(config, prefix):
+    layer = MpxChannelLayer(**json.loads(config), prefix=prefix)
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     print(channel, flush=True)
@@ -41,11 +42,12 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
-async def test_two_processes_talk(layer: MpxChannelLayer, redis_url: str, prefix: str) -> None:
+@pytest.mark.everywhere
+async def test_two_processes_talk(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     mine = await layer.new_channel()
     await layer.group_add("answers", mine)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", ECHO, redis_url, prefix,
+        sys.executable, "-W", "error", "-c", ECHO, layer_json, prefix,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
@@ -85,6 +87,7 @@ async def test_sync_code_sends_and_leaves_nothing_behind(
     await eventually(lambda: connections() == 0)
 
 
+@pytest.mark.everywhere
 async def test_event_loops_in_other_threads(layer: MpxChannelLayer) -> None:
     """Each loop has a hub of its own, and all hear each other."""
     mine = await layer.new_channel()
@@ -106,9 +109,10 @@ async def test_event_loops_in_other_threads(layer: MpxChannelLayer) -> None:
     await asyncio.to_thread(thread.join)
 
 
-def test_a_loop_per_call_leaves_no_warning(redis_url: str) -> None:
+@pytest.mark.everywhere
+def test_a_loop_per_call_leaves_no_warning(layer_config: dict[str, Any], prefix: str) -> None:
     """A layer made at import time, used by one `asyncio.run` after the other, never closed."""
-    layer = MpxChannelLayer(hosts=[redis_url])
+    layer = MpxChannelLayer(**layer_config, prefix=prefix)
 
     async def use() -> None:
         channel = await layer.new_channel()
@@ -123,13 +127,13 @@ def test_a_loop_per_call_leaves_no_warning(redis_url: str) -> None:
 
 
 BARE_LOOPS = """
-import asyncio, logging, sys, gc
+import asyncio, gc, json, logging, sys
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # a busy machine's slow callbacks aside
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import MpxChannelLayer
 
-layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+layer = MpxChannelLayer(**json.loads(sys.argv[1]), prefix=sys.argv[2])
 
 async def use():
     channel = await layer.new_channel()
@@ -147,21 +151,24 @@ for _ in range(3):
 
 
 async def test_a_loop_that_is_just_closed_leaves_no_warning(
-    redis_url: str, prefix: str, client: Any
+    layer_json: str, prefix: str, outside: Outside
 ) -> None:
-    before = len(client.client_list())
+    def connections() -> int:
+        return sum(len(node.client_list()) for node in outside.nodes)
+
+    before = connections()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-X", "dev", "-W", "error", "-c", BARE_LOOPS, redis_url, prefix,
+        sys.executable, "-X", "dev", "-W", "error", "-c", BARE_LOOPS, layer_json, prefix,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
     assert (process.returncode, output.decode()) == (0, "")
-    await eventually(lambda: len(client.client_list()) <= before)
+    await eventually(lambda: connections() <= before)
 
 
-def test_uvloop(redis_url: str) -> None:
+def test_uvloop(layer_config: dict[str, Any], prefix: str) -> None:
     uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
-    layer = MpxChannelLayer(hosts=[redis_url])
+    layer = MpxChannelLayer(**layer_config, prefix=prefix)
 
     async def use() -> None:
         channel = await layer.new_channel()

@@ -29,6 +29,7 @@ async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
         return await asyncio.wrap_future(executor.submit(function, *arguments, **options))
 
 
+@pytest.mark.everywhere
 async def test_sending(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
@@ -49,6 +50,7 @@ async def test_sending(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> 
     ]
 
 
+@pytest.mark.everywhere
 async def test_asking(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     promise = await layer.new_promise("order-42", timeout=10)
     assert await in_thread(other_layer.sync.resolve, "order-42", [1]) == 1
@@ -100,7 +102,7 @@ async def test_errors_come_back(layer: MpxChannelLayer) -> None:
 
 
 ON_COMMIT = """
-import sys
+import json, sys
 from django.conf import settings
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 settings.configure(DATABASES={"default": SQLITE})
@@ -109,7 +111,7 @@ django.setup()
 from django.db import transaction
 from mpx_channels.layer import MpxChannelLayer
 
-layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+layer = MpxChannelLayer(**json.loads(sys.argv[1]), prefix=sys.argv[2])
 try:
     with transaction.atomic():
         layer.sync.group_send("room", {"type": "rolled.back"}, on_commit=True)
@@ -153,13 +155,13 @@ layer.sync.group_send("room", {"type": "no.transaction"}, on_commit=True)
 """
 
 FORK = """
-import os, sys
+import json, os, sys
 from django.conf import settings
 settings.configure()
 from asgiref.sync import async_to_sync
 from mpx_channels.layer import MpxChannelLayer
 
-layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+layer = MpxChannelLayer(**json.loads(sys.argv[1]), prefix=sys.argv[2])
 layer.sync.group_send("room", {"type": "parent", "n": 0})
 children = []
 for number in range(3):
@@ -187,14 +189,14 @@ async def run(code: str, *arguments: str) -> None:
     assert (process.returncode, output.decode()) == (0, "")
 
 
-async def test_on_commit(layer: MpxChannelLayer, redis_url: str, prefix: str) -> None:
+async def test_on_commit(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     member = await layer.open_channel()
     member.closable = True
     await layer.group_add("members", member.channel)
     resolved, rejected = await layer.new_promise("order-42"), await layer.new_promise("order-43")
-    await run(ON_COMMIT, redis_url, prefix, channel)
+    await run(ON_COMMIT, layer_json, prefix, channel)
     assert await resolved == ["committed"]
     with pytest.raises(PromiseRejected, match="sold out"):
         await rejected
@@ -212,12 +214,13 @@ async def test_on_commit(layer: MpxChannelLayer, redis_url: str, prefix: str) ->
     assert layer.stats().unread == 0
 
 
+@pytest.mark.everywhere
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 async def test_children_of_a_fork_have_connections_of_their_own(
-    make_layer: MakeLayer, redis_url: str, prefix: str
+    make_layer: MakeLayer, layer_json: str, prefix: str
 ) -> None:
     layer = make_layer(capacity=1000)
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    await run(FORK, redis_url, prefix)
+    await run(FORK, layer_json, prefix)
     await eventually(lambda: layer.stats().unread == 22 + 3 * 40)

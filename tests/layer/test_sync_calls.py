@@ -24,6 +24,7 @@ from mpx_channels.layer.hub import Hub
 from mpx_channels.loops.portal import portal
 from tests.conftest import PATIENCE
 from tests.inside import shared_hub_of
+from tests.over import Outside
 
 from .test_sync import in_thread, run
 
@@ -31,12 +32,12 @@ MakeSyncLayer = Callable[..., MpxChannelLayer]
 
 
 @pytest.fixture
-def make_sync_layer(redis_url: str, prefix: str) -> Iterator[MakeSyncLayer]:
+def make_sync_layer(layer_config: dict[str, Any], prefix: str) -> Iterator[MakeSyncLayer]:
     """Makes layers for tests without an event loop."""
     layers: list[MpxChannelLayer] = []
 
     def make(**config: Any) -> MpxChannelLayer:
-        layer = MpxChannelLayer(**{"hosts": [redis_url], "prefix": prefix, **config})
+        layer = MpxChannelLayer(**{**layer_config, "prefix": prefix, **config})
         layers.append(layer)
         return layer
 
@@ -111,14 +112,16 @@ def test_the_direct_face(sync_layer: MpxChannelLayer) -> None:
     assert stats.groups == 0
 
 
-def test_other_subscriptions(sync_layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+@pytest.mark.everywhere
+@pytest.mark.classic
+def test_other_subscriptions(sync_layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     layer = sync_layer
     channel = async_to_sync(layer.new_channel)()
     async_to_sync(layer.channel_add)(f"{prefix}-raw", channel)
     async_to_sync(layer.pattern_add)(f"{prefix}-?", channel)
     async_to_sync(layer.group_pattern_add)("room-*", channel)
-    client.publish(f"{prefix}-raw", b"1")
-    client.publish(f"{prefix}-x", b"2")
+    outside.publish(f"{prefix}-raw", b"1")
+    outside.publish(f"{prefix}-x", b"2")
     layer.sync.group_send("room-7", {"type": "three"})
     got = [layer.sync.receive(channel, PATIENCE) for _ in range(3)]
     assert {event["type"] for event in got} == {"channel.message", "pattern.message", "three"}
@@ -373,13 +376,13 @@ def test_unread_channels_are_limited(
 
 
 PREFORK = """
-import multiprocessing, os, sys
+import json, multiprocessing, os, sys
 from django.conf import settings
 settings.configure()
 from asgiref.sync import async_to_sync
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer
 
-layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+layer = MpxChannelLayer(**json.loads(sys.argv[1]), prefix=sys.argv[2])
 
 def task(number):
     own = async_to_sync(layer.new_channel)()
@@ -404,9 +407,9 @@ assert got == list(range(20)), got
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-async def test_a_pool_of_forked_workers(redis_url: str, prefix: str) -> None:
+async def test_a_pool_of_forked_workers(layer_json: str, prefix: str) -> None:
     """As Celery's prefork: the parent has used the layer, and its children come and go."""
-    await run(PREFORK, redis_url, prefix)
+    await run(PREFORK, layer_json, prefix)
 
 
 def test_too_late_to_start_a_thread(

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-import redis
 
 from mpx_channels.layer import (
     ForeignChannel,
@@ -19,8 +18,12 @@ from mpx_channels.layer import (
     Tapped,
 )
 from tests.conftest import RestartableServer, eventually
+from tests.inside import names_of
+from tests.over import Outside
 
 from .conftest import MakeLayer
+
+pytestmark = pytest.mark.classic
 
 
 async def take(tap: Tap, number: int = 1) -> list[Any]:
@@ -72,17 +75,18 @@ async def test_one_group_one_pattern_one_channel(layer: MpxChannelLayer) -> None
 
 
 async def test_what_cannot_be_read_is_shown(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
+    make_layer: MakeLayer, outside: Outside, prefix: str
 ) -> None:
     encrypted = make_layer(symmetric_encryption_keys=["one"])
     other = make_layer(symmetric_encryption_keys=["two"])
     async with encrypted.tap(everything=True) as tap:
         await encrypted.group_send("room", {"type": "fine"})
         await other.group_send("room", {"type": "wrong.key"})
-        client.publish(f"{prefix}:g:room", b"\xff foreign")
-        client.publish(f"{prefix}:p:0123456789abcdef", b"foreign, too")
+        names = names_of(encrypted)
+        outside.publish_as_layers(names.group("room"), b"\xff foreign")
+        outside.publish_as_layers(names.inbox("0123456789abcdef"), b"foreign, too")
         # Of a layer whose prefix begins with ours.
-        client.publish(f"{prefix}:g:b:g:room", b"not ours")
+        outside.publish_as_layers(f"{prefix}:g:b:g:room", b"not ours")
         await encrypted.group_send("room", {"type": "end"})
         fine, wrong, foreign, inbox, end = await take(tap, 5)
     assert fine.message == {"type": "fine"}
@@ -94,11 +98,11 @@ async def test_what_cannot_be_read_is_shown(
     assert end.message == {"type": "end"}
 
 
-async def test_raw_channels_and_patterns(layer: MpxChannelLayer, client: redis.Redis) -> None:
+async def test_raw_channels_and_patterns(layer: MpxChannelLayer, outside: Outside) -> None:
     async with layer.tap(channels=["news[1]"], patterns=["weather.*"]) as tap:
-        client.publish("news1", b"a pattern would take it")
-        client.publish("news[1]", b"\x00\xff")
-        client.publish("weather.rome", b"sun")
+        outside.publish("news1", b"a pattern would take it")
+        outside.publish("news[1]", b"\x00\xff")
+        outside.publish("weather.rome", b"sun")
         first, second = await take(tap, 2)
     assert (first.kind, first.name, first.data, first.message) == (
         "raw", "news[1]", b"\x00\xff", None
@@ -158,10 +162,11 @@ async def test_expired_messages_of_a_plain_channel_are_not_shown(make_layer: Mak
 
 
 async def test_what_others_put_into_a_plain_channel_is_shown(
-    layer: MpxChannelLayer, client: redis.Redis, prefix: str
+    layer: MpxChannelLayer, outside: Outside
 ) -> None:
     await layer.send("jobs", {"type": "job"})
-    client.rpush(f"{prefix}:q:jobs", b"foreign, and long enough", b"")
+    queue = names_of(layer).queue("jobs")
+    outside.at(queue).rpush(queue, b"foreign, and long enough", b"")
     first, *others = [each async for each in layer.peek("jobs")]
     assert first.message == {"type": "job"}
     assert [(each.data, each.message) for each in others] == [

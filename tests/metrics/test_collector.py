@@ -118,6 +118,8 @@ async def test_the_figures(layer: MpxChannelLayer) -> None:
         f"mpx_channels_node_connected:{engine.nodes[0].address}": 1,
         "mpx_channels_connected_timestamp_seconds": engine.connected_since,
         "mpx_channels_reconnects_total": 0,
+        "mpx_channels_cluster_slots_moved_total": 0,
+        "mpx_channels_cluster_redirections_total": 0,
         "mpx_channels_probe_reconnects_total": 0,
         "mpx_channels_redis_names_wanted": engine.names_wanted,
         "mpx_channels_redis_names_confirmed": engine.names_confirmed,

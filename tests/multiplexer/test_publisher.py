@@ -16,6 +16,7 @@ from mpx_channels.multiplexer import (
     MultiplexerStopped,
     NotConnected,
 )
+from mpx_channels.multiplexer.cluster.publisher import ClusterPublisher
 from mpx_channels.multiplexer.counters import EngineCounters
 from mpx_channels.multiplexer.link import LinkOptions
 from mpx_channels.multiplexer.packing import pack
@@ -41,7 +42,9 @@ def publisher_for(url: str, on_refusal: OnRefusal | None = None, **options: Any)
     }
     link_options = LinkOptions(**{"min_backoff": 0.001, "max_backoff": 0.01, **options})
     node = Node(url, connect_timeout=link_options.connect_timeout)
-    return Publisher(node, link_options, EngineCounters(), on_refusal=on_refusal, **queue_options)
+    return ClusterPublisher(
+        node, link_options, EngineCounters(), on_refusal=on_refusal, **queue_options
+    )
 
 
 def counters(publisher: Publisher) -> EngineCounters:
@@ -655,6 +658,7 @@ async def test_a_refused_command_can_be_sent_elsewhere(
     new_publisher: NewPublisher, key: bytes
 ) -> None:
     other = await connected(new_publisher())
+    assert isinstance(other, ClusterPublisher)
     seen = []
 
     def take_over(sent: Sent, error: Exception) -> bool:

@@ -32,6 +32,8 @@ def test_before_the_start_all_is_zero() -> None:
         commands_out=0,
         reconnects=0,
         probe_reconnects=0,
+        slots_moved=0,
+        redirections=0,
         callback_errors=0,
         drops=EngineCounters().drops(),
         nodes=(NodeStats("redis://localhost:6379", 0, False, None, 0, False, 0, None),),

@@ -19,7 +19,7 @@ from mpx_channels.diagnostics.session import Session, entry
 from mpx_channels.diagnostics.subcommand import FINE, FOUND, WRONG_USAGE, Refusal, Subcommand
 from mpx_channels.layer import CommandRefused, MpxChannelLayer
 
-from .contenders import AGAINST, Contender, Ours, Theirs, find
+from .contenders import AGAINST, NOT_IN_CLUSTER, Contender, Ours, Theirs, find
 from .contest import Contest
 from .report import Report, Settings
 
@@ -66,6 +66,13 @@ class Bench(Subcommand):
             soft_wrap=True,
         )
         layer = await session.connect()
+        notes = []
+        if layer.config.cluster and against:
+            if against in NOT_IN_CLUSTER:
+                rival = None
+                notes.append(f"{against} cannot use a cluster, and is left out.")
+            else:
+                notes.append(f"{against} knows no cluster: it uses one node, which reaches all.")
         others = await _other_processes(layer)
         await session.close()
 
@@ -83,6 +90,8 @@ class Bench(Subcommand):
         at, server = time.time(), _server(layer)
         for line in _announcement(session.alias, server, prefix, settings, contenders):
             out.say(line)
+        for note in notes:
+            err.print(Text(note, style="yellow"))
         if others:
             number = "1 other process is" if others == 1 else f"{others} other processes are"
             warning = f"Warning: {number} live under {layer.prefix} on this server, and will feel"
@@ -133,9 +142,9 @@ def _announcement(
 
 
 def _server(layer: MpxChannelLayer) -> str:
-    """Where the server is, or the servers are, without credentials."""
+    """Where the server is, or the servers or a cluster's seeds are, without credentials."""
     return ", ".join(
-        host.url if host.url.startswith("embedded:") else str(host.node())
+        host.url if host.url.startswith(("embedded:", "embedded+cluster:")) else str(host.node())
         for host in layer.config.parsed_hosts
     )
 

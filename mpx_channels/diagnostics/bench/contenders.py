@@ -16,13 +16,14 @@ from typing import Any
 from django.conf import settings
 
 from mpx_channels import __version__, embedded
+from mpx_channels.channels.cluster_names import ClusterNames
 from mpx_channels.diagnostics.subcommand import FOUND, Refusal
 from mpx_channels.layer import Hooks, MpxChannelLayer, ProcessStats
 from mpx_channels.multiplexer.exceptions import describe
 
 from .room import Room
 
-__all__ = ["AGAINST", "Contender", "Ours", "Theirs", "find"]
+__all__ = ["AGAINST", "NOT_IN_CLUSTER", "Contender", "Ours", "Theirs", "find"]
 
 # What can be named after --against, and the class that it stands for.
 AGAINST = {
@@ -35,6 +36,8 @@ SHARED = (
     "random_prefix_length", "serializer_format",
 )  # fmt: skip
 EVENTS = ("on_disconnect", "on_reconnect")
+# Those that cannot use a cluster at all: their scripts have keys of several slots.
+NOT_IN_CLUSTER = ("channels_redis.core",)
 # Seconds after which Redis forgets what channels_redis.core stores of groups, should this process
 # be killed: longer than any run.
 GROUP_EXPIRY = 3600
@@ -106,6 +109,12 @@ class Ours(Contender):
     async def close(self) -> None:
         await self.room.close()
         await self.layer.close()
+        config = self.layer.config
+        if config.cluster:
+            # It is for all processes of a prefix, of which there are none any more.
+            key = ClusterNames(config.prefix, config.partitions).partitions
+            async with config.multiplexer() as multiplexer:
+                await multiplexer.command(b"UNLINK", key.encode())
 
     def drops(self) -> dict[str, int]:
         stats = self.layer.stats()
@@ -131,6 +140,9 @@ class Theirs(Contender):
         self.version = version("channels_redis")
         kept = {key: config[key] for key in SHARED if key in config}
         hosts = [_started(host) for host in config.get("hosts") or ()] or None
+        if config.get("cluster") and hosts is not None:
+            # To it several nodes are servers of their own; by one of them, PUBLISH reaches all.
+            hosts = hosts[:1]
         with self.trouble("cannot use this CONFIG"):
             layer = class_(hosts=hosts, prefix=prefix, group_expiry=GROUP_EXPIRY, **kept)
         super().__init__(layer, **load)
@@ -191,7 +203,10 @@ def find(name: str) -> Any:
 
 def _started(host: Any) -> Any:
     """The URL of the embedded server, which channels_redis knows nothing of; others as they are."""
-    if not (isinstance(host, str) and embedded.is_embedded(host)):
-        return host
     base = getattr(settings, "BASE_DIR", None)
-    return embedded.start(host, base_dir=Path(base) if base is not None else None)
+    folder = Path(base) if base is not None else None
+    if isinstance(host, str) and embedded.is_embedded_cluster(host):
+        return embedded.start_cluster(host, base_dir=folder)[0]
+    if isinstance(host, str) and embedded.is_embedded(host):
+        return embedded.start(host, base_dir=folder)
+    return host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from argparse import ArgumentParser
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpx_channels.diagnostics.output import Output
+from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.session import Session
 from mpx_channels.diagnostics.subcommand import FINE, FOUND, Subcommand
 
@@ -22,6 +23,7 @@ from . import (
     cluster,
     encryption,
     limits,
+    masters,
     neighbours,
     nodes,
     permissions,
@@ -30,13 +32,14 @@ from . import (
     versions,
 )
 from .examination import Check, Examination, Row, ServerCheck
-from .findings import Finding, Level
+from .findings import Finding, Level, skipped
 
 __all__ = ["CHECKS", "Doctor"]
 
 CHECKS: tuple[Check, ...] = (
     *settings.CHECKS,
     *versions.CHECKS,
+    *masters.CHECKS,
     *nodes.CHECKS,
     *permissions.CHECKS,
     *limits.CHECKS,
@@ -82,10 +85,11 @@ class Doctor(Subcommand):
                         found = await exam.run(check, server)
                         rows += found
                         for row in found:
-                            if not row.finding.folded:
+                            if not (row.finding.because or row.finding.folded):
                                 _show(out, row, several=len(exam.servers) > 1)
             for row in _folded(rows):
                 _show(out, row, several=len(exam.servers) > 1)
+            _fold(out, rows, several=len(exam.servers) > 1)
         finally:
             await exam.close()
         counts = Counter(row.finding.level for row in rows)
@@ -154,6 +158,21 @@ def _show(out: Output, row: Row, *, several: bool) -> None:
         _print(out, Text(f"  {label:>{WIDTH - 2}}  ", "dim"), text)
 
 
+def _fold(out: Output, rows: list[Row], *, several: bool) -> None:
+    """What was not looked at, in a line for each reason."""
+    by_reason: defaultdict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.finding.because:
+            by_reason[row.finding.because, row.node if several else None].append(row)
+    for (reason, node), folded in by_reason.items():
+        if len(folded) == 1:
+            _show(out, folded[0], several=several)
+            continue
+        titles = ", ".join(row.check.title for row in folded)
+        check = Check("", "Not looked at", "")
+        _show(out, Row(check, skipped(f"{reason}: {titles}"), node), several=several)
+
+
 def _print(out: Output, label: Text, text: str) -> None:
     """A label, and beside it a text in as many lines as it takes."""
     grid = Table.grid(padding=0)
@@ -180,3 +199,5 @@ def _sum_up(out: Output, counts: Counter[Level]) -> None:
         style = "bold red"
     out.say()
     out.say(", ".join(parts) + "." if parts else "All is well.", style)
+    if counts[Level.PROBLEM]:
+        out.say(f"More about what may be wrong: {page('troubleshooting')}", "dim")

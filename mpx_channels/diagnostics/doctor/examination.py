@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from mpx_channels.layer import CommandRefused, MpxError
 from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer.topology import Node
 
-from .findings import Finding, Level, problem, skipped
+from .findings import Finding, Level, not_looked_at, problem, skipped
+from .layout import Layout
 from .probe import Forbidden, Probe, cause_of
 
 __all__ = ["Check", "Examination", "ProjectCheck", "Row", "Server", "ServerCheck"]
@@ -72,6 +73,8 @@ class Server:
         # Whether its ACL refuses patterns that it does not have word for word.
         self.only_literal_patterns = False
         self.user = self.probe.user or "default"
+        # Those that it has as the master of a cluster.
+        self.slots: Sequence[range] = ()
         self._info: dict[str, str] | None = None
 
     async def info(self) -> dict[str, str]:
@@ -103,6 +106,9 @@ class Examination:
         self.session = session
         self.config: LayerConfig | None = None
         self.servers: list[Server] = []
+        # Of a cluster: how it is laid out, and seeds that are no masters.
+        self.layout: Layout | None = None
+        self.others: list[Server] = []
         # Checks that did not go well, by id, and what to say of what needs them.
         self.failed: dict[str, str] = {}
 
@@ -112,18 +118,18 @@ class Examination:
         findings = await self._findings(check, server)
         if any(each.level in (Level.PROBLEM, Level.SKIPPED) for each in findings):
             failed = server.failed if server is not None else self.failed
-            failed.setdefault(check.id, f"it needs {check.title!r} to be well")
+            failed.setdefault(check.id, f"{check.title!r} has to be well first")
         return [Row(check, finding, node) for finding in findings]
 
     async def close(self) -> None:
         """Close the connections of the checks; the session has its own."""
-        for server in self.servers:
+        for server in (*self.servers, *self.others):
             await server.probe.close()
 
     async def _findings(self, check: Check, server: Server | None) -> list[Finding]:
         reason = self._reason_to_skip(check, server)
         if reason is not None:
-            return [skipped(f"not looked at: {reason}")]
+            return [not_looked_at(reason)]
         try:
             async with asyncio.timeout(LONGEST):
                 if isinstance(check, ServerCheck):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Finding", "Level", "info", "ok", "problem", "skipped", "warning"]
+__all__ = ["Finding", "Level", "info", "not_looked_at", "ok", "problem", "skipped", "warning"]
 
 
 class Level(StrEnum):
@@ -22,7 +22,8 @@ class Level(StrEnum):
 class Finding:
     """What was found, why it matters (by default what the check says of itself), what to do.
 
-    ``folded``: the same keeps several checks from looking, and is said once for all of them.
+    ``because``: what keeps this and perhaps other checks from being run. ``folded``: the same keeps
+    several checks from looking, and is said once for all of them.
     """
 
     level: Level
@@ -30,6 +31,7 @@ class Finding:
     why: str = ""
     todo: str = ""
     folded: bool = False
+    because: str = ""
 
 
 def ok(found: str) -> Finding:
@@ -55,3 +57,8 @@ def problem(found: str, why: str = "", todo: str = "") -> Finding:
 def skipped(found: str, todo: str = "", *, folded: bool = False) -> Finding:
     """Could not be looked at, and the reason."""
     return Finding(Level.SKIPPED, found, todo=todo, folded=folded)
+
+
+def not_looked_at(because: str) -> Finding:
+    """Not even tried, for the same reason as others."""
+    return Finding(Level.SKIPPED, f"not looked at: {because}", because=because)

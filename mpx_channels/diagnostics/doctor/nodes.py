@@ -10,6 +10,7 @@ import time
 
 from redis.exceptions import AuthenticationError, ResponseError
 
+from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.values import milliseconds
 
 from .examination import Check, Server, ServerCheck
@@ -87,7 +88,7 @@ def _refused(server: Server, error: AuthenticationError) -> Finding:
             "a password are written %25 and %40), or the user on the server (ACL SETUSER).",
         )
     return problem(
-        f"the server wants a password, and hosts has none: {error}",
+        "the server wants a password, and hosts has none",
         todo="Write it into hosts: redis://user:password@host:6379, or redis://:password@host:6379 "
         "for requirepass.",
     )
@@ -142,7 +143,8 @@ async def check_role(server: Server) -> list[Finding]:
         return [
             problem(
                 "a Sentinel, which watches over servers and carries no messages",
-                todo="Name the master in hosts, or configure Sentinel as docs/config.md has it.",
+                todo="Name the master in hosts, or configure Sentinel as this page has it: "
+                f"{page('hosts', 'sentinel')}",
             )
         ]
     if role in ("slave", "replica"):

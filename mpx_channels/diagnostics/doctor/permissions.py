@@ -11,10 +11,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from redis.exceptions import ResponseError
 
 from mpx_channels.multiplexer import escape_glob
+from mpx_channels.multiplexer.slots import slot_of
 
 from .examination import Check, Server, ServerCheck
 from .findings import Finding, Level, ok
@@ -54,6 +56,26 @@ NEEDED = (
     Use("mpx listen to a plain channel", ("lrange", "time"), Level.INFO),
 )  # fmt: skip
 
+# What a cluster needs besides, with classic channels and with sharded ones; and what it does not.
+IN_CLUSTER = (
+    Use("finding a cluster's masters, and the number of partitions",
+        ("cluster|slots", "eval", "get", "set"), Level.PROBLEM),
+    Use("knowing which of a cluster's nodes is right", ("cluster|nodes",), Level.WARNING),
+    Use("histories that move between the nodes of a cluster",
+        ("cluster|myid", "cluster|myshardid"), Level.WARNING),
+    Use("slots of a cluster that are on their way", ("asking",), Level.WARNING),
+)  # fmt: skip
+SHARDED = (
+    Use("groups, channels and promises of a cluster", ("ssubscribe", "sunsubscribe", "spublish"),
+        Level.PROBLEM),
+    Use("counts of receivers, promises and requests of a cluster", ("pubsub|shardnumsub",),
+        Level.WARNING),
+    Use("mpx listen in a cluster", ("pubsub|shardchannels",), Level.INFO),
+)  # fmt: skip
+NOT_IN_CLUSTER = ("blpop",)
+# Not before Redis 7.2; without it, the other has to do.
+MAY_BE_UNKNOWN = ("cluster|myshardid",)
+
 # What redis-py sends when it connects: the first for a database number in hosts, the second for a
 # client_name. AUTH and HELLO are always allowed. That CLIENT SETINFO is refused it does not mind,
 # and a rule for it would be refused by Redis before 7.2, which has no such command.
@@ -62,9 +84,23 @@ HANDSHAKE = ("select", "client|setname")
 BEHIND_SENTINELS = ("role",)
 
 
-def commands() -> list[str]:
-    """All commands of `NEEDED`, each once."""
-    return list(dict.fromkeys(command for use in NEEDED for command in use.commands))
+def uses(cluster: bool = False, sharded: bool = True) -> tuple[Use, ...]:
+    """What a layer uses on a server, or in a cluster."""
+    if not cluster:
+        return NEEDED
+    core = (*IN_CLUSTER[:1], *SHARDED[:1]) if sharded else IN_CLUSTER[:1]
+    rest = (*IN_CLUSTER[1:], *SHARDED[1:]) if sharded else IN_CLUSTER[1:]
+    common = [
+        Use(each.what, tuple(c for c in each.commands if c not in NOT_IN_CLUSTER), each.level)
+        for each in NEEDED
+    ]
+    return (*core, *common, *rest)
+
+
+def commands(cluster: bool = False, sharded: bool = True) -> list[str]:
+    """All commands of `uses`, each once."""
+    every = (command for use in uses(cluster, sharded) for command in use.commands)
+    return list(dict.fromkeys(every))
 
 
 def keys_rule(prefix: str) -> str:
@@ -77,12 +113,14 @@ def channels_rule(prefix: str) -> str:
     return f"&{escape_glob(prefix)}:*"
 
 
-def acl_rules(prefix: str) -> str:
+def acl_rules(prefix: str, *, cluster: bool = False, sharded: bool = True) -> str:
     """The rules of a user that can do all that the layer does, and nothing else.
 
-    For ``ACL SETUSER name on >password`` before it.
+    For ``ACL SETUSER name on >password`` before it. Those for a cluster are for each of its nodes,
+    and with ``sharded`` channels for Redis from 7.0 on.
     """
-    allowed = " ".join(f"+{command}" for command in (*commands(), *HANDSHAKE, *BEHIND_SENTINELS))
+    connecting = HANDSHAKE[1:] if cluster else (*HANDSHAKE, *BEHIND_SENTINELS)
+    allowed = " ".join(f"+{command}" for command in (*commands(cluster, sharded), *connecting))
     return f"resetkeys {keys_rule(prefix)} resetchannels {channels_rule(prefix)} -@all {allowed}"
 
 
@@ -99,6 +137,8 @@ class Refusals:
         """Sort it in by Redis' words, which differ by version."""
         text = str(error).lower()
         if is_unknown(error):
+            if command in MAY_BE_UNKNOWN:
+                return
             refused = self.unknown
         elif not is_forbidden(error):
             return
@@ -113,9 +153,12 @@ class Refusals:
 
 
 async def try_everything(server: Server) -> tuple[Refusals, bool]:
-    """Run each command of `NEEDED`; also tells whether only patterns of the ACL are allowed."""
+    """Run each command of `uses`; also tells whether only patterns of the ACL are allowed."""
+    prefix, cluster = server.config.prefix, server.config.cluster
+    sharded = cluster and server.config.sharded_pubsub
     mark = f"mpx-doctor-{uuid.uuid4().hex[:8]}"
-    prefix = server.config.prefix
+    if server.slots:
+        mark = f"{{{_tag_there(server)}}}{mark}"
     queue, wake = (f"{prefix}:{kind}:{mark}" for kind in "qw")
     names = [f"{prefix}:{kind}:{mark}" for kind in "gprc"]
     refusals = Refusals()
@@ -129,13 +172,27 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
     probe = server.probe
     history = [f"{prefix}:{kind}:{mark}" for kind in "hms"]
     presence = [f"{prefix}:{kind}:{mark}" for kind in "uzk"]
-    tried = (*_on_keys(queue, wake), *_on_history(*history), *_on_presence(*presence))
-    for command, words in tried:
+    keys = [each for each in _on_keys(queue, wake) if not cluster or each[0] not in NOT_IN_CLUSTER]
+    for command, words in (*keys, *_on_history(*history), *_on_presence(*presence)):
         await attempt(probe, command, *words)
+    if cluster:
+        for command in (
+            "asking",
+            "cluster|slots",
+            "cluster|nodes",
+            "cluster|myid",
+            "cluster|myshardid",
+        ):
+            await attempt(probe, command)
     # A proper message: who listens to all groups by a pattern counts what it cannot read.
     message = server.config.wrapping().wrap(names[0], {"type": "mpx.doctor"})
     for name in names:
         await attempt(probe, "publish", name, message)
+        if sharded:
+            await attempt(probe, "spublish", name, message)
+    if sharded:
+        await attempt(probe, "pubsub|shardnumsub", names[0])
+        await attempt(probe, "pubsub|shardchannels", f"{escape_glob(prefix)}:g:?*")
     await attempt(probe, "pubsub|numsub", names[0])
     await attempt(probe, "pubsub|channels", f"{escape_glob(prefix)}:c:?*")
     # A connection that subscribes takes nothing else, and without UNSUBSCRIBE for ever.
@@ -144,6 +201,8 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
         await listening.open()
         for name in names:
             await attempt(listening, "subscribe", name)
+            if sharded:
+                await attempt(listening, "ssubscribe", name)
         await attempt(listening, "ping")
         only_literal = not await _free_pattern(listening, f"{escape_glob(prefix)}:g:{mark}*")
         if only_literal:
@@ -153,10 +212,18 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
         await attempt(listening, "punsubscribe")
         for name in names:
             await attempt(listening, "unsubscribe", name)
+            if sharded:
+                await attempt(listening, "sunsubscribe", name)
     finally:
         await listening.close()
     refused = "psubscribe" in (*refusals.commands, *refusals.unknown, *refusals.channels)
     return refusals, only_literal and not refused
+
+
+def _tag_there(server: Server) -> str:
+    """A hash tag of a slot that the server has: it refuses keys of others."""
+    tags = map(str, count())
+    return next(tag for tag in tags if any(slot_of(tag.encode()) in span for span in server.slots))
 
 
 async def _free_pattern(probe: Probe, pattern: str) -> bool:
@@ -209,14 +276,16 @@ def _on_history(stream: str, meta: str, server: str) -> Iterable[tuple[str, Sequ
 async def check_permissions(server: Server) -> list[Finding]:
     """What is missing, by what it is needed for, and the rules that add it."""
     refusals, server.only_literal_patterns = await try_everything(server)
-    prefix, user = server.config.prefix, server.user
+    config = server.config
+    prefix, user = config.prefix, server.user
+    of_cluster = (config.cluster, config.sharded_pubsub)
     findings = []
     for kind, refused, rule in (
         ("channels", refusals.channels, channels_rule(prefix)),
         ("keys", refusals.keys, keys_rule(prefix)),
     ):
         if refused:
-            core = set(refused) & {"publish", "subscribe"}
+            core = set(refused) & {"publish", "subscribe", "spublish", "ssubscribe"}
             findings.append(
                 Finding(
                     Level.PROBLEM if core else Level.WARNING,
@@ -229,11 +298,13 @@ async def check_permissions(server: Server) -> list[Finding]:
     findings += _missing(
         f"the user {user!r} may not",
         refusals.commands,
+        uses(*of_cluster),
         lambda rules: f"ACL SETUSER {user} {rules}",
     )
     findings += _missing(
         "the server does not know",
         refusals.unknown,
+        uses(*of_cluster),
         lambda rules: "Look for rename-command in the server's configuration; no ACL helps here.",
     )
     if findings:
@@ -241,11 +312,14 @@ async def check_permissions(server: Server) -> list[Finding]:
             Finding(
                 Level.INFO,
                 "the rules of a user that may do all that the layer does, and nothing else:",
-                todo=f"ACL SETUSER {user} {acl_rules(prefix)}",
+                todo=f"ACL SETUSER {user} "
+                + acl_rules(prefix, cluster=config.cluster, sharded=config.sharded_pubsub),
             )
         )
     else:
-        findings.append(ok(f"{user!r} may run all {len(commands())} commands of the layer"))
+        findings.append(
+            ok(f"{user!r} may run all {len(commands(*of_cluster))} commands of the layer")
+        )
     if server.only_literal_patterns and "psubscribe" not in (
         *refusals.commands,
         *refusals.channels,
@@ -264,15 +338,17 @@ async def check_permissions(server: Server) -> list[Finding]:
     return findings
 
 
-def _missing(found: str, refused: list[str], todo: Callable[[str], str]) -> list[Finding]:
+def _missing(
+    found: str, refused: list[str], needed: Sequence[Use], todo: Callable[[str], str]
+) -> list[Finding]:
     """A finding for each use that lacks commands; a command is named once."""
     findings = []
     named: set[str] = set()
-    for use in NEEDED:
+    for use in needed:
         missing = [name for name in use.commands if name in refused and name not in named]
         if missing:
             named.update(missing)
-            uses = [each.what for each in NEEDED if set(missing) & set(each.commands)]
+            uses = [each.what for each in needed if set(missing) & set(each.commands)]
             rules = " ".join(f"+{name}" for name in missing)
             findings.append(
                 Finding(

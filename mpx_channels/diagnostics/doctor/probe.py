@@ -120,6 +120,11 @@ class Probe:
         await self._connection.disconnect(nowait=True)
 
 
+def _reason(error: OSError) -> str:
+    """What the system says, without what redis-py makes of it: that has the address again."""
+    return error.strerror or describe(error)
+
+
 def is_forbidden(error: ResponseError) -> bool:
     """Whether an ACL refused the command."""
     return isinstance(error, NoPermissionError) or str(error).startswith("NOPERM")
@@ -142,20 +147,20 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     # What was raised last hides what it was raised for.
     for each in reversed(chain):
         if isinstance(each, ConnectionRefusedError):
-            return f"the connection was refused ({text})", (
+            return "the connection was refused", (
                 "Start the server, or correct the host and port in hosts."
             )
         if isinstance(each, socket.gaierror):
-            return f"the host's name cannot be resolved ({text})", (
+            return f"the host's name cannot be resolved ({_reason(each)})", (
                 "Correct the host in hosts, or the name service of this machine."
             )
         if isinstance(each, ssl.SSLError):
-            return f"no TLS with this server ({text})", (
+            return f"no TLS with this server ({_reason(each)})", (
                 "Use rediss:// for a port that speaks TLS and redis:// for one that does not, and "
                 "name the authority of its certificate with ssl_ca_certs."
             )
         if isinstance(each, FileNotFoundError | PermissionError):
-            return f"the socket cannot be opened ({text})", (
+            return f"the socket cannot be opened ({_reason(each)})", (
                 "Correct the path in hosts, and let the user of this process read and write it."
             )
     if isinstance(error, TimeoutError):

@@ -11,14 +11,19 @@ from functools import wraps
 
 from redis.exceptions import ResponseError
 
+from mpx_channels.channels.cluster_names import ClusterNames
 from mpx_channels.diagnostics.values import milliseconds
 from mpx_channels.layer import CommandRefused, MpxChannelLayer, NotConnected, Subscription
+from mpx_channels.multiplexer.slots import slot_of
 
 from .examination import Check, Examination, ProjectCheck
-from .findings import Finding, ok, problem, skipped
+from .findings import Finding, info, ok, problem, skipped
 from .probe import PATIENCE, cause_of
 
 __all__ = ["CHECKS"]
+
+# Names that are tried to find groups on all masters.
+TRIES = 1000
 
 RoundTrip = Callable[[MpxChannelLayer, str], Awaitable[str]]
 
@@ -72,12 +77,43 @@ def round_trip(action: RoundTrip) -> Callable[[Examination], Awaitable[list[Find
     return run
 
 
+async def _there_and_back(layer: MpxChannelLayer, group: str) -> None:
+    async with layer.subscribe(groups=[group]) as events:
+        await layer.group_send(group, {"type": "mpx.doctor", "mark": group})
+        await _arrival(events, group)
+
+
 @round_trip
-async def check_group(layer: MpxChannelLayer, mark: str) -> str:
-    async with layer.subscribe(groups=[mark]) as events:
-        await layer.group_send(mark, {"type": "mpx.doctor", "mark": mark})
-        await _arrival(events, mark)
+async def check_one_group(layer: MpxChannelLayer, mark: str) -> str:
+    await _there_and_back(layer, mark)
     return "a message to a group came back"
+
+
+async def check_group(exam: Examination) -> list[Finding]:
+    """A group; in a cluster one on each master."""
+    layout, config = exam.layout, exam.config
+    if layout is None or config is None:
+        return await check_one_group(exam)
+    names = ClusterNames(config.prefix, config.partitions)
+
+    @round_trip
+    async def check_each(layer: MpxChannelLayer, mark: str) -> str:
+        groups: dict[int, str] = {}
+        for number in range(TRIES):
+            group = f"{mark}-{number}"
+            owner = layout.owner(slot_of(names.group(group).encode()))
+            if owner is not None:
+                groups.setdefault(layout.masters.index(owner), group)
+        took = []
+        for group in groups.values():  # fewer than masters, if one has hardly a slot
+            started = time.perf_counter()
+            await _there_and_back(layer, group)
+            took.append(time.perf_counter() - started)
+        slowest = milliseconds(max(took))
+        what = f"a message to a group came back by each of {len(took)} masters"
+        return f"{what} (the slowest: {slowest})"
+
+    return await check_each(exam)
 
 
 @round_trip
@@ -90,6 +126,14 @@ async def check_any_pattern(layer: MpxChannelLayer, mark: str) -> str:
 
 async def check_pattern(exam: Examination) -> list[Finding]:
     """A wildcard group, unless the ACL is known to refuse what it does not name."""
+    config = exam.config
+    if config is not None and config.cluster and config.sharded_pubsub:
+        return [
+            info(
+                "wildcard groups are off: sharded channels have no patterns",
+                todo="If they are used, set 'sharded_pubsub': False in CONFIG, in all processes.",
+            )
+        ]
     if any(server.only_literal_patterns for server in exam.servers):
         return [skipped("not looked at: the ACL has patterns word for word, see 'ACL permissions'")]
     return await check_any_pattern(exam)
@@ -124,7 +168,7 @@ CHECKS: tuple[Check, ...] = (
         "connect",
         "Layer connects",
         "A worker process does just this when it starts.",
-        ("settings", "reachable", "login"),
+        ("settings", "masters", "reachable", "login", "partitions"),
         run=check_connect,
     ),
     ProjectCheck(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.conf import settings
 from django.core.checks import ERROR
 
-from mpx_channels import embedded
 from mpx_channels.checks import check_channel_layers
+from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.session import entry
 from mpx_channels.layer import InvalidConfig
 from mpx_channels.layer.config import LayerConfig
@@ -20,15 +20,13 @@ __all__ = ["CHECKS"]
 async def check_settings(exam: Examination) -> list[Finding]:
     """CONFIG, checked; its servers, not yet reached."""
     alias = exam.session.alias
-    todo = f"Correct CHANNEL_LAYERS[{alias!r}]['CONFIG']; docs/config.md has all keys."
+    todo = f"Correct CHANNEL_LAYERS[{alias!r}]['CONFIG']; all keys: {page('config')}"
     try:
         config = LayerConfig.parse(entry(alias).get("CONFIG", {}))
     except InvalidConfig as error:
         return [problem(each, todo=todo) for each in error.problems]
     try:
-        for host in config.parsed_hosts:
-            if embedded.is_embedded(host.url):
-                embedded.check(host.url)
+        config.check_embedded()
         nodes = exam.session.nodes()
     except Exception as error:
         # Whatever making a layer may raise: Channels' complaints, a server that does not start.
@@ -41,6 +39,9 @@ async def check_settings(exam: Examination) -> list[Finding]:
 def _described(config: LayerConfig, nodes: list[str]) -> str:
     """What was understood; no password is in it."""
     encryption = "encrypted" if config.symmetric_encryption_keys else "not encrypted"
+    if config.cluster:
+        kind = "sharded" if config.sharded_pubsub else "classic"
+        nodes = [f"a cluster with the seeds {', '.join(nodes)}; {kind} channels"]
     return (
         f"{', '.join(nodes)}; prefix {config.prefix!r}, capacity {config.capacity}, "
         f"expiry {config.expiry:g} s, max_message_size {config.max_message_size:,} bytes, "
@@ -57,16 +58,6 @@ async def check_system(exam: Examination) -> list[Finding]:
             continue  # as the check of the settings has it
         make = problem if message.level >= ERROR else warning
         findings.append(make(f"{message.msg} ({message.id})", todo=message.hint or ""))
-    apps = [str(app).partition(".apps.")[0] for app in settings.INSTALLED_APPS]
-    if "channels" in apps and apps.index("channels") < apps.index("mpx_channels"):
-        findings.append(
-            warning(
-                '"channels" stands before "mpx_channels" in INSTALLED_APPS',
-                "manage.py runworker is Channels' then: its workers take messages sooner than "
-                "they can handle them, and lose them when they end.",
-                'Put "mpx_channels" before "channels".',
-            )
-        )
     if not getattr(settings, "ASGI_APPLICATION", None):
         findings.append(
             info(

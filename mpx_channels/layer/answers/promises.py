@@ -24,8 +24,9 @@ LINGER = 1.0
 class LayerPromise:
     """A promise in force: await it for its value.
 
-    Raises `TimeoutError`, `PromiseRejected`, or `PromiseDisconnected` when the link broke (the
-    answer may have been missed). Made by `MpxChannelLayer.new_promise`.
+    Raises `TimeoutError`, `PromiseRejected`, `PromiseDisconnected` when the link broke (the answer
+    may have been missed), or `NotConnected` when there was none before the time was over. Made by
+    `MpxChannelLayer.new_promise`.
     """
 
     __slots__ = ("_future", "_promises", "_redis_name", "_timer", "name")
@@ -74,7 +75,10 @@ class LayerPromise:
         fail_quietly(self._future, error)
 
     def _time_out(self, timeout: float) -> None:
-        self.fail(TimeoutError(f"nobody settled the promise {self.name!r} in {timeout} s"))
+        self.fail(
+            self._promises.outage(self._redis_name, timeout)
+            or TimeoutError(f"nobody settled the promise {self.name!r} in {timeout} s")
+        )
         self._promises.drop(self._redis_name, self)
 
 
@@ -83,6 +87,9 @@ class Promises(Part):
 
     A promise wakes only the processes that wait for it.
     """
+
+    # What a promise is made of.
+    promise_class: type[LayerPromise] = LayerPromise
 
     def __init__(self, context: Context, requests: Requests) -> None:
         self._context = context
@@ -97,7 +104,7 @@ class Promises(Part):
         """A promise in force on a user's name."""
         context = self._context
         redis_name = context.names.promise(name)
-        promise = LayerPromise(self, name, redis_name, timeout)
+        promise = self.promise_class(self, name, redis_name, timeout)
         self._by_name.setdefault(redis_name, {})[promise] = None
         self._leaving.discard(redis_name)
         self._subscription.add(redis_name)
@@ -126,6 +133,16 @@ class Promises(Part):
         if waiting is not None and waiting.pop(promise, promise) is None and not waiting:
             del self._by_name[name]
             self._leaving.add(name)
+
+    def outage(self, name: str, timeout: float) -> Exception | None:
+        """Why nobody could settle a promise on a Redis name: there is no connection for it.
+
+        There was none all the time: whoever is cut off hears of it at once.
+        """
+        context, subscription = self._context, self._subscription
+        if all(map(context.multiplexer.is_up, subscription.pending(name))):
+            return None
+        return context.confirmations.error(subscription, name, timeout)
 
     def _received(self, name: str, data: bytes) -> None:
         """An answer; whoever gave it wants to know how many waited for it."""

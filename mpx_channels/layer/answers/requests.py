@@ -13,9 +13,10 @@ from mpx_channels.channels.names import PROCESS_ID_LENGTH
 from mpx_channels.channels.part import Context, Part
 from mpx_channels.channels.queues import Queues
 from mpx_channels.messages.codec import Message
-from mpx_channels.multiplexer import LinkLost, PromiseDisconnected, commands
+from mpx_channels.multiplexer import LinkLost, NotConnected, PromiseDisconnected, commands
+from mpx_channels.multiplexer.exceptions import describe
 
-from ..exceptions import RequestFailed
+from ..exceptions import RequestFailed, RequestTimeout
 
 __all__ = ["REPLY_TO", "Answer", "Poll", "Requests"]
 
@@ -97,22 +98,35 @@ class Requests(Part):
 
         return await self._collect(publish, timeout, enough)
 
-    async def request(self, channel: str, inbox: str, message: Message, capacity: int) -> Any:
+    async def request(
+        self, channel: str, inbox: str, message: Message, capacity: int, timeout: float | None
+    ) -> Any:
         """Send a message to a channel, and return the reader's answer.
 
-        Without an `inbox` the channel is a plain one, of that `capacity`. Raises `RequestFailed`,
-        `PromiseDisconnected`, and as `Inbox.send` and `Queues.send`.
+        Without an `inbox` the channel is a plain one, of that `capacity`. Raises `RequestTimeout`,
+        `RequestFailed`, `PromiseDisconnected`, and as `Inbox.send` and `Queues.send`.
         """
+        sent = False
 
         async def send(number: int) -> int:
+            nonlocal sent
             asked = {**message, REPLY_TO: [self._context.process_id, number]}
             if not inbox:
                 await self._queues.send(channel, asked, capacity)
             elif not await self._inbox.send(inbox, channel, asked, exactly=True):
                 raise RequestFailed(f"no process has the channel {channel!r} any more")
+            sent = True
             return 1
 
-        poll = await self._collect(send, None, 1)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._inbox.ready()
+                poll = await self._collect(send, None, 1)
+        except TimeoutError:
+            if not sent:
+                name = inbox or self._context.names.queue(channel)
+                self._require_connected(name, timeout)
+            raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
         if not poll.answers:
             assert poll.broken is not None
             raise poll.broken
@@ -120,6 +134,15 @@ class Requests(Part):
         if "error" in answer:
             raise RequestFailed(str(answer["error"]))
         return answer.get("value")
+
+    def _require_connected(self, name: str, timeout: float | None) -> None:
+        """Raise `NotConnected` if what is sent to `name`, or answered to us, has no connection."""
+        multiplexer = self._context.multiplexer
+        for node in (multiplexer.node_of(self._inbox.name), multiplexer.node_of(name)):
+            if not multiplexer.is_up(node):
+                cause = multiplexer.error_of(node)
+                why = f": {describe(cause)}" if cause is not None else ""
+                raise NotConnected(f"no connection to {node} in {timeout} s{why}") from cause
 
     async def _collect(
         self,

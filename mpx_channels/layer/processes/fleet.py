@@ -100,6 +100,7 @@ class ProcessStats:
       nobody in, as it is drained.
     - ``reconnects``: subscribing connections after the first; ``probe_reconnects``: those that
       were made because the one before stood and delivered nothing.
+    - ``slots_moved``, ``redirections``: in a cluster, see `MultiplexerStats`.
     - ``names_refused``: names and patterns that it wants to hear, and that Redis refused when it
       was last asked, for lack of a permission mostly; ``refusal``: why it refused one of them.
     - ``round_trip``: seconds from a PING of that process to Redis' answer; None if it had none.
@@ -130,6 +131,8 @@ class ProcessStats:
     draining: bool = False
     reconnects: int = told("multiplexer.reconnects")
     probe_reconnects: int = told("multiplexer.probe_reconnects")
+    slots_moved: int = told("multiplexer.slots_moved")
+    redirections: int = told("multiplexer.redirections")
     names_refused: int = told("multiplexer.names_refused")
     refusal: str = ""
     round_trip: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import difflib
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from mpx_channels import __version__
 from mpx_channels.diagnostics import subcommands
 from mpx_channels.diagnostics.output import Output
 from mpx_channels.diagnostics.session import NotOurs, Session
@@ -34,11 +36,14 @@ class Command(BaseCommand):
     # What is wrong in the settings is for `mpx doctor` to say.
     requires_system_checks: list[str] = []
 
+    def get_version(self) -> str:
+        """What ``--version`` prints: not Django's."""
+        return f"mpx-channels {__version__}"
+
     def add_arguments(self, parser: CommandParser) -> None:
-        """One parser for each subcommand."""
-        chosen = parser.add_subparsers(
-            dest="subcommand", metavar="subcommand", required=True, title="subcommands"
-        )
+        """One parser for each subcommand; without one, the list of them is shown."""
+        parser.set_defaults(run=None, show_help=parser.format_help)
+        chosen = parser.add_subparsers(dest="subcommand", metavar="subcommand", title="subcommands")
         for subcommand in subcommands():
             sub = chosen.add_parser(
                 subcommand.name, help=subcommand.help, description=subcommand.help
@@ -46,6 +51,7 @@ class Command(BaseCommand):
             self._add_common_arguments(sub)
             subcommand.add_arguments(sub)
             sub.set_defaults(run=subcommand)
+        chosen.choices = Choices(chosen.choices or {})
 
     def _add_common_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -69,8 +75,15 @@ class Command(BaseCommand):
         From Python, `call_command` raises `CommandError` for what goes wrong, and `SystemExit` for
         other exit codes than 0.
         """
+        subcommand: Subcommand | None = options["run"]
+        if subcommand is None:
+            try:
+                self.stdout.write(options["show_help"]())
+                self.stdout.flush()
+            except BrokenPipeError:
+                _write_no_more()
+            return
         _require_no_running_loop()
-        subcommand: Subcommand = options["run"]
         code = FINE
         try:
             code = self._run(subcommand, options)
@@ -104,6 +117,17 @@ class Command(BaseCommand):
         session = Session(options["layer"], out.note)
         with _quiet(options["verbosity"] < 2):
             return asyncio.run(_run(subcommand, session, out, options))
+
+
+class Choices(dict[str, Any]):
+    """The subcommands as argparse asks for them: what is none is told what is like it."""
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        near = difflib.get_close_matches(str(name), self, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self)}"
+        raise argparse.ArgumentError(None, f"no subcommand {name!r}: {meant}")
 
 
 def _write_no_more() -> None:

@@ -13,9 +13,11 @@ from ..exceptions import MultiplexerStopped, NotConnected, describe
 from ..health import Health, examine, require_timeout
 from ..link import LinkOptions
 from ..multiplexer import Multiplexer
+from ..onlookers import onlooker
 from ..packing import key_of, pack, pack_publish, pack_spublish
-from ..publisher import LAST_ANSWERS, Publisher
+from ..publisher import LAST_ANSWERS
 from ..slots import slot_of
+from ..stats import MultiplexerStats, snapshot
 from ..subscriber import Subscriber
 from ..subscriptions import ChannelSubscription, encode_name
 from ..topology import Node
@@ -23,6 +25,7 @@ from .agreement import Agreement
 from .detour import Detour
 from .guide import Guide
 from .probes import ClusterProbes
+from .publisher import ClusterPublisher
 from .publishers import ClusterPublishers
 from .scout import Scout
 from .subscribers import ClusterSubscribers
@@ -86,13 +89,14 @@ class ClusterMultiplexer(Multiplexer):
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
             agreement=self._agreement,
+            remap=self._remap,
         )
         self._publishers = ClusterPublishers(
             options,
             self._counters,
             max_backlog=max_backlog,
             backlog_timeout=backlog_timeout,
-            on_refusal=self._guide.refused,
+            on_refusal=self._guide.detours.refused,
         )
         patience = options.connect_timeout
         scout = Scout(topology, self._publishers, patience=patience, remap=self._remap)
@@ -169,8 +173,12 @@ class ClusterMultiplexer(Multiplexer):
         try:
             async with asyncio.timeout(timeout):
                 await self._guide.found.wait()
+                if self._guide.refusal is not None:
+                    raise NotConnected(str(self._guide.refusal)) from self._guide.refusal
                 while missing := [each for each in self._subscribers.all if not each.up.is_set()]:
                     await missing[0].up.wait()
+            if not self.running:
+                raise MultiplexerStopped("the multiplexer was stopped meanwhile")
         except TimeoutError:
             error = missing[0].link.last_error if missing else self._guide.last_error
             where = missing[0].node if missing else self._topology.unknown
@@ -201,6 +209,8 @@ class ClusterMultiplexer(Multiplexer):
             await self.wait_connected(timeout)
         except NotConnected as error:
             return Health(False, reason=str(error))
+        if not self._topology.complete:
+            return Health(False, reason=f"slots of {self._topology.unknown} have no master")
         left = max(0.001, timeout - (monotonic() - started))
         return await examine(map(self._probes.host, self.nodes), left)
 
@@ -229,7 +239,8 @@ class ClusterMultiplexer(Multiplexer):
     def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
         key = encode_name(name)
         if self.sharded and not classic:
-            return [self._route(key).submit(pack(b"PUBSUB", b"SHARDNUMSUB", key))]
+            beside = encode_name(onlooker(key.decode("utf-8", "surrogateescape")))
+            return [self._route(key).submit(pack(b"PUBSUB", b"SHARDNUMSUB", key, beside))]
         # Each node knows of its own clients only.
         asked = pack(b"PUBSUB", b"NUMSUB", key)
         return [each.submit(asked) for each in self._publishers.all if each.link.wire is not None]
@@ -283,7 +294,18 @@ class ClusterMultiplexer(Multiplexer):
             kind=SHARDED if self.sharded and not classic else CHANNEL,
         )
 
-    def _route(self, key: bytes) -> Publisher | Detour:
+    def stats(self) -> MultiplexerStats:
+        subscribers = self._subscribers
+        return snapshot(
+            self._topology,
+            subscribers,
+            self._publishers,
+            self._counters,
+            subscribers.limbo,
+            self._guide.last_error,
+        )
+
+    def _route(self, key: bytes) -> ClusterPublisher | Detour:
         try:
             return self._publishers.routes[slot_of(key)]
         except IndexError:

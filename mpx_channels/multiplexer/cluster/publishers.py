@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ..counters import EngineCounters
 from ..link import LinkOptions
-from ..publisher import OnRefusal, Publisher
+from ..publisher import OnRefusal
 from ..publishers import Publishers
 from ..slots import SLOTS
 from ..topology import Node
 from .detour import Detour
+from .publisher import ClusterPublisher
 
 __all__ = ["ClusterPublishers"]
 
@@ -18,6 +19,9 @@ class ClusterPublishers(Publishers):
 
     None for what blocks: a BLPOP could wait for keys of one slot only.
     """
+
+    _by_node: dict[Node, ClusterPublisher]  # type: ignore[assignment]
+    all: tuple[ClusterPublisher, ...]
 
     def __init__(
         self,
@@ -39,7 +43,7 @@ class ClusterPublishers(Publishers):
         self.only = None
         self._counted()
         # Where what is for a slot goes. Until somebody starts us, nowhere.
-        self.routes: list[Publisher | Detour] = []
+        self.routes: list[ClusterPublisher | Detour] = []
 
     def _counted(self) -> None:
         self.all = tuple(self._by_node.values())
@@ -47,9 +51,9 @@ class ClusterPublishers(Publishers):
     def __contains__(self, node: Node) -> bool:
         return node in self._by_node
 
-    def add(self, node: Node) -> Publisher:
+    def add(self, node: Node) -> ClusterPublisher:
         """Have one more; whoever adds it starts it."""
-        publisher = self._by_node[node] = Publisher(
+        publisher = self._by_node[node] = ClusterPublisher(
             node,
             self._options,
             self._counters,
@@ -60,20 +64,20 @@ class ClusterPublishers(Publishers):
         self._counted()
         return publisher
 
-    def remove(self, node: Node) -> Publisher:
+    def remove(self, node: Node) -> ClusterPublisher:
         """Have one less; whoever removes it stops it."""
         publisher = self._by_node.pop(node)
         self._counted()
         return publisher
 
-    def of(self, node: Node | None) -> Publisher:
+    def of(self, node: Node | None) -> ClusterPublisher:
         publisher = self._by_node.get(node) if node is not None else None
         if publisher is None:
             nodes = ", ".join(map(str, self._by_node))
             raise ValueError(f"node must be one of the cluster's masters ({nodes}), not {node}")
         return publisher
 
-    def lead(self, slots: set[int], route: Publisher | Detour) -> None:
+    def lead(self, slots: set[int], route: ClusterPublisher | Detour) -> None:
         """Have what is for these slots go there from now on."""
         for slot in slots:
             self.routes[slot] = route
@@ -81,3 +85,7 @@ class ClusterPublishers(Publishers):
     def lead_all(self, route: Detour) -> None:
         """Have everything go there."""
         self.routes = [route] * SLOTS
+
+    def lead_nowhere(self) -> None:
+        """We are stopped."""
+        self.routes = []

@@ -14,7 +14,7 @@ from ..packing import pack
 from ..topology import Node
 from .publishers import ClusterPublishers
 from .topology import ClusterTopology
-from .view import Address, Remap, View, ask_for_view
+from .view import Remap, View, ask_for_view
 
 __all__ = ["Scout"]
 
@@ -43,10 +43,6 @@ class Scout:
         self._patience = min(PATIENCE, patience)
         self._remap = remap
 
-    def reached_at(self, announced: Address) -> Address:
-        """Where a node is for us that announces this address."""
-        return announced if self._remap is None else self._remap(announced)
-
     async def view(self, first: Node | None) -> View:
         """What a node says, `first` if it can; raises `NotConnected` if none says anything."""
         said = []
@@ -64,7 +60,7 @@ class Scout:
         raise NotConnected(f"no node of the cluster says who has which slots ({'; '.join(said)})")
 
     def _candidates(self, first: Node | None) -> Iterator[tuple[Node, bool]]:
-        up = [each.link.node for each in self._publishers.all if each.link.wire is not None]
+        up = [each.link.node for each in self._publishers.all if each.ready]
         random.shuffle(up)
         if first in up:
             up.remove(first)

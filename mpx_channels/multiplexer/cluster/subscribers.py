@@ -37,6 +37,7 @@ class Limbo(Subscriber):
 
     def begin(self) -> None:
         """There is an event loop; there will be no link."""
+        self.refusal = None
         self._begin()
 
     def refuse_all(self, refusal: Exception) -> None:
@@ -98,35 +99,43 @@ class ClusterSubscribers(Subscribers):
         Names that were live, and are not for a moment, are told lost, and no others.
         """
         stays = set(pinned)
+        moves: dict[tuple[Subscriber, Subscriber], list[Entry]] = {}
         for source in (self.limbo, *self.all):
-            moves: dict[Subscriber, list[Entry]] = {}
             for table in source.registry.tables:
                 for entry in table.values():
                     if entry.wanted and entry not in stays:
                         target = self.of(entry.name, entry.kind)
                         if target is not source:
-                            moves.setdefault(target, []).append(entry)
-            for target, entries in moves.items():
-                self._move(source, target, entries)
+                            moves.setdefault((source, target), []).append(entry)
+        losses = [self._move(*ends, entries) for ends, entries in moves.items()]
+        # Not before all have moved: whoever hears of it may let go of others.
+        for (_, target), loss in zip(moves, losses, strict=True):
+            if loss is not None:
+                target.tell_lost(loss)
 
-    def _move(self, source: Subscriber, target: Subscriber, entries: list[Entry]) -> None:
+    def _move(
+        self, source: Subscriber, target: Subscriber, entries: list[Entry]
+    ) -> LinkLost | None:
+        """Returns what was lost by it."""
         live = [entry for entry in entries if entry.active]
         source.registry.release(entries)
         target.registry.adopt(entries)
         for entry in entries:
             entry.keeper = target
-        source.changed()
+        source.taken_from()
         target.changed()
-        if live:
-            names = frozenset(entry.text for entry in live if entry.kind is not PATTERN)
-            patterns = any(entry.kind is PATTERN for entry in live)
-            text = f"what {source.node} had moved to {target.node}"
-            target.tell_lost(LinkLost(text, names, patterns=patterns))
+        if not live:
+            return None
+        names = frozenset(entry.text for entry in live if entry.kind is not PATTERN)
+        patterns = any(entry.kind is PATTERN for entry in live)
+        text = f"what {source.node} had moved to {target.node}"
+        return LinkLost(text, names, patterns=patterns)
 
     def live_in(self, slots: set[int]) -> bool:
-        """Whether everything that is wanted in these slots is confirmed, as far as we know."""
+        """Whether everything that is wanted in these slots is confirmed, or refused."""
         for subscriber in self.all:
             for entry in subscriber.registry.shards.values():
-                if entry.wanted and not entry.active and slot_of(entry.name) in slots:
+                waits = entry.wanted and not entry.active and entry.refusal is None
+                if waits and slot_of(entry.name) in slots:
                     return False
         return True

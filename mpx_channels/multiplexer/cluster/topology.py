@@ -108,9 +108,11 @@ class ClusterTopology(Topology):
         self._last = () if stale else view.shares
         found = dict.fromkeys(each for each in owners if each is not self.unknown)
         self.nodes = self.servers = tuple(found)
-        kept = set(self.nodes)
-        self._by_address = {at: each for at, each in self._by_address.items() if each in kept}
         return changed
+
+    def forget(self, node: Node) -> None:
+        """Nobody uses it any more: at its address there may be another one."""
+        self._by_address = {at: each for at, each in self._by_address.items() if each is not node}
 
     def choose_home(self, up: Sequence[Node]) -> None:
         """Have another home, if the one there is has gone or is away, among those that are up."""

@@ -41,7 +41,9 @@ class View:
 async def ask_for_view(
     ask: Callable[..., Awaitable[Any]], asked: Address, name: str, remap: Remap | None
 ) -> View:
-    """Ask a node by `ask`, which sends a command; raises `NotConnected` for what is no cluster's.
+    """Ask a node by `ask`, which sends a command.
+
+    Raises `NotConnected` for what is no cluster's, or one without slots, and as `ask`.
 
     Where the ACL forbids CLUSTER NODES, all epochs are 0, and whoever answers last is believed.
     """
@@ -54,7 +56,11 @@ async def ask_for_view(
             raise NotConnected(f"{name} is no node of a cluster, or refuses to say: {slots}")
         raise slots
     epochs = _epochs(nodes) if isinstance(nodes, bytes) else {}
-    return View(name, tuple(_shares(slots, epochs, asked, remap)))
+    shares = tuple(_shares(slots, epochs, asked, remap))
+    if not shares:
+        # Such as one that has left a cluster, and is a seed still.
+        raise NotConnected(f"{name} knows of no node that has slots")
+    return View(name, shares)
 
 
 def _epochs(text: bytes) -> Mapping[bytes, int]:

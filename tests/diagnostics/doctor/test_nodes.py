@@ -76,7 +76,7 @@ async def test_refused() -> None:
     # All that needs the server says so, and all else is looked at.
     skipped = [row for row in rows if row.finding.level == Level.SKIPPED]
     assert {row.finding.found for row in skipped} == {
-        "not looked at: it needs 'Reachable' to be well"
+        "not looked at: 'Reachable' has to be well first"
     }
     assert len(skipped) == len({row.check.id for row in rows}) - 5
     assert one(rows, "versions")[0] == Level.OK
@@ -85,14 +85,15 @@ async def test_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("redis://nosuch.invalid:6379", "the host's name cannot be resolved"),
-        ("unix:///nosuch/valkey.sock", "the socket cannot be opened"),
+        ("redis://nosuch.invalid:6379", "the host's name cannot be resolved ("),
+        ("unix:///nosuch/valkey.sock", "the socket cannot be opened (No such file or directory)"),
     ],
 )
 async def test_no_such_place(url: str, words: str) -> None:
     level, found = one(await examine({"hosts": [url]}, "reachable"), "reachable")
     assert level == Level.PROBLEM
     assert words in found
+    assert "Error" not in found
 
 
 async def test_no_answer() -> None:
@@ -126,7 +127,7 @@ async def test_a_wrong_password(server_alone: RestartableServer) -> None:
     assert "wrong@" not in str([row.as_json() for row in rows])
     assert one(rows, "role") == (
         Level.SKIPPED,
-        "not looked at: it needs 'Login' to be well",
+        "not looked at: 'Login' has to be well first",
     )
     rows = await examine({"hosts": [f"redis://{at}"]}, "login")
     assert one(rows, "login")[1].startswith("the server wants a password, and hosts has none")

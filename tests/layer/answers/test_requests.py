@@ -20,6 +20,7 @@ from mpx_channels.layer import (
 from mpx_channels.multiplexer import NotConnected, PromiseDisconnected
 from tests.conftest import RestartableServer, eventually
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 
@@ -57,6 +58,7 @@ async def test_a_failure(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -
     assert other_layer.stats().promises == 0
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_many_at_once(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     """Answers find their questions, in whatever order they come."""
     channel = await layer.new_channel()
@@ -108,6 +110,7 @@ async def test_a_second_answer_is_dropped(
     assert await asking == 1
 
 
+@pytest.mark.everywhere
 async def test_the_channel_is_gone(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer, make_layer: MakeLayer
 ) -> None:
@@ -142,7 +145,7 @@ async def test_cancelled(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -
 
 
 async def test_a_reply_to_a_process_that_is_gone(
-    layer: MpxChannelLayer, make_layer: MakeLayer, client: Any, prefix: str
+    layer: MpxChannelLayer, make_layer: MakeLayer, outside: Outside, prefix: str
 ) -> None:
     channel = await layer.new_channel()
     asker = make_layer()
@@ -152,7 +155,7 @@ async def test_a_reply_to_a_process_that_is_gone(
     with pytest.raises(PromiseDisconnected):
         await asking
     # The server sees the end of a connection a moment later.
-    await eventually(lambda: len(client.pubsub_channels(f"{prefix}:p:*")) == 1)
+    await eventually(lambda: len(outside.channels(f"{prefix}:p:*")) == 1)
     assert await layer.reply(event, "made") is False
 
 
@@ -219,19 +222,39 @@ async def test_the_link_is_down(
     """The timeout is for the whole, however long the layer would wait for its server."""
     layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.3, max_backoff=0.02)
     channel = "specific.0123456789abcdef!1"
-    with pytest.raises(RequestTimeout):
-        await layer.request(channel, {"type": "make"}, timeout=0.01)
-    with pytest.raises(NotConnected):
-        await layer.request(channel, {"type": "make"}, timeout=60)
+    for name in (channel, "plain"):
+        with pytest.raises(NotConnected, match=r"no connection .* in 0.1 s: .*Connect call failed"):
+            await layer.request(name, {"type": "make"}, timeout=0.1)
+        with pytest.raises(NotConnected):
+            await layer.request(name, {"type": "make"}, timeout=60)
     assert layer.stats().promises == 0
     restartable_server.start()
     channel = await layer.new_channel()
     assert await asked(layer, channel, layer.request(channel, {"type": "x"}), layer.reply) is None
 
 
+async def test_redis_goes_away_in_between(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    """What was never sent is nobody's silence; what was sent, and has no answer, is."""
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url])
+    channel = await layer.new_channel()
+    with pytest.raises(RequestTimeout):
+        await layer.request(channel, {"type": "make"}, timeout=0.1)
+    restartable_server.kill()
+    await eventually(lambda: not layer.stats().multiplexer.connected)
+    with pytest.raises(NotConnected):
+        await layer.request(channel, {"type": "make"}, timeout=0.2)
+    with pytest.raises(NotConnected):
+        await layer.promise("order-42", timeout=0.2)
+    assert layer.stats().promises == 0
+
+
 # -- from elsewhere -------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 async def test_from_sync_code(layer: MpxChannelLayer, make_layer: MakeLayer) -> None:
     sync_layer = make_layer()
     channel = await layer.new_channel()
@@ -243,14 +266,14 @@ async def test_from_sync_code(layer: MpxChannelLayer, make_layer: MakeLayer) -> 
 
 
 SERVER = """
-import asyncio, sys
+import asyncio, json, sys
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import MpxChannelLayer
 
-async def main(url, prefix):
+async def main(config, prefix):
     asyncio.get_running_loop().slow_callback_duration = 60  # the machine may be busy
-    layer = MpxChannelLayer(hosts=[url], prefix=prefix)
+    layer = MpxChannelLayer(**json.loads(config), prefix=prefix)
     channel = await layer.new_channel()
     print(channel, flush=True)
     while (event := await layer.receive(channel))["type"] != "stop":
@@ -264,9 +287,9 @@ asyncio.run(main(*sys.argv[1:]), debug=True)
 """
 
 
-async def test_two_processes(layer: MpxChannelLayer, redis_url: str, prefix: str) -> None:
+async def test_two_processes(layer: MpxChannelLayer, layer_json: str, prefix: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", SERVER, redis_url, prefix,
+        sys.executable, "-W", "error", "-c", SERVER, layer_json, prefix,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None

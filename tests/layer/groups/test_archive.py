@@ -8,10 +8,11 @@ import sys
 from typing import Any
 
 import pytest
-import redis
 
 from mpx_channels.layer import History, MpxChannelLayer, Recovery
+from tests.inside import names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 
 HISTORY = {"room-*": {"size": 10, "ttl": 60}}
 
@@ -30,6 +31,7 @@ def numbers(history: History) -> list[int]:
     return [message["n"] for message in history.messages]
 
 
+@pytest.mark.everywhere
 async def test_sends_return_positions(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:
     first = await layer.group_send("room-1", {"type": "x", "n": 1})
     assert first is not None
@@ -64,12 +66,13 @@ async def test_events_carry_positions(layer: MpxChannelLayer, make_layer: MakeLa
     assert (await layer.receive(channel))["n"] == [2]
 
 
-async def test_a_burst_keeps_its_order(layer: MpxChannelLayer, client: redis.Redis) -> None:
+@pytest.mark.everywhere
+async def test_a_burst_keeps_its_order(layer: MpxChannelLayer, outside: Outside) -> None:
     channel = (await layer.open_channel()).channel
     await layer.group_add("room-1", channel)
     for turn in range(3):
         if turn == 2:
-            client.script_flush()
+            outside.forget_scripts()
         sent = await asyncio.gather(
             *[layer.group_send("room-1", {"type": "x", "n": n}) for n in range(90)]
         )
@@ -78,6 +81,7 @@ async def test_a_burst_keeps_its_order(layer: MpxChannelLayer, client: redis.Red
         assert [event["mpx_position"] for event in got] == sent
 
 
+@pytest.mark.everywhere
 async def test_history(layer: MpxChannelLayer) -> None:
     empty = await layer.group_history("room-1")
     assert (list(empty.messages), empty.complete) == ([], True)
@@ -153,9 +157,11 @@ async def test_what_is_wrong_raises(layer: MpxChannelLayer) -> None:
             await layer.group_send("room-1", {"type": "x"}, idempotency_key=key)  # type: ignore[arg-type]
 
 
+@pytest.mark.everywhere
 async def test_idempotency(
-    layer: MpxChannelLayer, other_layer: MpxChannelLayer, client: redis.Redis, prefix: str
+    layer: MpxChannelLayer, other_layer: MpxChannelLayer, outside: Outside
 ) -> None:
+    _, _, keys, _ = names_of(layer).history("room-1")
     channel = await layer.new_channel()
     await layer.group_add("room-1", channel)
     first = await layer.group_send("room-1", {"type": "x", "n": 1}, idempotency_key="a")
@@ -171,81 +177,83 @@ async def test_idempotency(
     # Trimmed, it is forgotten.
     for n in range(9):
         await layer.group_send("room-1", {"type": "x", "n": n})
-    assert set(client.hkeys(f"{prefix}:i:room-1")) == {b"b", b""}  # type: ignore[arg-type]
+    assert set(outside.at(keys).hkeys(keys)) == {b"b", b""}  # type: ignore[arg-type]
     third = await layer.group_send("room-1", {"type": "x", "n": 4}, idempotency_key="a")
     assert third not in (first, second)
-    assert set(client.hkeys(f"{prefix}:i:room-1")) == {b"a", b""}  # type: ignore[arg-type]
+    assert set(outside.at(keys).hkeys(keys)) == {b"a", b""}  # type: ignore[arg-type]
 
 
 async def test_keys_live_as_long_as_they_should(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
+    make_layer: MakeLayer, outside: Outside, prefix: str
 ) -> None:
     layer = make_layer(history={"*": {"size": 5, "ttl": 100}})
     await layer.group_send("room", {"type": "x"}, idempotency_key="a")
-    client.pexpire(f"{prefix}:h:room", 1000)
-    client.pexpire(f"{prefix}:i:room", 1000)
+    stream, meta, keys, _ = names_of(layer).history("room")
+    at = outside.at(stream)
+    at.pexpire(stream, 1000)
+    at.pexpire(keys, 1000)
     await layer.group_send("room", {"type": "x"})
-    for kind in "hi":
-        assert 90 < client.ttl(f"{prefix}:{kind}:room") <= 100  # type: ignore[operator]
-    assert client.ttl(f"{prefix}:m:room") > 29 * 86400  # type: ignore[operator]
+    for key in (stream, keys):
+        assert 90 < at.ttl(key) <= 100  # type: ignore[operator]
+    assert at.ttl(meta) > 29 * 86400  # type: ignore[operator]
     for _ in range(10):
         await layer.group_send("room", {"type": "x"})
-    assert client.xlen(f"{prefix}:h:room") == 5
+    assert at.xlen(stream) == 5
     await layer.flush()
-    assert list(client.scan_iter(f"{prefix}:*")) == []
+    assert outside.keys(f"{prefix}:*") <= {f"{prefix}:n:"}  # in a cluster it stays
 
 
-async def test_one_of_two_keys_is_evicted(
-    layer: MpxChannelLayer, client: redis.Redis, prefix: str
-) -> None:
+async def test_one_of_two_keys_is_evicted(layer: MpxChannelLayer, outside: Outside) -> None:
+    stream, meta, _, _ = names_of(layer).history("room-1")
+    at = outside.at(stream)
     sent = [await layer.group_send("room-1", {"type": "x", "n": n}) for n in range(3)]
-    client.delete(f"{prefix}:m:room-1")
+    at.delete(meta)
     anew = await layer.group_send("room-1", {"type": "x", "n": 3})
     assert anew is not None
     assert anew.endswith("-1")
     assert anew[:16] != (sent[0] or "")[:16]
     assert numbers(await layer.group_history("room-1")) == [3]
-    client.delete(f"{prefix}:h:room-1")
+    at.delete(stream)
     assert await layer.group_send("room-1", {"type": "x", "n": 4}) == f"{anew[:16]}-2"
     history = await layer.group_history("room-1", since=f"{anew[:16]}-0")
     assert (numbers(history), history.complete) == ([4], False)
 
 
-async def test_idempotency_keys_are_evicted(
-    layer: MpxChannelLayer, client: redis.Redis, prefix: str
-) -> None:
+async def test_idempotency_keys_are_evicted(layer: MpxChannelLayer, outside: Outside) -> None:
     """They are in the history, too."""
+    names = dict(zip("hmi", names_of(layer).history("room-1"), strict=False))
+    at = outside.at(names["i"])
     first = await layer.group_send("room-1", {"type": "x", "n": 0}, idempotency_key="a")
     for n in range(1, 4):
         await layer.group_send("room-1", {"type": "x", "n": n})
-    client.unlink(f"{prefix}:i:room-1")
+    at.unlink(names["i"])
     assert await layer.group_send("room-1", {"type": "x", "n": 4}, idempotency_key="b")
     for keys in ("i", "hi", "mi", "hmi"):
         assert await layer.group_send("room-1", {"type": "x"}, idempotency_key="a") == first
-        client.unlink(*[f"{prefix}:{kind}:room-1" for kind in keys])
+        at.unlink(*[names[kind] for kind in keys])
         if keys != "i":
             second = await layer.group_send("room-1", {"type": "x"}, idempotency_key="a")
             assert second != first
             first = second
-    assert client.ttl(f"{prefix}:i:room-1") > 50  # type: ignore[operator]
+    assert at.ttl(names["i"]) > 50  # type: ignore[operator]
 
 
-async def test_a_quiet_group_keeps_its_count(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
-) -> None:
+async def test_a_quiet_group_keeps_its_count(make_layer: MakeLayer, outside: Outside) -> None:
     """Of which each message comes when the one before has expired."""
     layer = make_layer(history={"*": {"size": 5, "ttl": 100}})
     await layer.group_send("room", {"type": "x"})
-    client.delete(f"{prefix}:h:room")
-    client.expire(f"{prefix}:m:room", 10)
+    stream, meta, _, server = names_of(layer).history("room")
+    at = outside.at(stream)
+    at.delete(stream)
+    at.expire(meta, 10)
     await layer.group_send("room", {"type": "x"})
-    assert client.ttl(f"{prefix}:m:room") > 29 * 86400  # type: ignore[operator]
-    for key in client.scan_iter(f"{prefix}:*"):
-        assert client.ttl(key) > 0  # type: ignore[operator]
+    assert at.ttl(meta) > 29 * 86400  # type: ignore[operator]
+    for key in (stream, meta, server):
+        assert at.ttl(key) > 0  # type: ignore[operator]
 
 
 ON_COMMIT = """
-import sys
+import json, sys
 from django.conf import settings
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 settings.configure(DATABASES={"default": SQLITE})
@@ -255,7 +263,7 @@ from django.db import transaction
 from mpx_channels.layer import MpxChannelLayer
 
 layer = MpxChannelLayer(
-    hosts=[sys.argv[1]], prefix=sys.argv[2], history={"room": {"size": 9, "ttl": 60}}
+    **json.loads(sys.argv[1]), prefix=sys.argv[2], history={"room": {"size": 9, "ttl": 60}}
 )
 send = layer.sync.group_send
 for n in range(2):
@@ -273,9 +281,9 @@ print([message["n"] for message in layer.sync.group_history("room").messages])
 """
 
 
-def test_on_commit(redis_url: str, prefix: str) -> None:
+def test_on_commit(layer_json: str, prefix: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ON_COMMIT, redis_url, prefix],
+        [sys.executable, "-c", ON_COMMIT, layer_json, prefix],
         capture_output=True,
         text=True,
         timeout=60,

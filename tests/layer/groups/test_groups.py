@@ -19,8 +19,9 @@ from mpx_channels.multiplexer import (
 )
 from tests.channels.test_channels import receives_nothing
 from tests.conftest import RestartableServer, eventually
-from tests.inside import hub_of
+from tests.inside import hub_of, names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 
@@ -32,6 +33,7 @@ async def members(layer: MpxChannelLayer, group: str, count: int) -> list[str]:
     return channels
 
 
+@pytest.mark.everywhere(classic=True)
 async def test_every_member_gets_the_message(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -101,22 +103,40 @@ async def test_leaving_and_coming_back_in_one_breath(layer: MpxChannelLayer) -> 
     assert await layer.receive(channel) == {"type": "x"}
 
 
+@pytest.mark.everywhere
 async def test_the_last_member_takes_the_subscription_along(
-    make_layer: MakeLayer, client: Any, prefix: str
+    make_layer: MakeLayer, outside: Outside
 ) -> None:
     layer = make_layer(unsubscribe_delay=0.05)
     one, two = await members(layer, "room", 2)
-    name = f"{prefix}:g:room".encode()
-    assert client.pubsub_numsub(name) == [(name, 1)]
+    name = names_of(layer).group("room")
+    assert outside.numsub(name) == 1
     await layer.group_discard("room", one)
     await layer.group_discard("room", two)
-    await eventually(lambda: client.pubsub_numsub(name) == [(name, 0)])
+    await eventually(lambda: outside.numsub(name) == 0)
 
 
 async def test_a_group_without_members_is_silent(layer: MpxChannelLayer) -> None:
     await layer.group_send("nobody", {"type": "x"})
 
 
+@pytest.mark.everywhere
+async def test_encrypted(make_layer: MakeLayer) -> None:
+    layer, other = (make_layer(symmetric_encryption_keys=["a secret"]) for _ in range(2))
+    stranger = make_layer(symmetric_encryption_keys=["another"])
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await stranger.group_send("room", {"type": "x"})
+    await other.group_send("room", {"type": "to.group"})
+    assert await layer.receive(channel) == {"type": "to.group"}
+    await other.send(channel, {"type": "to.channel"})
+    assert await layer.receive(channel) == {"type": "to.channel"}
+    await other.send("jobs", {"type": "plain"})
+    assert await layer.receive("jobs") == {"type": "plain"}
+    await eventually(lambda: layer.stats().drops["undecryptable"] == 1)
+
+
+@pytest.mark.everywhere
 async def test_prefixes_keep_layers_apart(make_layer: MakeLayer, prefix: str) -> None:
     layers = [make_layer(prefix=name) for name in (prefix, f"{prefix}:g", f"{prefix}:g:room")]
     channels = [(await members(layer, "room", 1))[0] for layer in layers]
@@ -140,6 +160,7 @@ async def test_one_process_holds_two_connections(
     assert [entry["name"] for entry in client.client_list()].count(name) == 2
 
 
+@pytest.mark.everywhere
 async def test_a_channel_of_another_process_is_added_by_that_process(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -156,6 +177,7 @@ async def test_a_channel_of_another_process_is_added_by_that_process(
     await layer.group_discard("room", "specific.0123456789abcdef!1")
 
 
+@pytest.mark.everywhere
 async def test_sync_code_can_add_a_consumer_to_a_group(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -190,6 +212,7 @@ async def test_invalid_channel_in_group_calls(layer: MpxChannelLayer) -> None:
             await call
 
 
+@pytest.mark.everywhere
 async def test_flush_forgets_groups_and_messages(layer: MpxChannelLayer) -> None:
     (channel,) = await members(layer, "room", 1)
     await layer.group_send("room", {"type": "x"})

@@ -11,8 +11,9 @@ import redis
 from mpx_channels.history.store import Store
 from mpx_channels.layer import Mailbox, MpxChannelLayer, NotConnected, Recovery
 from tests.conftest import eventually
-from tests.inside import hooks_of, hub_of, looks_of, topic_of
+from tests.inside import hooks_of, hub_of, looks_of, names_of, topic_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 from .histories import GAP, HISTORY, all_known, away, got, nothing_more, send
@@ -28,6 +29,7 @@ def sender(make_layer: MakeLayer) -> MpxChannelLayer:
     return make_layer(history=HISTORY)
 
 
+@pytest.mark.everywhere
 async def test_since(layer: MpxChannelLayer, sender: MpxChannelLayer) -> None:
     sent = await send(sender, "room-1", *range(250))
     mailbox = await layer.open_channel()
@@ -74,9 +76,8 @@ async def test_nobody_waits_without_end_for_where_a_group_stands(
     assert (recovery.recovered, recovery.reason) == (False, "invalid")
 
 
-async def test_why_it_is_not_recovered(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
-) -> None:
+@pytest.mark.everywhere
+async def test_why_it_is_not_recovered(make_layer: MakeLayer, outside: Outside) -> None:
     layer = make_layer(history=HISTORY, recovery_limit=20)
     short = await send(layer, "short-1", *range(12))
     room = await send(layer, "room-1", *range(30))
@@ -97,14 +98,16 @@ async def test_why_it_is_not_recovered(
     beyond = f"{(room[0] or '')[:16]}-31"
     assert (await join("room-1", beyond))[0] == Recovery(False, 0, room[-1], "invalid")
     assert (await join("room-1", short[0]))[0] == Recovery(False, 0, room[-1], "epoch")
-    client.delete(f"{prefix}:h:room-1")  # as when its time has come
+    stream, _, _, _ = names_of(layer).history("room-1")
+    outside.at(stream).delete(stream)  # as when its time has come
     assert (await join("room-1", room[20]))[0] == Recovery(False, 0, room[-1], "expired")
     assert (await join("room-1", room[-1]))[0] == Recovery(True, 0, room[-1])
     assert (await join("lobby", room[0]))[0] == Recovery(False, 0, None, "no_history")
-    client.flushall()
+    outside.flushall()
     assert (await join("room-1", room[-1]))[0].reason == "epoch"
 
 
+@pytest.mark.everywhere
 async def test_for_another_process(layer: MpxChannelLayer, sender: MpxChannelLayer) -> None:
     sent = await send(sender, "room-1", *range(5))
     mailbox = await layer.open_channel()
@@ -142,6 +145,26 @@ async def test_a_reconnect(make_layer: MakeLayer, sender: MpxChannelLayer, proxy
     assert await got(plain, 1) == [("reconnect", ["lobby"], False, None)]
     for each in (mailbox, untouched, plain):
         await nothing_more(each)
+
+
+@pytest.mark.everywhere(classic=True)
+async def test_a_broken_link_is_healed(
+    layer: MpxChannelLayer, sender: MpxChannelLayer, outside: Outside
+) -> None:
+    mailboxes = [await layer.open_channel(hooks=GAP) for _ in range(6)]
+    groups = [f"room-{number}" for number in range(6)]  # of several nodes, in a cluster
+    for group, mailbox in zip(groups, mailboxes, strict=True):
+        await layer.group_add(group, mailbox.channel)
+    for number in range(100):
+        if number == 50:
+            outside.cut()
+        await asyncio.gather(*[send(sender, group, number) for group in groups])
+    for mailbox in mailboxes:
+        events: list[Any] = []
+        while not events or events[-1] != 99:
+            events += await got(mailbox, 1)
+        assert [event for event in events if isinstance(event, int)] == list(range(100))
+        assert all(each[2] for each in events if isinstance(each, tuple)), "not all was recovered"
 
 
 async def test_a_reconnect_with_too_much_missed(

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from mpx_channels.layer import CommandRefused, Recovery
 from tests.conftest import RestartableServer, eventually
@@ -18,6 +17,7 @@ from tests.inside import (
     put_back_clock,
 )
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 from .histories import GAP, HISTORY, all_known, away, got, nothing_more, numbers, send
@@ -154,14 +154,15 @@ async def test_a_server_without_memory_is_known(
 
 
 async def test_positions_from_before_many_failovers(
-    make_layer: MakeLayer, client: redis.Redis, prefix: str
+    make_layer: MakeLayer, outside: Outside
 ) -> None:
     """Whoever comes back after a night in which the server was restarted, again and again."""
     layer = make_layer(history=HISTORY)
+    _, _, _, server = names_of(layer).history("room-1")
     sent: list[str | None] = []
     for n in range(20):
         sent += await send(layer, "room-1", n)
-        client.set(f"{prefix}:s:", f"server {n}")
+        outside.at(server).set(server, f"server {n}")
     for n in range(20):
         mailbox = await layer.open_channel()
         recovery = await layer.group_add("room-1", mailbox.channel, since=sent[n])

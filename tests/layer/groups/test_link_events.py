@@ -11,6 +11,7 @@ from mpx_channels.layer import Hooks, InvalidConfig, Mailbox, MpxChannelLayer
 from mpx_channels.multiplexer import SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 ALL = Hooks(("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",))
@@ -32,6 +33,7 @@ async def heard(mailbox: Mailbox, count: int) -> list[str]:
     return events
 
 
+@pytest.mark.classic
 async def test_activations(layer: MpxChannelLayer) -> None:
     mailbox = await opened(layer)
     channel = mailbox.channel
@@ -130,6 +132,19 @@ async def test_reconnect_comes_when_all_is_live_again(
             await other_layer.group_send(group, {"type": "mpx.x"})
         await other_layer.send(mailbox.channel, {"type": "mpx.x"})
         assert await heard(mailbox, 4) == ["x"] * 4
+
+
+@pytest.mark.everywhere(classic=True)
+async def test_the_server_breaks_it(layer: MpxChannelLayer, outside: Outside) -> None:
+    idle, member = await opened(layer), await opened(layer)
+    await layer.group_add("room", member.channel)
+    assert await heard(member, 1) == ["activation group room"]
+    outside.cut()
+    assert await heard(member, 3) == ["disconnect", "activation group room", "reconnect"]
+    assert await heard(idle, 2) == ["disconnect", "reconnect"]
+    await layer.group_send("room", {"type": "mpx.x"})
+    assert await heard(member, 1) == ["x"]
+    assert layer.stats().gaps == 1
 
 
 async def test_a_flapping_link(make_layer: MakeLayer, proxy: Proxy) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -9,42 +11,54 @@ import pytest
 from mpx_channels.layer import ForeignChannel, MpxChannelLayer
 from mpx_channels.multiplexer import NotConnected, SubscriptionRefused
 from tests.conftest import RestartableServer, eventually
+from tests.inside import multiplexer_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 MARK = {"type": "mark"}
 
 
-async def unread(layer: MpxChannelLayer, channel: str) -> list[Any]:
-    """All that has arrived on a channel, once what was sent before must have arrived."""
-    await layer.send(channel, MARK)
+async def unread(
+    layer: MpxChannelLayer, channel: str, *, by: MpxChannelLayer | None = None
+) -> list[Any]:
+    """All that has arrived on a channel, once what was sent before, ``by`` whom, has."""
+    multiplexer = multiplexer_of(layer)
+    if multiplexer.sharded:
+        # The mark may come over another link than the rest.
+        await asyncio.gather(*multiplexer.fences(time.monotonic()))
+    await (by or layer).send(channel, MARK)
     messages = []
     while (message := await layer.receive(channel)) != MARK:
         messages.append(message)
     return messages
 
 
-async def test_raw_channels(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+@pytest.mark.everywhere(classic=True)
+async def test_raw_channels(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     one, two = await layer.new_channel(), await layer.new_channel()
     await layer.channel_add(f"{prefix}/ü", one)
     await layer.channel_add(f"{prefix}/ü", two)
-    assert client.publish(f"{prefix}/ü", b"\x00\xff") == 1
+    assert outside.numsub(f"{prefix}/ü", classic=True) == 1
+    outside.publish(f"{prefix}/ü", b"\x00\xff")
     event = {"type": "channel.message", "channel": f"{prefix}/ü", "data": b"\x00\xff"}
-    assert await unread(layer, one) == await unread(layer, two) == [event]
+    assert await layer.receive(one) == await layer.receive(two) == event
     await layer.channel_discard(f"{prefix}/ü", one)
-    client.publish(f"{prefix}/ü", b"")
-    assert await unread(layer, one) == []
-    assert await unread(layer, two) == [{**event, "data": b""}]
+    outside.publish(f"{prefix}/ü", b"")
+    assert await layer.receive(two) == {**event, "data": b""}
+    assert await unread(layer, one) == await unread(layer, two) == []
 
 
-async def test_raw_patterns(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+@pytest.mark.everywhere
+async def test_raw_patterns(layer: MpxChannelLayer, outside: Outside, prefix: str) -> None:
     channel = await layer.new_channel()
     await layer.pattern_add(f"{prefix}.?", channel)
     await layer.pattern_add(f"{prefix}.*", channel)
     await layer.pattern_add(f"{prefix}.*", channel)
-    client.publish(f"{prefix}.a", "1")
-    client.publish(f"{prefix}.long", "2")
-    heard = [(e["pattern"], e["channel"], e["data"]) for e in await unread(layer, channel)]
+    outside.publish(f"{prefix}.a", "1")
+    outside.publish(f"{prefix}.long", "2")
+    events = [await layer.receive(channel) for _ in range(3)]
+    heard = [(event["pattern"], event["channel"], event["data"]) for event in events]
     assert sorted(heard) == sorted(
         [
             (f"{prefix}.?", f"{prefix}.a", b"1"),
@@ -53,15 +67,18 @@ async def test_raw_patterns(layer: MpxChannelLayer, client: Any, prefix: str) ->
         ]
     )
     await layer.pattern_discard(f"{prefix}.*", channel)
-    client.publish(f"{prefix}.b", "3")
-    assert [e["pattern"] for e in await unread(layer, channel)] == [f"{prefix}.?"]
+    outside.publish(f"{prefix}.b", "3")
+    assert (await layer.receive(channel))["pattern"] == f"{prefix}.?"
+    assert await unread(layer, channel) == []
 
 
-async def test_raw_events_are_ones_own(layer: MpxChannelLayer, client: Any, prefix: str) -> None:
+async def test_raw_events_are_ones_own(
+    layer: MpxChannelLayer, outside: Outside, prefix: str
+) -> None:
     one, two = await layer.new_channel(), await layer.new_channel()
     for channel in (one, two):
         await layer.channel_add(f"{prefix}/x", channel)
-    client.publish(f"{prefix}/x", "1")
+    outside.publish(f"{prefix}/x", "1")
     (await layer.receive(one)).clear()
     assert (await layer.receive(two))["data"] == b"1"
 
@@ -84,13 +101,13 @@ async def test_raw_names_end_with_their_last_listener(
 
 
 async def test_a_flood_of_raw_messages_is_bounded(
-    make_layer: MakeLayer, client: Any, prefix: str
+    make_layer: MakeLayer, outside: Outside, prefix: str
 ) -> None:
     layer = make_layer(capacity=5)
     channel = await layer.new_channel()
     await layer.channel_add(f"{prefix}/x", channel)
     for number in range(20):
-        client.publish(f"{prefix}/x", str(number))
+        outside.publish(f"{prefix}/x", str(number))
     await eventually(lambda: layer.stats().drops["full"] == 15)
     assert [(await layer.receive(channel))["data"] for _ in range(5)] == [
         b"0",
@@ -132,6 +149,7 @@ async def test_raw_names_are_checked(layer: MpxChannelLayer, name: Any) -> None:
             await call(name, channel)
 
 
+@pytest.mark.classic
 async def test_the_channel_must_be_ours(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:

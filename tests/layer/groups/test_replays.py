@@ -10,8 +10,9 @@ import redis
 
 from mpx_channels.layer import Mailbox, MpxChannelLayer, Recovery
 from tests.conftest import eventually
-from tests.inside import hub_of, topic_of
+from tests.inside import hub_of, names_of, topic_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 
 from .histories import GAP, HISTORY, got, nothing_more, send
 
@@ -99,6 +100,7 @@ async def test_pages_are_shared(
     assert calls <= 6
 
 
+@pytest.mark.everywhere
 async def test_an_overflow_is_refilled(layer: MpxChannelLayer, sender: MpxChannelLayer) -> None:
     mailbox = await layer.open_channel(hooks=GAP)
     await layer.group_add("room-1", mailbox.channel)
@@ -132,6 +134,7 @@ async def test_an_overflow_that_the_history_has_not(
     assert taken[-10:] == list(range(290, 300))
 
 
+@pytest.mark.classic
 @pytest.mark.parametrize("wildcard", [False, True])
 async def test_a_slow_reader_gets_what_the_history_has(
     make_layer: MakeLayer, wildcard: bool
@@ -162,21 +165,22 @@ async def test_an_overflow_without_history(layer: MpxChannelLayer, sender: MpxCh
     await nothing_more(mailbox)
 
 
+@pytest.mark.everywhere
 async def test_a_flushed_server(
-    layer: MpxChannelLayer, sender: MpxChannelLayer, client: redis.Redis
+    layer: MpxChannelLayer, sender: MpxChannelLayer, outside: Outside
 ) -> None:
     mailbox = await layer.open_channel(hooks=GAP)
     await layer.group_add("room-1", mailbox.channel)
     await send(sender, "room-1", 0, 1)
     assert await got(mailbox, 2) == [0, 1]
-    client.flushall()
+    outside.flushall()
     await send(sender, "room-1", 2, 3)
     assert await got(mailbox, 3) == [("flushed", ["room-1"], False, None), 2, 3]
     await nothing_more(mailbox)
 
 
 async def test_a_hole_is_filled(
-    layer: MpxChannelLayer, sender: MpxChannelLayer, client: redis.Redis, prefix: str
+    layer: MpxChannelLayer, sender: MpxChannelLayer, outside: Outside
 ) -> None:
     """Messages that did not come live, for whatever reason."""
     mailbox = await layer.open_channel(hooks=GAP)
@@ -192,9 +196,10 @@ async def test_a_hole_is_filled(
     await send(sender, "room-1", 3)
     assert await got(mailbox, 3) == [1, 2, 3]
     # What comes twice is told apart.
-    ((_, entry),) = client.xrevrange(f"{prefix}:h:room-1", count=1)  # type: ignore[misc]
+    stream, _, _, _ = names_of(layer).history("room-1")
+    ((_, entry),) = outside.at(stream).xrevrange(stream, count=1)  # type: ignore[misc]
     (data,) = entry.values()
-    client.publish(topic.name, data)
+    outside.publish_as_layers(topic.name, data)
     await send(sender, "room-1", 4)
     assert await got(mailbox, 1) == [4]
 

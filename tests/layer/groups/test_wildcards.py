@@ -9,10 +9,14 @@ import pytest
 
 from mpx_channels.layer import MpxChannelLayer
 from tests.conftest import eventually
+from tests.inside import names_of
 from tests.layer.conftest import MakeLayer
+from tests.over import Outside
 from tests.proxy import Proxy
 
 from .test_raw import MARK, unread
+
+pytestmark = pytest.mark.classic
 
 
 def of(group: str, number: Any = 1, *, tagged: bool = True) -> dict[str, Any]:
@@ -20,6 +24,7 @@ def of(group: str, number: Any = 1, *, tagged: bool = True) -> dict[str, Any]:
     return {"type": "x", "n": number} | ({"mpx_group": group} if tagged else {})
 
 
+@pytest.mark.everywhere
 async def test_a_wildcard_hears_every_group_that_matches(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -28,7 +33,8 @@ async def test_a_wildcard_hears_every_group_that_matches(
     for sender in (layer, other_layer):
         for group in ("room-1", "room-", "roam-1", "room-x.y"):
             await sender.group_send(group, {"type": "x", "n": 1})
-        assert await unread(layer, channel) == [of("room-1"), of("room-"), of("room-x.y")]
+        got = await unread(layer, channel, by=sender)
+        assert got == [of("room-1"), of("room-"), of("room-x.y")]
     await layer.group_pattern_discard("room-*", channel)
     await layer.group_send("room-1", {"type": "x"})
     assert await unread(layer, channel) == []
@@ -65,6 +71,7 @@ async def test_patterns_are_checked(layer: MpxChannelLayer, pattern: Any) -> Non
     assert layer.stats().patterns == 0
 
 
+@pytest.mark.everywhere
 async def test_once_however_often_it_matches(
     layer: MpxChannelLayer, other_layer: MpxChannelLayer
 ) -> None:
@@ -89,7 +96,7 @@ async def test_once_however_often_it_matches(
         "hall-1": [4, 5, 6, 7],
     }
     for kinds, channel in members.items():
-        assert await unread(layer, channel) == [
+        assert await unread(layer, channel, by=other_layer) == [
             of(group, tagged=kinds != 1)
             for group in ("room-1", "room-1", "room-2", "hall-1", "room-1")
             if kinds in once[group]
@@ -125,8 +132,8 @@ async def test_exclusion_holds_for_wildcards_alone(
         await layer.group_pattern_add("room-*", channel)
         await layer.group_pattern_add("*-1", channel)
     await other_layer.group_send("room-1", {"type": "x", "n": 1}, exclude=[two])
-    assert await unread(layer, one) == [of("room-1")]
-    assert await unread(layer, two) == []
+    assert await unread(layer, one, by=other_layer) == [of("room-1")]
+    assert await unread(layer, two, by=other_layer) == []
 
 
 async def test_exclusion_holds_for_wildcards_and_members(
@@ -138,7 +145,7 @@ async def test_exclusion_holds_for_wildcards_and_members(
     await layer.group_add("room-1", both)
     await layer.group_pattern_add("room-?", both)
     await other_layer.group_send("room-1", {"type": "x", "n": 1}, exclude=[two, both])
-    assert [await unread(layer, channel) for channel in (one, two, both)] == [
+    assert [await unread(layer, channel, by=other_layer) for channel in (one, two, both)] == [
         [of("room-1")],
         [],
         [],
@@ -199,7 +206,7 @@ async def test_a_pattern_added_while_copies_are_held_back(
         await eventually(lambda: layer.stats().unread == 2)
         adding = asyncio.create_task(layer.group_pattern_add(pattern, newcomer))
         await asyncio.sleep(0)
-        assert await unread(layer, member) == [of("tea", 1), of("tea", 2)]
+        assert await unread(layer, member, by=other_layer) == [of("tea", 1), of("tea", 2)]
         await adding
 
 
@@ -250,8 +257,10 @@ async def test_joining_and_leaving_in_a_flood(
         await layer.group_pattern_discard("*-1", comes_and_goes)
     done = True
     total = await flooding
-    assert [event["n"] for event in await unread(layer, stays)] == list(range(total))
-    heard = [event["n"] for event in await unread(layer, comes_and_goes)]
+    assert [event["n"] for event in await unread(layer, stays, by=other_layer)] == list(
+        range(total)
+    )
+    heard = [event["n"] for event in await unread(layer, comes_and_goes, by=other_layer)]
     assert heard == sorted(set(heard))
     assert layer.stats().drops["full"] == 0
 
@@ -281,16 +290,14 @@ async def test_a_layer_whose_prefix_begins_with_ours(make_layer: MakeLayer, pref
     assert await unread(ours, channel) == []
 
 
-async def test_foreign_bytes_kill_no_wildcard(
-    layer: MpxChannelLayer, client: Any, prefix: str
-) -> None:
+async def test_foreign_bytes_kill_no_wildcard(layer: MpxChannelLayer, outside: Outside) -> None:
     channel, member = await layer.new_channel(), await layer.new_channel()
     await layer.group_pattern_add("room-*", channel)
     await layer.group_pattern_add("*-1", channel)
     await layer.group_add("room-2", member)
     for data in (b"", b"hello", b"\xc1\x01\x00\x00\x93", b"\xc1\x01\x00\x01\xc1"):
         for group in ("room-1", "room-2"):
-            client.publish(f"{prefix}:g:{group}", data)
+            outside.publish_as_layers(names_of(layer).group(group), data)
     await layer.group_send("room-1", {"type": "x", "n": 1})
     assert await unread(layer, channel) == [of("room-1")]
     assert layer.stats().drops["unreadable"] > 0

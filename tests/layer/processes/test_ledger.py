@@ -354,12 +354,12 @@ def test_layers_while_others_come_and_go() -> None:
 
 
 FORK = """
-import os, sys
+import json, os, sys
 from django.conf import settings
 settings.configure()
 from mpx_channels.layer import LayerStats, MpxChannelLayer, layers
 
-layer = MpxChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2])
+layer = MpxChannelLayer(**json.loads(sys.argv[1]), prefix=sys.argv[2])
 layer.sync.group_send("room", {"type": "parent"})
 assert layer.local_stats().total.messages_out == 1
 pid = os.fork()
@@ -380,8 +380,8 @@ assert len(layer.local_stats().loops) == 1
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.skipif(sys.platform == "darwin", reason="threads and forks do not mix there")
-async def test_a_forked_child_starts_from_nothing(redis_url: str, prefix: str) -> None:
-    await run(FORK, redis_url, prefix)
+async def test_a_forked_child_starts_from_nothing(layer_json: str, prefix: str) -> None:
+    await run(FORK, layer_json, prefix)
 
 
 async def test_the_background_loop_ends(layer: MpxChannelLayer) -> None:

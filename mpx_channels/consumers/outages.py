@@ -1,0 +1,51 @@
+"""How a consumer ends that Redis' absence has brought down: in a line of the log, not in a server's
+traceback for each browser."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from mpx_channels.layer.exceptions import OUTAGES
+from mpx_channels.multiplexer.logs import LimitedLog
+
+__all__ = ["end", "traceback_of"]
+
+logger = logging.getLogger("mpx_channels.consumers")
+log = LimitedLog(logger)
+
+# As servers close a WebSocket whose application has raised: "Internal Error" of RFC 6455.
+INTERNAL_ERROR = 1011
+# The extension of ASGI by which a handshake gets a status of our choice.
+DENIAL = "websocket.http.response"
+
+
+async def end(
+    class_name: str,
+    scope: Mapping[str, Any],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+    error: Exception,
+    *,
+    handshake: bool,
+) -> None:
+    """Log it, and close the WebSocket: at once, and also where a server would get to it later.
+
+    ``handshake``: the browser was certainly not let in yet, and gets a 503 if the server can do
+    that. What is no WebSocket has the error raised, without all that led to it.
+    """
+    if scope["type"] != "websocket":
+        raise error.with_traceback(None) from None
+    log.warning((class_name, type(error)), "%s ended, as Redis is away: %s", class_name, str(error))
+    with contextlib.suppress(Exception):  # the browser may be gone
+        if handshake and DENIAL in (scope.get("extensions") or {}):
+            await send({"type": f"{DENIAL}.start", "status": 503, "headers": []})
+            await send({"type": f"{DENIAL}.body", "body": b""})
+        else:
+            await send({"type": "websocket.close", "code": INTERNAL_ERROR})
+
+
+def traceback_of(error: Exception) -> Exception | None:
+    """What to log a traceback of: an outage has its cause in its text."""
+    return None if isinstance(error, OUTAGES) else error

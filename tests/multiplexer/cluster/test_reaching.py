@@ -1,0 +1,246 @@
+"""How a cluster is found, and how one lets go of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
+from mpx_channels.multiplexer.cluster.agreement import Agreement
+from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
+from tests.clusters import Cluster
+from tests.conftest import RestartableServer, eventually
+from tests.proxy import Proxy, free_port
+
+from .conftest import OPTIONS, New
+from .traffic import Traffic
+
+Start = Callable[..., Awaitable[Traffic]]
+
+
+@pytest.fixture
+def lonely() -> Iterator[Cluster]:
+    """One master, which has all slots."""
+    with Cluster(masters=1) as running:
+        yield running
+
+
+def nowhere() -> str:
+    return f"redis://127.0.0.1:{free_port()}"
+
+
+async def test_all_seeds_but_one_are_wrong(
+    cluster: Cluster, new: New, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()  # which is no cluster
+    mpx = new([nowhere(), restartable_server.url, nowhere(), cluster.seeds[2]])
+    await mpx.start()
+    await mpx.wait_connected(30)
+    assert {str(node) for node in mpx.nodes} == set(cluster.seeds)
+    assert await mpx.publish("any", b"x") == 0
+
+
+async def test_all_seeds_are_wrong(new: New, restartable_server: RestartableServer) -> None:
+    restartable_server.start()
+    away = nowhere()
+    mpx = new([away, restartable_server.url], backlog_timeout=0.3)
+    await mpx.start()
+    with pytest.raises(NotConnected, match=f"cluster of {away}, {restartable_server.url}.*") as one:
+        await mpx.publish("any", b"x")
+    with pytest.raises(NotConnected) as other:
+        await mpx.wait_connected(0.5)
+    for raised in (one, other):
+        assert re.search("no node of a cluster, or refuses to say", str(raised.value))
+        assert away in str(raised.value)
+    with pytest.raises(ValueError, match="node must be one of"):
+        mpx.command(b"PING", node=mpx.node)
+
+
+async def test_nodes_are_reached_at_other_addresses_than_they_announce(
+    cluster: Cluster, new: New
+) -> None:
+    proxies = {node.announced: Proxy("127.0.0.1", node.port) for node in cluster.nodes}
+    for proxy in proxies.values():
+        await proxy.accept()
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        host, port = re.fullmatch(r"redis://(.*):(\d+)", proxies[address[1]].url).groups()  # type: ignore[union-attr]
+        return host, int(port)
+
+    try:
+        first = next(iter(proxies.values()))
+        mpx = new([first.url], address_remap=remap)
+        await mpx.start()
+        await mpx.wait_connected(30)
+        assert {str(node) for node in mpx.nodes} == {proxy.url for proxy in proxies.values()}
+        for number in range(20):
+            assert await mpx.publish(str(number), b"x") == 0
+        assert [proxy.accepted for proxy in proxies.values() if proxy is not first] == [2, 2]
+        await mpx.stop()
+    finally:
+        for proxy in proxies.values():
+            await proxy.__aexit__()
+
+
+async def test_a_remap_that_raises_is_said_and_tried_again(cluster: Cluster, new: New) -> None:
+    broken = True
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        if broken:
+            raise LookupError("who is that?")
+        return address
+
+    mpx = new(cluster, address_remap=remap)
+    await mpx.start()
+    with pytest.raises(NotConnected, match="who is that"):
+        await mpx.wait_connected(0.5)
+    broken = False
+    await mpx.wait_connected(30)
+
+
+async def test_a_cluster_of_one(lonely: Cluster, traffic: Start) -> None:
+    running: Traffic = await traffic(lonely, ["a", "b"])
+    raw = running.receiver.new_channel_subscription(lambda name, data: None, classic=True)
+    raw.add("raw")
+    await raw.wait_for_activation("raw")
+    assert await running.sender.publish_soon("raw", b"x", classic=True) == 1
+    lonely.restart(lonely.nodes[0])
+    await running.end()
+    assert running.told == {"a", "b"}
+    assert (await running.receiver.healthy(5.0)).ok
+
+
+async def test_it_can_be_started_again(cluster: Cluster, new: New) -> None:
+    mpx = new(cluster)
+    got: list[bytes] = []
+    subscription = mpx.new_channel_subscription(lambda name, data: got.append(data))
+    subscription.add("name")
+    mpx.probe_over("probe")
+    for number in range(3):
+        await mpx.start()
+        await asyncio.wait_for(subscription.wait_for_activation("name"), 30)
+        assert await mpx.publish("name", b"%d" % number) == 1
+        await eventually(lambda number=number: got[-1:] == [b"%d" % number])
+        assert (await mpx.healthy(5.0)).ok
+        await mpx.stop()
+        assert not mpx.running
+        with pytest.raises(MultiplexerStopped):
+            await mpx.publish("name", b"x")
+        with pytest.raises(MultiplexerStopped):
+            await mpx.wait_connected(1)
+
+
+async def test_before_it_is_started(cluster: Cluster, new: New) -> None:
+    mpx = new(cluster)
+    with pytest.raises(MultiplexerStopped, match=r"await start\(\) first"):
+        await mpx.publish("name", b"x")
+    await mpx.stop()
+
+
+async def test_stop_does_not_wait_for_what_waits(new: New) -> None:
+    """For a node that says who has which slots."""
+    mpx = new([nowhere()], backlog_timeout=60.0)
+    await mpx.start()
+    waiting = [mpx.publish_soon("name", b"x") for _ in range(3)]
+    cancelled = mpx.publish_soon("name", b"x")
+    cancelled.cancel()
+    connecting = asyncio.create_task(mpx.wait_connected())
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        await mpx.stop()
+        for each in waiting:
+            with pytest.raises(MultiplexerStopped):
+                await each
+        with pytest.raises(MultiplexerStopped):
+            await connecting
+
+
+async def test_stop_while_a_master_is_stopped(own_cluster: Cluster, new: New) -> None:
+    mpx = new(own_cluster)
+    await mpx.start()
+    await mpx.wait_connected(30)
+    node = own_cluster.nodes[0]
+    node.freeze()
+    try:
+        waiting = mpx.publish_soon(own_cluster.key_at(own_cluster.nodes[1]), b"x")
+        frozen = next(name for name in map(str, range(99)) if str(mpx.node_of(name)) == node.url)
+        unanswered = mpx.publish_soon(frozen, b"x")
+        started = time.monotonic()
+        await mpx.stop()
+        # What it promises is a second; here the point is that it is no timeout of ours.
+        assert time.monotonic() - started < OPTIONS["connect_timeout"]
+        await waiting
+        assert unanswered.exception() is not None
+    finally:
+        node.thaw()
+
+
+def test_a_loop_that_was_closed(cluster: Cluster) -> None:
+    """Without a stop, and another one after it."""
+    mpx = ClusterMultiplexer(cluster.seeds)
+
+    async def use() -> None:
+        await mpx.start()
+        subscription = mpx.new_channel_subscription(lambda name, data: None)
+        subscription.add("name")
+        await asyncio.wait_for(subscription.wait_for_activation("name"), 30)
+        assert await mpx.publish("name", b"x") == 1
+        subscription.close()
+
+    for _ in range(2):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(use())
+        loop.close()
+        mpx.abandon()
+        assert not mpx.running
+
+
+async def test_another_number_is_noted(cluster: Cluster, new: New) -> None:
+    def agreement(value: str) -> Agreement:
+        return Agreement("agreed", value, what="the number", todo="choose one")
+
+    one, other = new(cluster, agreement=agreement("1")), new(cluster, agreement=agreement("2"))
+    await one.start()
+    assert await one.publish("name", b"x") == 0
+    early = other.new_channel_subscription(lambda name, data: None)
+    early.add("early")
+    await other.start()
+    why = r"the number is 2 here and 1 in other processes .*'agreed'.*choose one"
+    waiting = asyncio.create_task(early.wait_for_activation("early"))
+    with pytest.raises(Exception, match=why):
+        await asyncio.wait_for(other.publish("name", b"x"), 30)
+    with pytest.raises(Exception, match=why):
+        await asyncio.wait_for(waiting, 30)
+    with pytest.raises(Exception, match=why):
+        await other.publish("name", b"x")
+    with pytest.raises(NotConnected, match=why):
+        await other.wait_connected()
+    late = other.new_channel_subscription(lambda name, data: None)
+    late.add("late")
+    with pytest.raises(Exception, match=why):
+        await asyncio.wait_for(late.wait_for_activation("late"), 30)
+    for name in ("early", "late"):
+        assert await one.numsub(name)[0] == [name.encode(), 0]
+    await other.stop()
+    # Whoever has changed it starts anew.
+    cluster.master_of("agreed").ask("DEL", "agreed")
+    await other.start()
+    await asyncio.wait_for(late.wait_for_activation("late"), 30)
+    cluster.master_of("agreed").ask("DEL", "agreed")
+
+
+async def test_the_log_names_the_masters_once(
+    cluster: Cluster, new: New, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mpx_channels.multiplexer")
+    mpx = new(cluster)
+    await mpx.start()
+    await mpx.wait_connected(30)
+    (record,) = caplog.records
+    masters = ", ".join(sorted(cluster.seeds))
+    assert record.getMessage() == f"The cluster's 3 masters: {masters}"
