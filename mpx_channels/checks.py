@@ -161,7 +161,7 @@ def _check_tls(where: str, config: LayerConfig) -> Iterator[CheckMessage]:
 def _connections(config: LayerConfig) -> Iterator[tuple[AbstractConnection, str]]:
     """One for each host, not connected, and one for its Sentinels; and where its options are."""
     for host in config.parsed_hosts:
-        if embedded.is_embedded(host.url):
+        if embedded.is_embedded(host.url) or embedded.is_embedded_cluster(host.url):
             continue
         node = host.node()
         yield node.connection(), ""
