@@ -215,8 +215,11 @@ class LayerConfig:
             if embedded.is_embedded(host.url) or embedded.is_embedded_cluster(host.url):
                 embedded.check(host.url)
 
-    def multiplexer(self) -> Multiplexer:
-        """A multiplexer for the hosts, not started; an embedded server is running then."""
+    def multiplexer(self, *, agree: bool = True) -> Multiplexer:
+        """A multiplexer for the hosts, not started; an embedded server is running then.
+
+        ``agree``: whether one for a cluster sees first that all processes have the same partitions.
+        """
         hosts = [each for host in self.parsed_hosts for each in _started(host)]
         options: dict[str, Any] = {
             "ping_interval": self.ping_interval,
@@ -231,7 +234,7 @@ class LayerConfig:
         try:
             nodes = [host.node(self.connect_timeout) for host in hosts]
             if self.cluster:
-                return cluster_multiplexer(self, nodes, **options)
+                return cluster_multiplexer(self, nodes, agree=agree, **options)
             return Multiplexer(nodes, **options)
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error
