@@ -92,8 +92,11 @@ class Guide:
         self.refusal = None
         self._subscribers.limbo.begin()
         self.detours.begin(self._publishers)
-        for end in (*self._subscribers.all, *self._publishers.all):  # of an earlier start
-            end.start()
+        # Those of an earlier start.
+        for subscriber in self._subscribers.all:
+            subscriber.start()
+        for publisher in self._publishers.all:
+            publisher.start()
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="mpx-cluster")
 
     async def stop(self) -> None:
