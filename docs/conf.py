@@ -13,13 +13,21 @@ project = "mpx-channels"
 copyright = "the mpx-channels authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 # What docstrings have in single backticks links to an object of that name, where there is one.
 default_role = "py:obj"
 
-myst_enable_extensions = ["attrs_inline", "deflist"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "deflist", "substitution"]
 myst_heading_anchors = 3
+myst_substitutions = {"version": version}
+
+# Of what a page shows, what can be typed: not what a block prints, and no prompts.
+copybutton_selector = "div:not(.highlight-output) > div.highlight > pre"
+copybutton_prompt_text = r"\$ |>>> "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+copybutton_remove_prompts = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -30,6 +38,7 @@ python_maximum_signature_line_length = 130
 html_theme = "furo"
 html_title = f"mpx-channels {version}"
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_favicon = "_static/icon.svg"
 html_show_sphinx = False
 html_copy_source = False

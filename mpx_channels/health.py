@@ -31,12 +31,12 @@ log = LimitedLog(logger)
 async def ready(request: HttpRequest) -> JsonResponse:
     """200 if every layer of ours in CHANNEL_LAYERS is healthy, else 503; the body is JSON.
 
-    It is 503, too, from the moment that the process is drained.
+    It is also 503 from the moment that the process is drained, and where CHANNEL_LAYERS has no
+    layer of ours; the body says so.
 
-    It has a second for that, and asks for nothing but Redis. Under ASGI it looks at the connections
-    of the server's event loop, which consumers use; under WSGI at those of synchronous code. Where
-    CHANNEL_LAYERS has no layer of ours it is 503, and the body says so: such a process hears
-    nothing from others. Addresses of servers are in the body, credentials are not.
+    It answers within a second, and needs nothing but Redis. Under ASGI it looks at the connections
+    of the server's event loop, which consumers use; under WSGI at those of synchronous code. The
+    body has addresses of servers, and no credentials.
     """
     aliases = _aliases()
     found = await asyncio.gather(*map(_health, aliases))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -11,6 +12,8 @@ import redis
 from .conftest import RestartableServer
 from .partitions import CLIENTS, Network
 from .proxy import free_port
+from .servers import OtherServer, tls_program
+from .users import as_admin_options
 
 __all__ = ["NODE_TIMEOUT", "Node"]
 
@@ -30,6 +33,8 @@ class Row(NamedTuple):
 class Node(RestartableServer):
     """A server of a cluster; it keeps its place there while it is dead, and nothing else."""
 
+    in_cluster = True
+
     def __init__(
         self,
         number: int,
@@ -37,13 +42,19 @@ class Node(RestartableServer):
         network: Network | None,
         config: dict[str, Any],
         password: str = "",
+        tls: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self._tls = tls is not None
         # What clients connect to, which may be a proxy; the server itself listens on `port`.
-        self.announced = self.port if network is None else free_port()
+        self.announced = self.port if network is None and tls is None else free_port()
+        # Where other servers reach it.
+        self.peer_port = self.port if tls is None else self.announced
         self.password = password
         credentials = f":{quote(password, safe='')}@" if password else ""
         self.url = f"redis://{credentials}127.0.0.1:{self.announced}"
+        if tls is not None:
+            self.url = f"rediss://{credentials}localhost:{self.announced}"
         self.number = number
         self.bus_port = self.announced_bus_port = free_port()
         # Where its connections come from.
@@ -68,6 +79,10 @@ class Node(RestartableServer):
             }
             network.listen(self.announced, self.address, self.port)
             network.listen(self.announced_bus_port, self.address, self.bus_port)
+        if tls is not None:
+            # The tests themselves go on to use the port that speaks none.
+            both = {"tls-cluster": "yes", "tls-replication": "yes"}
+            settings |= {"tls-port": self.announced, **both, **tls}
         self.config = {"config": settings}
         self.frozen = False
         self._id = ""
@@ -88,9 +103,17 @@ class Node(RestartableServer):
                 client.config_set("masterauth", self.password)
                 client.config_set("requirepass", self.password)
 
+    def _new_server(self) -> Any:
+        return (
+            OtherServer(tls_program(), port=self.port, **self.config)
+            if self._tls
+            else (super()._new_server())
+        )
+
     def client(self, **options: Any) -> redis.Redis:
         """A plain redis-py client of it alone, past any proxy."""
-        return redis.Redis(port=self.port, **{"password": self.password or None, **options})
+        known = as_admin_options() or {"password": self.password or None}
+        return redis.Redis(port=self.port, **{**known, **options})
 
     def ask(self, *words: Any) -> Any:
         """What it answers to one command."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ from .cluster_nodes import NODE_TIMEOUT, Node
 from .conftest import PATIENCE
 from .partitions import CLIENTS, Network
 from .resharding import by_migrateslots, by_setslot, move_all
+from .users import as_admin
 
 __all__ = ["NODE_TIMEOUT", "SLOTS", "Cluster", "Node", "slot_of"]
 
@@ -32,7 +33,8 @@ class Cluster:
 
     With ``partitionable`` everything that goes from one to another, and from clients to them, goes
     through proxies that `partition` uses. ``password`` is the default user's, and in the URLs.
-    ``config`` is for each of its servers.
+    ``config`` is for each of its servers. With ``tls`` (such as `Certificates.options`) clients and
+    servers speak TLS.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Cluster:
         partitionable: bool = False,
         password: str = "",
         config: dict[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
     ) -> None:
         self.nodes: list[Node] = []  # those that belong to it, running or not
         self._masters = masters
         self._replicas = replicas
         self._password = password
         self._config = config or {}
+        self._tls = tls
         self._folder = Path(tempfile.mkdtemp(prefix="mpx-cluster-"))
         self._network = Network() if partitionable else None
         self._made: list[Node] = []
@@ -158,7 +162,7 @@ class Cluster:
 
     def client(self, **options: Any) -> redis.RedisCluster:
         """redis-py's client of all of it."""
-        return redis.RedisCluster.from_url(self.seeds[0], **options)
+        return redis.RedisCluster.from_url(as_admin(self.seeds[0]), **options)
 
     def ask_all(self, *words: Any) -> None:
         """Send a command to each that runs: one that sets up users, say."""
@@ -300,7 +304,8 @@ class Cluster:
     # -- inside -------------------------------------------------------------------------------
 
     def _new_node(self) -> Node:
-        node = Node(len(self._made), self._folder, self._network, self._config, self._password)
+        number, options = len(self._made), (self._config, self._password, self._tls)
+        node = Node(number, self._folder, self._network, *options)
         self._made.append(node)
         return node
 

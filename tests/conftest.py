@@ -87,6 +87,8 @@ async def eventually(predicate: Callable[[], Any], timeout: float = PATIENCE) ->
 class RestartableServer:
     """A Valkey that can be stopped and started again, always on the same port."""
 
+    in_cluster = False
+
     def __init__(self, **config: Any) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -101,9 +103,12 @@ class RestartableServer:
     def start(self) -> None:
         """Start it, with nothing of its former life in it; return when it answers."""
         assert self._server is None, "it is running already"
-        self._server = new_server(self.port, **self.config)
+        self._server = self._new_server()
         self._server.start()
-        restrict(self.port)
+        restrict(self.port, cluster=self.in_cluster)
+
+    def _new_server(self) -> Any:
+        return new_server(self.port, **self.config)
 
     def start_with_user(self, *rules: str) -> str:
         """Start it, and return the URL for the user "app", who has these rules of an ACL."""

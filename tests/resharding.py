@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from .conftest import PATIENCE
+from .users import ADMIN, PASSWORD, is_least
 
 if TYPE_CHECKING:
     from .cluster_nodes import Node
@@ -33,7 +34,9 @@ def by_setslot(cluster: Cluster, slot: int, source: Node, target: Node) -> Itera
         yield "migrating"
         while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, KEYS_AT_ONCE):
             password = ["AUTH", target.password] if target.password else []
-            where = ("127.0.0.1", target.port, "", 0, 5000, "REPLACE")
+            if is_least():
+                password = ["AUTH2", ADMIN, PASSWORD]
+            where = ("127.0.0.1", target.peer_port, "", 0, 5000, "REPLACE")
             old.execute_command("MIGRATE", *where, *password, "KEYS", *keys)
             yield "keys"
         _setslot(new, slot, "NODE", target.id)

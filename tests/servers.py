@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from .proxy import free_port
 
-__all__ = ["SERVER_VARIABLE", "OtherServer", "new_server"]
+__all__ = ["SERVER_VARIABLE", "OtherServer", "new_server", "tls_program"]
 
 SERVER_VARIABLE = "MPX_TEST_SERVER"
 START_TIMEOUT = 10.0  # seconds
@@ -71,6 +71,16 @@ class OtherServer:
                 return connection.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def tls_program() -> str:
+    """A redis-server that speaks TLS, as Debian's does; skips the test where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        from .conftest import missing
+
+        missing("redis-server, which speaks TLS, is not installed")
+    return program
 
 
 def new_server(port: int | None = None, **options: Any) -> Any:

@@ -14,9 +14,8 @@ from typing import Any, Self
 
 import trustme
 
-from .conftest import missing
 from .proxy import free_port
-from .servers import START_TIMEOUT, OtherServer
+from .servers import START_TIMEOUT, OtherServer, tls_program
 
 __all__ = ["MASTER", "Certificates", "TlsSentinel", "TlsServer"]
 
@@ -44,6 +43,15 @@ class Certificates:
         self.not_yet = self._issued("not-yet", self._authority, *NAMES, life=future)
         self.client = self._issued("client", self._authority, "client")
         self.stranger = self._issued("stranger", self._other, "client")
+
+    def options(self, *, shows: str = "", wants_ours: bool = False) -> dict[str, str]:
+        """What they are in the configuration of a server; as `TlsServer` has it."""
+        return {
+            "tls-cert-file": shows or self.server,
+            "tls-key-file": shows or self.server,
+            "tls-ca-cert-file": self.ca,
+            "tls-auth-clients": "yes" if wants_ours else "no",
+        }
 
     def _path(self, name: str, *blobs: Any) -> str:
         path = self.folder / name
@@ -81,17 +89,11 @@ class TlsServer(OtherServer):
         tls = {
             "port": 0,
             "tls-port": (port := port or free_port()),
-            "tls-cert-file": shows or certificates.server,
-            "tls-key-file": shows or certificates.server,
-            "tls-ca-cert-file": certificates.ca,
-            "tls-auth-clients": "yes" if wants_ours else "no",
+            **certificates.options(shows=shows, wants_ours=wants_ours),
             **({"tls-protocols": version} if version else {}),
             **config,
         }
-        program = shutil.which("redis-server")
-        if program is None:
-            missing("redis-server, which speaks TLS, is not installed")
-        super().__init__(program, port=port, config=tls)
+        super().__init__(tls_program(), port=port, config=tls)
         self._command += arguments
 
     @property

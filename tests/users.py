@@ -17,13 +17,14 @@ import redis
 
 from mpx_channels.diagnostics.doctor.permissions import acl_rules
 from mpx_channels.multiplexer import subscriber
-from mpx_channels.multiplexer.entries import CHANNEL
+from mpx_channels.multiplexer.entries import CHANNEL, SHARDED
 
 __all__ = [
     "ADMIN",
     "PASSWORD",
     "SENTINEL_RULES",
     "as_admin",
+    "as_admin_options",
     "granting",
     "is_least",
     "needs_more",
@@ -56,9 +57,14 @@ def as_admin(url: str) -> str:
     return url.replace("://", f"://{ADMIN}:{PASSWORD}@", 1) if is_least() else url
 
 
-def rules() -> list[str]:
+def as_admin_options() -> dict[str, str]:
+    """The same, as keywords of a client."""
+    return {"username": ADMIN, "password": PASSWORD} if is_least() else {}
+
+
+def rules(*, cluster: bool = False) -> list[str]:
     """The rules of docs/acl.md, for all prefixes of the tests."""
-    words = acl_rules("PREFIX").split()
+    words = acl_rules("PREFIX", cluster=cluster).split()
     for prefix in PREFIXES:
         words += [f"~{prefix}:*", f"&{prefix}:*"]
     return words
@@ -67,12 +73,13 @@ def rules() -> list[str]:
 # Ports of servers that are restricted so, those that are open for the running test, and what got a
 # rule of its own.
 _restricted: set[int] = set()
+_of_clusters: set[int] = set()
 _open: set[int] = set()
 _granted: set[bytes] = set()
 
 
-def restrict(port: int) -> None:
-    """Leave a server's "default" nothing but these rules."""
+def restrict(port: int, *, cluster: bool = False) -> None:
+    """Leave the "default" of a server, or of a cluster's node, nothing but these rules."""
     if not is_least():
         return
     with redis.Redis(port=port) as client:
@@ -83,6 +90,8 @@ def restrict(port: int) -> None:
         client.config_set("masteruser", ADMIN)
         client.config_set("masterauth", PASSWORD)
     _restricted.add(port)
+    if cluster:
+        _of_clusters.add(port)
     _set_rules(port)
 
 
@@ -96,8 +105,9 @@ def restrict_again() -> None:
 
 def _set_rules(port: int) -> None:
     own = [b"&" + name for name in _granted]
+    words = rules(cluster=port in _of_clusters)
     with redis.Redis(port=port, username=ADMIN, password=PASSWORD, socket_timeout=2) as client:
-        client.execute_command("ACL", "SETUSER", "default", *rules(), *own)
+        client.execute_command("ACL", "SETUSER", "default", *words, *own)
 
 
 def _grant(name: bytes) -> None:
@@ -129,7 +139,7 @@ def granting() -> Iterator[None]:
     add = subscriber.Subscriber.add
 
     def grant_and_add(self: object, kind: object, name: bytes, *rest: object) -> object:
-        own = kind is CHANNEL and known.match(name)
+        own = kind in (CHANNEL, SHARDED) and known.match(name)
         if not own and name not in _granted:
             _grant(name)
         return add(self, kind, name, *rest)  # type: ignore[arg-type]

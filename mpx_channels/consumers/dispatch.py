@@ -244,7 +244,7 @@ class Dispatch:
     async def presence_join(
         self, group: str, id: str, info: Mapping[str, Any] | None = None
     ) -> None:
-        """Be in a group as `id`, for all to see, until the consumer ends, however it does.
+        """Be present in a group as `id` until the consumer ends, in whatever way.
 
         `info` is what others see of it. To hear of others, `group_add` and have a handler
         ``mpx_presence``. See `MpxChannelLayer.presence_join`.
@@ -252,7 +252,7 @@ class Dispatch:
         await self._mpx_layer.presence_join(group, self.channel_name, id, info)
 
     async def presence_leave(self, group: str, id: str) -> None:
-        """End `presence_join` at once, for all to see; does nothing if there was none."""
+        """End `presence_join` at once, without lingering; does nothing if there was none."""
         await self._mpx_layer.presence_leave(group, self.channel_name, id)
 
     @markcoroutinefunction

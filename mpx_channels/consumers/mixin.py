@@ -14,13 +14,13 @@ __all__ = ["MpxConsumerMixin"]
 class MpxConsumerMixin(Dispatch):
     """Put before any consumer of Channels, replaces its dispatch loop by a faster one.
 
-    Events of the socket and of the channel layer come into one mailbox, in the order of their
-    arrival, and their handlers run one at a time, as before. What is gone is a task for each
-    message, and the trip to another thread before each handler. As before, the socket is not read
-    while a handler runs: the server's flow control holds a client back that sends faster.
+    Events of the socket and of the channel layer go into one mailbox, in the order of their
+    arrival, and their handlers run one at a time, as in Channels. There is no task for each
+    message, and no trip to another thread before each handler. As in Channels, the socket is not
+    read while a handler runs: the server's flow control holds back a client that sends faster.
 
-    What the consumer's own classes override, such as `dispatch`, ``__call__`` or a method of a
-    name that is used here, too, is theirs: their ``super()`` ends here and not in Channels.
+    What the consumer's own classes override (`dispatch`, ``__call__``, or a method with a name
+    that is also used here) stays theirs: their ``super()`` leads here and not to Channels.
 
     When the consumer ends, in whatever way, its groups, subscriptions, promises and tasks end.
     Works with other channel layers, too, as far as they can do these things.

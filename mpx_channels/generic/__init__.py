@@ -1,1 +1,1 @@
-"""The consumers of `channels.generic`, with our dispatch: change the import, and that is all."""
+"""The consumers of `channels.generic`, with our dispatch: only the import changes."""

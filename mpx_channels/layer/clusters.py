@@ -39,21 +39,24 @@ def names_for(config: ClusterConfig) -> Names:
 
 
 def cluster_multiplexer(
-    config: ClusterConfig, seeds: Sequence[Node], **options: Any
+    config: ClusterConfig, seeds: Sequence[Node], *, agree: bool = True, **options: Any
 ) -> ClusterMultiplexer:
-    """A multiplexer for a cluster, not started; raises `ValueError` for what is no seed."""
-    names = ClusterNames(config.prefix, config.partitions)
+    """A multiplexer for a cluster, not started; raises `ValueError` for what is no seed.
+
+    ``agree``: whether it sees first that all processes have the same number of partitions.
+    """
+    agreement = Agreement(
+        ClusterNames(config.prefix, config.partitions).partitions,
+        str(config.partitions),
+        what="CONFIG's partitions",
+        todo="all processes of a prefix need the same number; to change it, stop all of them, "
+        "delete that key, and start them with the new one (docs: cluster)",
+    )
     return ClusterMultiplexer(
         seeds,
         sharded=config.sharded_pubsub,
         address_remap=config.address_remap,
-        agreement=Agreement(
-            names.partitions,
-            str(config.partitions),
-            what="CONFIG's partitions",
-            todo="all processes of a prefix need the same number; to change it, stop all of them, "
-            "delete that key, and start them with the new one (docs: cluster)",
-        ),
+        agreement=agreement if agree else None,
         **options,
     )
 

@@ -90,13 +90,13 @@ class LayerConfig:
       messages (Channels' own consumers leave one behind when a handler of a layer's message
       raises), and one of `layer.sync` or `async_to_sync` that nobody reads. Else not needed:
       membership lives in the process and ends with it.
-    - ``history`` (None): which groups keep their messages in Redis, so that who was away gets what
-      was missed: a dict of group name globs or compiled regexes to ``{"size": 1000, "ttl": 300}``,
-      the first match counts. ``size`` in messages, ``ttl`` in seconds after the last one. All
+    - ``history`` (None): which groups keep their messages in Redis, to replay what was missed: a
+      dict of group name globs or compiled regexes to ``{"size": 1000, "ttl": 300}``, the first
+      match counts. ``size`` in messages, ``ttl`` in seconds after the last one. All
       processes of a prefix need the same. A message to such a group costs Redis a script instead of
       a PUBLISH, and the group its messages' memory.
-    - ``recovery_limit`` (1000): messages of one group that who was away gets replayed at most; who
-      missed more gets none of them, and is told so.
+    - ``recovery_limit`` (1000): how many messages of one group are replayed at most; a consumer
+      that missed more gets none of them, and is told so.
     - ``cluster`` (False): Redis or Valkey Cluster; ``hosts`` are some of its nodes; one of them has
       to answer. Each master costs two connections per event loop. ``partitions`` (128): a power of
       two; so many parts share the groups among them, and the nodes share the parts: see
@@ -104,8 +104,8 @@ class LayerConfig:
       only the nodes of a group hear of its messages; False for servers before Redis 7, and for
       wildcard groups. ``address_remap`` (None): a function from the ``(host, port)`` that a node
       announces to one at which this process reaches it, as redis-py takes it.
-    - ``presence_linger`` (seconds, 15): after the last of somebody's connections to a group has
-      ended, this long until that is told, so that a reload is not seen. 0 tells it at once.
+    - ``presence_linger`` (seconds, 15): how long a member stays present after its last connection
+      to a group has ended, so that a reload is not seen. 0 tells it at once.
     - ``presence_lease`` (seconds, 30): what a killed process held is given up within this time.
       Each process with members, or consumers that hear of them, sends a command in a sixth of it.
       A link may be away for half of it before it is taken for that.
@@ -215,8 +215,11 @@ class LayerConfig:
             if embedded.is_embedded(host.url) or embedded.is_embedded_cluster(host.url):
                 embedded.check(host.url)
 
-    def multiplexer(self) -> Multiplexer:
-        """A multiplexer for the hosts, not started; an embedded server is running then."""
+    def multiplexer(self, *, agree: bool = True) -> Multiplexer:
+        """A multiplexer for the hosts, not started; an embedded server is running then.
+
+        ``agree``: whether one for a cluster sees first that all processes have the same partitions.
+        """
         hosts = [each for host in self.parsed_hosts for each in _started(host)]
         options: dict[str, Any] = {
             "ping_interval": self.ping_interval,
@@ -231,7 +234,7 @@ class LayerConfig:
         try:
             nodes = [host.node(self.connect_timeout) for host in hosts]
             if self.cluster:
-                return cluster_multiplexer(self, nodes, **options)
+                return cluster_multiplexer(self, nodes, agree=agree, **options)
             return Multiplexer(nodes, **options)
         except (TypeError, ValueError) as error:
             raise InvalidConfig(str(error)) from error

@@ -50,7 +50,7 @@ class DoorsLayer(PresentLayer):
     # -- the whole process --------------------------------------------------------------------
 
     async def drain(self, over: float = 30.0) -> None:
-        """See off all consumers of ours in this process, on all event loops and layers.
+        """Close all consumers of ours in this process one by one, on all event loops and layers.
 
         From now on `mpx_channels.health.ready` says that it is not ready, and a new WebSocket is
         accepted and closed with 1012 at once. Those that are open are closed one after the other,
@@ -59,13 +59,13 @@ class DoorsLayer(PresentLayer):
         end if it did not. Event streams over HTTP end in their turn, other responses are left to
         end by themselves.
 
-        Returns when the last has gone, or when `undrain` was called meanwhile. Whoever is cancelled
-        does not wait any more, and the drain goes on. Raises `ValueError` for what is no time.
+        Returns when the last has gone, or when `undrain` was called. Cancelling the call ends the
+        waiting, not the drain. Raises `ValueError` if `over` is no number of seconds.
         """
         await doors.drain(over)
 
     def undrain(self) -> None:
-        """Have the process be ready again, and keep who is there. Thread-safe."""
+        """End the drain: the process is ready again, and keeps its consumers. Thread-safe."""
         doors.undrain()
 
     async def drain_process(self, process_id: str, over: float = 30.0) -> Draining | None:

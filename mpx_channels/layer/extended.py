@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from mpx_channels.channels.names import require_group_pattern, require_redis_name
@@ -333,7 +334,7 @@ class ExtendedLayer(DoorsLayer):
             targets.raw_pattern(require_redis_name(pattern))
         if not targets.by_pattern:
             raise ValueError("tap() needs something to listen to")
-        make = self.config.multiplexer if self._sharded else None
+        make = partial(self.config.multiplexer, agree=False) if self._sharded else None
         return Tap(self._hubs.open, targets.by_pattern, max_messages, max_bytes, make)
 
     async def peek(self, channel: str) -> AsyncIterator[Tapped]:

@@ -24,7 +24,7 @@ class MessagingLayer(SpecifiedLayer):
     async def group_send_many(self, messages: Iterable[tuple[str, Message]]) -> list[str | None]:
         """Send messages, each to its group, in one write; returns once Redis has all of them.
 
-        All names and messages are checked before the first leaves. Returns their positions, as
+        All names and messages are checked before the first is sent. Returns their positions, as
         `group_send` does. Raises as `send`; if Redis refuses some, the others were sent.
         """
         named = [(self._group_name(group), message) for group, message in messages]
@@ -69,10 +69,10 @@ class MessagingLayer(SpecifiedLayer):
     async def group_history(self, group: str, since: object = None, limit: int = 50) -> History:
         """The last messages of a group, or the first ones ``since`` a position; the oldest first.
 
-        Each has its position under ``"mpx_position"``. A ``since`` that is no position, or one of
-        another count, gets the last ones, and the history is not ``complete``. What excludes
-        channels is there for all. Raises `ValueError` for a group without a history and a limit
-        below 1, and as `Multiplexer.publish`.
+        Each has its position under ``"mpx_position"``. For a ``since`` that is no position, or one
+        of another epoch, these are the last ones, and the history is not ``complete``. It also has
+        messages that were sent with ``exclude``. Raises `ValueError` for a group without a history
+        and a limit below 1, and as `Multiplexer.publish`.
         """
         name = self._group_name(group)
         setting = self._histories.of(group)

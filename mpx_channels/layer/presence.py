@@ -38,10 +38,10 @@ class PresentLayer(MessagingLayer):
         )
 
     async def presence_leave(self, group: str, channel: str, id: str) -> None:
-        """Have `channel` be in a group as `id` no more; does nothing if it is not.
+        """Take `channel` out of a group as `id`; does nothing if it is not in it.
 
         If that was the last connection, the id has left at once, and does not linger. Raises as
-        `presence_join`; what Redis does not take now it is told later.
+        `presence_join`; if Redis cannot be told now, it is told later.
         """
         self._group_name(group)
         inbox = self._inbox_name(channel)
@@ -53,9 +53,9 @@ class PresentLayer(MessagingLayer):
     ) -> Presence:
         """Who is in a group, `limit` of them, and what to give as ``after`` to get the next.
 
-        In an order that stays. Whose last connection ended less than ``presence_linger`` seconds
-        ago is there still. Raises `ValueError` for a `limit` below 1 and an `after` that no page
-        said, and as `Multiplexer.publish`.
+        The order is stable. Members whose last connection ended less than ``presence_linger``
+        seconds ago are still listed. Raises `ValueError` for a `limit` below 1 and for an `after`
+        that no page returned, and as `Multiplexer.publish`.
         """
         name = self._group_name(group)
         require_limit(limit)
@@ -64,6 +64,6 @@ class PresentLayer(MessagingLayer):
         return await self._hubs.run(lambda hub: hub.presence.page(name, limit, after))
 
     async def presence_count(self, group: str) -> PresenceCount:
-        """How many are in a group, and with how many connections; as quick for many as for few."""
+        """How many are in a group, and with how many connections; as fast for many as for few."""
         name = self._group_name(group)
         return await self._hubs.run(lambda hub: hub.presence.count(name))

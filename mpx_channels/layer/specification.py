@@ -100,7 +100,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         await self._hubs.run(lambda hub: hub.connected(patience, every_host=every_host))
 
     async def close(self) -> None:
-        """Let publishes out and close the connections; the next use opens others.
+        """Send what waits and close the connections; the next use opens new ones.
 
         Those of the running event loop, and those that synchronous code uses, whose channels end
         with them. Returns within a second.
@@ -267,7 +267,7 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return mailbox
 
     def close_channel(self, mailbox: Mailbox) -> None:
-        """Take a channel down with all that it subscribed to; harmless if it is down."""
+        """End a channel and all its subscriptions; harmless if it has ended."""
         hub = self._hubs.here
         if hub is not None:
             hub.channels.close_one(mailbox)
@@ -284,9 +284,9 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         """Add a channel to a group; returns once Redis has confirmed it.
 
         With ``since``, a position of ``"mpx_position"`` in an event or of `group_history`, the
-        channel gets what it missed since then, and behind that what comes, in order and none of it
-        twice. What became of that is returned; a position may come from a browser: nothing that it
-        may be raises, None neither.
+        channel first gets what it missed since then, and then what comes, in order and once. The
+        `Recovery` that is returned says whether that was everything. A position may come from a
+        browser: no value of it raises, not even None.
 
         What is sent to the group from then on arrives. A channel of another process is added by
         that process, which is asked to. Raises `TypeError` for invalid names, `PlainChannel`,
@@ -356,9 +356,9 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         The channels named in `exclude` do not get it. Of a group with a history (``history`` in
         CONFIG), returns the message's position. There, a second message with the same
         ``idempotency_key``, whoever sends it, is not sent while the first is in the history, and
-        the position is that of the first. If the connection breaks before the answer comes, what
-        became of the message is found out; elsewhere `ConnectionLost` leaves it open. Raises as
-        `send`, and `ValueError` for a key where there is no history.
+        the position of the first is returned. If the connection breaks before the answer comes,
+        the layer finds out what became of the message; without a history it raises
+        `ConnectionLost`. Raises as `send`, and `ValueError` for a key where there is no history.
         """
         name = self._group_name(group)
         header = {"not": channel_names(exclude)} if exclude else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -39,6 +38,8 @@ MAX_MESSAGES = 10_000
 MAX_BYTES = 64 * 1024 * 1024
 # Seconds to wait for the servers that are there, of several.
 PATIENCE_FOR_SOME = 0.5
+# Seconds between two looks whether our own connections stand.
+LOOK_EVERY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ class Tap:
         await hub.inbox.ready()
         patience = hub.context.connect_timeout
         multiplexer = hub.multiplexer
+        if self._make_multiplexer is not None:
+            multiplexer = await self._connect(self._make_multiplexer, hub, patience)
         away = [
             NotConnected(f"no connection to {node}: {describe(error)}")
             for node in multiplexer.nodes
@@ -167,9 +170,7 @@ class Tap:
             patience = min(patience, PATIENCE_FOR_SOME)
         try:
             async with asyncio.timeout(patience):
-                if self._make_multiplexer is not None:
-                    await self._connect(self._make_multiplexer, patience / 2 if away else None)
-                results = await asyncio.gather(*self._listen(hub), return_exceptions=True)
+                results = await asyncio.gather(*self._listen(multiplexer), return_exceptions=True)
         except TimeoutError:
             if not away:
                 await self._close()
@@ -260,17 +261,26 @@ class Tap:
 
     # -- subscriptions ------------------------------------------------------------------------
 
-    async def _connect(self, make: Callable[[], Multiplexer], patience: float | None) -> None:
-        """To have connections of our own; with a ``patience``, to those servers that are there."""
-        self._own = make()
-        self._own.on_lost(self._disconnected)
-        await self._own.start()
-        with contextlib.suppress(NotConnected):
-            await self._own.wait_connected(patience)
+    async def _connect(
+        self, make: Callable[[], Multiplexer], hub: Hub, patience: float
+    ) -> Multiplexer:
+        """Have connections of our own, to all masters that the hub has one to."""
+        self._own = own = make()
+        own.on_lost(self._disconnected)
+        await own.start()
+        for _ in range(round(patience / LOOK_EVERY)):
+            if _up(hub.multiplexer) <= _up(own):
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        if not _up(own):
+            error = own.last_error
+            await self._close()
+            cause = f": {describe(error)}" if error is not None else ""
+            raise NotConnected(f"no connection to {own.node} in {patience} s{cause}") from error
+        return own
 
-    def _listen(self, hub: Hub) -> list[Awaitable[None]]:
+    def _listen(self, multiplexer: Multiplexer) -> list[Awaitable[None]]:
         """Begin to listen to everything; returns what is done when it is confirmed."""
-        multiplexer = self._own or hub.multiplexer
         self._flow = multiplexer.flow
         patterns = list(self._targets)
         if self._own is not None:
@@ -360,6 +370,11 @@ class Tap:
             and all(each.active for each in self._followed)
             and (own is None or all(map(own.is_up, own.nodes)))
         )
+
+
+def _up(multiplexer: Multiplexer) -> set[str]:
+    """The addresses of the nodes to which there is a connection."""
+    return {str(node) for node in multiplexer.nodes if multiplexer.is_up(node)}
 
 
 def _active(subscription: PatternSubscription | ChannelSubscription) -> bool:

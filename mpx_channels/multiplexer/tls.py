@@ -122,7 +122,7 @@ def _of_their_certificate(error: ssl.SSLCertVerificationError, at: str) -> Troub
         return Trouble(
             f"the certificate of {at} is one for other names",
             "write one of these into hosts, or give the server a certificate for this one (behind "
-            "Sentinels it is the name or address that they tell)",
+            "Sentinels and in a cluster it is the name or address that those announce)",
         )
     if code == REVOKED:
         return Trouble(f"the certificate of {at} was revoked", "give the server a new one")

@@ -61,10 +61,39 @@ def test_files_named_in_the_design_exist() -> None:
     assert [name for name in named if not any(path.endswith("/" + name) for path in there)] == []
 
 
+# Where the links of the README lead, which is read on PyPI, too, and what they stand for here.
+PUBLISHED = {
+    r"https://mpx-channels\.readthedocs\.io/en/stable/([\w-]+)\.html": r"docs/\1.md",
+    r"https://mpx-channels\.readthedocs\.io/en/stable/": "docs/index.md",
+    r"https://raw\.githubusercontent\.com/mpx-channels/mpx-channels/main/(.+)": r"\1",
+    r"https://github\.com/mpx-channels/mpx-channels/blob/main/(.+)": r"\1",
+}
+
+
 def test_links_of_the_readme_exist() -> None:
-    links = re.findall(r"\]\((?!https:)([^)#]+)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not link.startswith("https://")] == []
+    files = []
+    for link in links:
+        for published, here in PUBLISHED.items():
+            if found := re.fullmatch(published, link):
+                files.append(found.expand(here))
+                break
+    assert len(files) > 10
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    measured = (DOCS / "benchmarks.md").read_text()
+    numbers = set(re.findall(r"\d[\d,.]*\d|\d", measured))
+    numbers |= {str(round(float(n))) for n in numbers if re.fullmatch(r"\d+\.\d+", n)}
+    numbers |= {f"{float(n):.1f}" for n in numbers if re.fullmatch(r"\d+\.\d+", n)}
+    text = (ROOT / "README.md").read_text().partition("| | mpx-channels |")[2]
+    rows = [row for row in text.partition("\n\n")[0].splitlines() if row.startswith("| ")]
+    cells = [cell for row in rows for cell in row.split("|")[2:]]
+    named = {number for cell in cells for number in re.findall(r"\d[\d,.]*\d|\d", cell)}
+    assert len(named) > 15
+    assert named - numbers == set()
 
 
 def test_the_check_says_what_the_installation_page_says(settings: Any) -> None:

@@ -79,6 +79,16 @@ async def histories(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
     assert (await within(layer.receive(channel)))["n"] == 2
 
 
+async def presences(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
+    channel, second = await layer.new_channel(), await layer.new_channel()
+    await within(layer.presence_join("room", channel, "ann", {"n": 1}))
+    await within(layer.presence_join("room", second, "bob"))
+    assert dict((await other.presence("room")).members) == {"ann": {"n": 1}, "bob": {}}
+    assert (await other.presence_count("room")).members == 2
+    await layer.presence_leave("room", channel, "ann")
+    assert dict((await other.presence("room")).members) == {"bob": {}}
+
+
 async def operations(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
     await other.send("unread", {"type": "x"})
     stats = await layer.fleet_stats()
@@ -88,21 +98,23 @@ async def operations(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
     assert (await layer.fleet_stats()).queues == {}
 
 
-ALL = (groups, queues, histories, operations)
+ALL = (groups, queues, histories, presences, operations)
 MAY: dict[str, tuple[Use, ...]] = {
     "chat": ALL,
     "consumers": (groups,),
     "wildcards": (groups, wildcards),
     "workers": (groups, queues),
     "histories": (groups, histories),
+    "members": (groups, presences),
     "operator": ALL,
 }
 MAY_NOT: dict[str, tuple[Use, ...]] = {
     "chat": (wildcards,),
-    "consumers": (wildcards, queues, histories),
-    "wildcards": (queues, histories),
-    "workers": (wildcards, histories),
-    "histories": (wildcards, queues),
+    "consumers": (wildcards, queues, histories, presences),
+    "wildcards": (queues, histories, presences),
+    "workers": (wildcards, histories, presences),
+    "histories": (wildcards, queues, presences),
+    "members": (wildcards, queues, histories),
     "operator": (wildcards,),
 }
 
@@ -163,7 +175,8 @@ async def test_may_not(two: tuple[MpxChannelLayer, MpxChannelLayer], use: Use) -
 
 
 def test_the_page_has_all_of_them() -> None:
-    assert set(USERS) == {*MAY, "watcher"}
+    of_cluster = {"clustered", "clustered-consumers", "clustered-wildcards"}
+    assert set(USERS) == {*MAY, "watcher", *of_cluster}
     assert USERS["chat"] == acl_rules("asgi").split()
     assert USERS["watcher"] == SENTINEL_RULES.split()
 

@@ -113,7 +113,7 @@ class Ours(Contender):
         if config.cluster:
             # It is for all processes of a prefix, of which there are none any more.
             key = ClusterNames(config.prefix, config.partitions).partitions
-            async with config.multiplexer() as multiplexer:
+            async with config.multiplexer(agree=False) as multiplexer:
                 await multiplexer.command(b"UNLINK", key.encode())
 
     def drops(self) -> dict[str, int]:

@@ -39,11 +39,9 @@ async def check_cluster(server: Server) -> list[Finding]:
                 )
             ]
         return [ok("not a cluster: one server carries all channels")]
-    if not config.cluster:
-        return [_used_as_one(await _state(server))]
     findings = []
     major = int((re.findall(r"\d+", version) or [SHARDED_SINCE])[0])
-    if config.sharded_pubsub and major < SHARDED_SINCE:
+    if config.cluster and config.sharded_pubsub and major < SHARDED_SINCE:
         findings.append(
             problem(
                 f"Redis {version} has no sharded Pub/Sub",
@@ -56,12 +54,14 @@ async def check_cluster(server: Server) -> list[Finding]:
         findings.append(
             problem(
                 f"the cluster is down for this node (cluster_state:{state.get('cluster_state')}, "
-                f"{state.get('cluster_slots_ok')} of {SLOTS} slots are well)",
+                f"{state.get('cluster_slots_ok')} of {SLOTS:,} slots are well)",
                 "It refuses commands: what is sent waits, and fails after backlog_timeout.",
                 "See CLUSTER NODES there: slots without a node, a node that failed, or a network "
                 "that keeps it from the others.",
             )
         )
+    if not config.cluster:
+        findings.append(_used_as_one(state))
     return findings or [ok(f"cluster_state:ok, {state.get('cluster_known_nodes')} nodes known")]
 
 

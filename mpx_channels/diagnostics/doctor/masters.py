@@ -7,7 +7,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from .examination import Check, Examination, ProjectCheck, Server
 from .findings import Finding, ok, problem, warning
 from .layout import Layout, ask_for_layout
-from .probe import cause_of, is_forbidden
+from .probe import is_forbidden
 
 __all__ = ["CHECKS"]
 
@@ -31,7 +31,7 @@ async def check_masters(exam: Examination) -> list[Finding]:
         except ResponseError as error:
             return [_refused(seed, error)]
         except Exception as error:  # whatever connecting raises
-            away[str(seed.node)] = cause_of(error)[0]
+            away[str(seed.node)], _ = await seed.probe.why(error)
         else:
             break
     else:

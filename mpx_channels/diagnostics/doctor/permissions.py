@@ -23,7 +23,7 @@ from .findings import Finding, Level, ok
 from .nodes import REACHED
 from .probe import Probe, is_forbidden, is_unknown
 
-__all__ = ["CHECKS", "HANDSHAKE", "NEEDED", "Use", "acl_rules"]
+__all__ = ["CHECKS", "HANDSHAKE", "NEEDED", "SINCE_7_2", "Use", "acl_rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ IN_CLUSTER = (
     Use("finding a cluster's masters, and the number of partitions",
         ("cluster|slots", "eval", "get", "set"), Level.PROBLEM),
     Use("knowing which of a cluster's nodes is right", ("cluster|nodes",), Level.WARNING),
-    Use("histories that move between the nodes of a cluster", ("cluster|myid",), Level.WARNING),
+    Use("histories that move between the nodes of a cluster",
+        ("cluster|myid", "cluster|myshardid"), Level.WARNING),
     Use("slots of a cluster that are on their way", ("asking",), Level.WARNING),
 )  # fmt: skip
 SHARDED = (
@@ -71,7 +72,16 @@ SHARDED = (
         Level.WARNING),
     Use("mpx listen in a cluster", ("pubsub|shardchannels",), Level.INFO),
 )  # fmt: skip
+CLASSIC = (
+    Use("counts of receivers, promises and requests of a cluster", ("pubsub|numsub",),
+        Level.WARNING),
+)  # fmt: skip
+# What histories of a cluster ask besides: a rule for it would be refused by Redis before 7.2, and
+# where it is forbidden they do as there.
+SINCE_7_2 = ("cluster|myshardid",)
 NOT_IN_CLUSTER = ("blpop",)
+# Not before Redis 7.2; without it, the other has to do.
+MAY_BE_UNKNOWN = ("cluster|myshardid",)
 
 # What redis-py sends when it connects: the first for a database number in hosts, the second for a
 # client_name. AUTH and HELLO are always allowed. That CLIENT SETINFO is refused it does not mind,
@@ -86,7 +96,7 @@ def uses(cluster: bool = False, sharded: bool = True) -> tuple[Use, ...]:
     if not cluster:
         return NEEDED
     core = (*IN_CLUSTER[:1], *SHARDED[:1]) if sharded else IN_CLUSTER[:1]
-    rest = (*IN_CLUSTER[1:], *SHARDED[1:]) if sharded else IN_CLUSTER[1:]
+    rest = (*IN_CLUSTER[1:], *(SHARDED[1:] if sharded else CLASSIC))
     common = [
         Use(each.what, tuple(c for c in each.commands if c not in NOT_IN_CLUSTER), each.level)
         for each in NEEDED
@@ -134,6 +144,8 @@ class Refusals:
         """Sort it in by Redis' words, which differ by version."""
         text = str(error).lower()
         if is_unknown(error):
+            if command in MAY_BE_UNKNOWN:
+                return
             refused = self.unknown
         elif not is_forbidden(error):
             return
@@ -171,7 +183,13 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
     for command, words in (*keys, *_on_history(*history), *_on_presence(*presence)):
         await attempt(probe, command, *words)
     if cluster:
-        for command in ("asking", "cluster|slots", "cluster|nodes", "cluster|myid"):
+        for command in (
+            "asking",
+            "cluster|slots",
+            "cluster|nodes",
+            "cluster|myid",
+            "cluster|myshardid",
+        ):
             await attempt(probe, command)
     # A proper message: who listens to all groups by a pattern counts what it cannot read.
     message = server.config.wrapping().wrap(names[0], {"type": "mpx.doctor"})
@@ -313,15 +331,18 @@ async def check_permissions(server: Server) -> list[Finding]:
         *refusals.commands,
         *refusals.channels,
     ):
-        pattern = f"{escape_glob(prefix)}:g:PATTERN"
+        wildcards = ""
+        if not (config.cluster and config.sharded_pubsub):
+            tag = "{*}" if config.cluster else ""
+            wildcards = f"&{escape_glob(prefix)}:g:{tag}PATTERN for the wildcard group PATTERN, "
         findings.append(
             Finding(
                 Level.INFO,
                 f"patterns are refused unless the ACL of {user!r} has them word for word",
                 "Redis lets a user with channel rules subscribe to no other patterns, so wildcard "
                 "groups and pattern subscriptions fail.",
-                f"If they are used, add each: ACL SETUSER {user} &{pattern} for the wildcard group "
-                "PATTERN, &PATTERN for a pattern of Redis channels.",
+                f"If they are used, add each: ACL SETUSER {user} {wildcards}&PATTERN for a pattern "
+                "of Redis channels.",
             )
         )
     return findings

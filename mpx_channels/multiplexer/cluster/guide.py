@@ -194,7 +194,11 @@ class Guide:
                 # What is refused here takes a detour, and that ends with the next look.
                 await agreement.reach(self._publishers.of(node).submit)
         except TimeoutError:
-            key = agreement.key.decode()
+            link, key = self._publishers.of(node).link, agreement.key.decode()
+            if link.wire is None and link.last_error is not None:
+                raise NotConnected(
+                    f"no connection to {node}: {describe(link.last_error)}"
+                ) from link.last_error
             raise NotConnected(f"{node} did not say in {PATIENCE:g} s what {key!r} is") from None
 
     def _follow_slots(self) -> None:

@@ -7,10 +7,12 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from ..exceptions import MpxError, NotConnected, describe
 from ..packing import pack
+from ..tls import host_and_port, look_closer, trouble_of
 from ..topology import Node
 from .publishers import ClusterPublishers
 from .topology import ClusterTopology
@@ -42,22 +44,31 @@ class Scout:
         self._publishers = publishers
         self._patience = min(PATIENCE, patience)
         self._remap = remap
+        # Whether a node has ever said anything, and until then what came of looking closer.
+        self._found = False
+        self._looked_at: dict[tuple[Node, str], Exception] = {}
 
     async def view(self, first: Node | None) -> View:
         """What a node says, `first` if it can; raises `NotConnected` if none says anything."""
-        said = []
+        said: dict[str, tuple[str, str]] = {}
         for node, connected in self._candidates(first):
             try:
-                async with asyncio.timeout(self._patience):
-                    if connected:
-                        return await self._over(node, self._publishers.of(node).submit)
-                    return await self._by_itself(node)
+                if connected:
+                    async with asyncio.timeout(self._patience):
+                        view = await self._over(node, self._publishers.of(node).submit)
+                else:
+                    view = await self._by_itself(node)
             except TimeoutError:
-                said.append(f"{node}: no answer in {self._patience:g} s")
+                text = f"{node}: no answer in {self._patience:g} s"
             except (MpxError, RedisError, OSError) as error:
                 text = describe(error)
-                said.append(text if str(node) in text else f"{node}: {text}")
-        raise NotConnected(f"no node of the cluster says who has which slots ({'; '.join(said)})")
+            else:
+                self._found = True
+                self._looked_at = {}
+                return view
+            address = host_and_port(*node.endpoint)
+            said[str(node)] = address, text if address in text else f"{node}: {text}"
+        raise NotConnected(f"no node of the cluster says who has which slots ({_together(said)})")
 
     def _candidates(self, first: Node | None) -> Iterator[tuple[Node, bool]]:
         up = [each.link.node for each in self._publishers.all if each.ready]
@@ -89,12 +100,43 @@ class Scout:
                 return await connection.read_response()
 
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            view = await ask_for_view(ask, node.endpoint, str(node), self._remap)
+            async with asyncio.timeout(self._patience):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                view = await ask_for_view(ask, node.endpoint, str(node), self._remap)
         except GeneratorExit:
             raise  # the loop was closed, nothing can be awaited any more
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, Exception):
+                found = await self._look_at(node, error, connection)
+                if found is not error:
+                    raise found from error
             raise
         await connection.disconnect(nowait=True)
         return view
+
+    async def _look_at(
+        self, node: Node, error: Exception, connection: AbstractConnection
+    ) -> Exception:
+        """The error in words that help, where TLS is what is wrong; as a link does it."""
+        if self._found:
+            trouble = trouble_of(error, connection)
+            return error if trouble is None else trouble.error()
+        # What is wrong may be in the settings. A node is asked once for each error.
+        key = node, describe(error)
+        if key not in self._looked_at:
+            trouble = await look_closer(error, connection)
+            self._looked_at[key] = error if trouble is None else trouble.error()
+        return self._looked_at[key]
+
+
+def _together(said: dict[str, tuple[str, str]]) -> str:
+    """What is wrong with each node, by its name, as address and text; what is alike, once."""
+    alike: dict[str, list[str]] = {}
+    for name, (address, text) in said.items():
+        alike.setdefault(text.replace(address, ""), []).append(name)
+    sentences = []
+    for first, *others in alike.values():
+        also = f" (so it is with {', '.join(others)})" if others else ""
+        sentences.append(said[first][1] + also)
+    return "; ".join(sentences)

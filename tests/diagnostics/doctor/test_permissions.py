@@ -16,6 +16,7 @@ from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.doctor.permissions import (
     HANDSHAKE,
     NEEDED,
+    SINCE_7_2,
     Refusals,
     acl_rules,
     channels_rule,
@@ -68,17 +69,21 @@ def sent() -> set[str]:
         for word, sub in re.findall(r'b"([A-Z]{3,})"(?:, b"([A-Z]{3,})")?', source):
             if word not in ("MATCH", "COUNT", "PONG"):
                 found.add(f"{word}|{sub}".lower() if word in CONTAINERS else word.lower())
-        for word, sub in re.findall(r"redis\.p?call\('(\w+)'(?:, '([A-Z]{3,})')?", source):
-            found.add(f"{word}|{sub}".lower() if word in CONTAINERS else word.lower())
+        found |= {word.lower() for word in re.findall(r"redis\.p?call\('(\w+)'", source)}
+        found |= {f"cluster|{what}".lower() for what in re.findall(r"told\('([A-Z]+)'\)", source)}
         found |= {word.lower() for word in re.findall(r"\\r\\n\$\d+\\r\\n([A-Z]+)\\r", source)}
+        if "redis.pcall('CLUSTER', what)" in source:
+            found.remove("cluster|")
+            found |= {f"cluster|{what}".lower() for what in re.findall(r"told\('(\w+)'\)", source)}
     found.add("psubscribe")
     found.add("punsubscribe")
     found |= {"ssubscribe", "sunsubscribe"}
+    found.discard("cluster")  # of which the scripts say what above
     return found
 
 
 def test_no_command_of_the_source_is_missing() -> None:
-    assert sent() == {*commands(), *commands(cluster=True)}
+    assert sent() == {*commands(), *commands(cluster=True), *SINCE_7_2}
 
 
 @pytest.mark.parametrize("command", commands())

@@ -1,0 +1,134 @@
+"""What is counted, and what is well, in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from mpx_channels.metrics.collector import _by_address
+from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
+from mpx_channels.multiplexer.slots import slot_of
+from tests.clusters import Cluster
+from tests.conftest import eventually
+from tests.proxy import free_port
+
+from .recorder import Recorder
+
+New = Callable[..., ClusterMultiplexer]
+
+
+@pytest.fixture
+async def new() -> AsyncIterator[New]:
+    """Makes multiplexers that are stopped after the test."""
+    made = []
+
+    def make(*urls: str, **options: object) -> ClusterMultiplexer:
+        made.append(ClusterMultiplexer(list(urls), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.stop()
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+async def test_a_life_in_numbers(cluster: Cluster, new: New, sharded: bool) -> None:
+    mpx = new(cluster.seeds[0], sharded=sharded)
+    stats = mpx.stats()
+    assert (stats.connected, stats.connected_since, stats.names_wanted) == (False, None, 0)
+    (node,) = stats.nodes
+    assert (node.address, node.connected) == (f"the cluster of {cluster.seeds[0]}", False)
+    recorder = Recorder()
+    sub = mpx.new_channel_subscription(*recorder.callbacks)
+    names = [f"name-{number}" for number in range(20)]
+    sub.add(*names)
+    raw = mpx.new_channel_subscription(*recorder.callbacks, classic=True)
+    raw.add("raw")
+    patterns = [mpx.new_pattern_subscription(each, *recorder.callbacks) for each in ("b*", "c*")]
+    stats = mpx.stats()
+    assert (stats.names_wanted, stats.names_confirmed, stats.patterns) == (21, 0, 2)
+    await mpx.start()
+    for name in names:
+        await sub.wait_for_activation(name)
+    await raw.wait_for_activation("raw")
+    for pattern in patterns:
+        await pattern.wait_for_activation()
+    await mpx.wait_connected(10)
+    stats = mpx.stats()
+    assert stats.connected
+    assert (stats.names_wanted, stats.names_confirmed) == (21, 21)
+    assert (stats.patterns, stats.listeners) == (2, 23)
+    assert {each.address for each in stats.nodes} == set(cluster.seeds)
+    assert all(each.connected and each.publishing for each in stats.nodes)
+    assert (stats.slots_moved, stats.redirections, stats.reconnects) == (0, 0, 0)
+
+
+async def test_slots_that_move_and_nodes_that_go(own_cluster: Cluster, new: New) -> None:
+    mpx = new(own_cluster.seeds[0])
+    await mpx.start()
+    await mpx.wait_connected(10)
+    sub = mpx.new_channel_subscription()
+    source = own_cluster.master_of("name")
+    stays = own_cluster.key_at(source)
+    sub.add("name", stays)
+    for name in ("name", stays):
+        await sub.wait_for_activation(name)
+    other = next(each for each in own_cluster.masters if each is not source)
+    steps = own_cluster.migrating(slot_of(b"name"), other)
+    async for _ in _all(steps):
+        # ASK, while it is on its way, and MOVED.
+        await mpx.command(b"GET", b"name")
+    await eventually(lambda: mpx.stats().slots_moved == 1)
+    assert mpx.stats().redirections >= 1
+
+    source.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(lambda: mpx.stats().reconnects == 1)
+    await mpx.wait_connected(10)
+    await asyncio.to_thread(own_cluster.remove_node, source)
+    await eventually(lambda: source.url not in {each.address for each in mpx.stats().nodes})
+    # What it had counted stays; and its series ends.
+    assert mpx.stats().reconnects >= 1
+    assert _by_address(mpx.stats().nodes) == dict.fromkeys(
+        (each.url for each in own_cluster.masters), True
+    )
+
+
+async def _all(steps: object) -> AsyncIterator[str]:
+    done = object()
+    while (step := await asyncio.to_thread(next, steps, done)) is not done:  # type: ignore[call-overload]
+        yield str(step)
+
+
+async def test_nobody_says_who_the_masters_are(new: New) -> None:
+    urls = [f"redis://127.0.0.1:{free_port()}" for _ in range(2)]
+    mpx = new(*urls, connect_timeout=0.5)
+    mpx.probe_over("alive")
+    await mpx.start()
+    health = await mpx.healthy(0.5)
+    assert not health.ok
+    (node,) = mpx.stats().nodes
+    for url in urls:
+        assert f"{url}: Error 111" in (health.reason or "")
+        assert f"{url}: Error 111" in (node.last_error or "")
+    assert not mpx.stats().connected
+
+
+async def test_slots_without_a_master_are_not_healthy(own_cluster: Cluster, new: New) -> None:
+    for node in own_cluster.masters:
+        node.ask("CLUSTER", "DELSLOTS", slot_of(b"name"))
+    mpx = new(own_cluster.seeds[0])
+    mpx.probe_over("alive")
+    sub = mpx.new_channel_subscription()
+    sub.add("name")
+    await mpx.start()
+    await mpx.wait_connected(10)
+    health = await mpx.healthy(5)
+    assert (health.ok, health.reason) == (
+        False,
+        f"slots of the cluster of {own_cluster.seeds[0]} have no master",
+    )
+    stats = mpx.stats()
+    assert not stats.connected
+    assert stats.nodes[-1].address == f"the cluster of {own_cluster.seeds[0]}"
