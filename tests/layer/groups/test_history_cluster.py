@@ -1,4 +1,4 @@
-"""Histories in a cluster: a slot that moves loses nothing, and a replica that takes over may have."""
+"""Histories in a cluster: a move loses nothing; where a replica has taken over, something may be."""
 
 from __future__ import annotations
 
