@@ -159,6 +159,7 @@ WRONG = {
         "the certificate of 127.0.0.2:{any} is one for other names",
         "in a cluster it is the name or address that those announce",
         config={"address_remap": lambda address: ("127.0.0.2", address[1])},
+        patience=10.0,
     ),
 }
 
