@@ -153,7 +153,9 @@ def held_by(reader: Reader) -> Mapping[str, Collection[bytes]]:
 
 def puts_under_way(layer: MpxChannelLayer) -> int:
     """How many calls of the script that adds to plain channels wait for their answers."""
-    return sum(script._under_way for script in hub_of(layer).queues._puts.values())
+    for script in hub_of(layer).queues._puts.values():
+        return sum(line.under_way for line in script._lines.values())  # which all share
+    return 0
 
 
 def wake(reader: QueueReader) -> None:

@@ -57,7 +57,7 @@ local function learn(key)
 end
 local function server_in(key)
   local server, node = string.match(redis.call('GET', key) or '', '^(%S+) (%S+)')
-  return node == told('MYID') and server or learn(key)
+  return node == told('MYID') and node ~= '?' and server or learn(key)
 end
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoScriptError
 
@@ -44,7 +45,7 @@ class Script:
 
 
 class FrequentScript:
-    """A script called by its digest, on one node, in the order of the calls.
+    """A script called by its digest, on one node, in the order of the calls for a key.
 
     Whoever is told that the server does not know it has to call it again, and would then come
     after those who called it later. So it is loaded by its first use, and by each connection
@@ -52,41 +53,45 @@ class FrequentScript:
     permission that nothing else here does.) Somebody may still make the server forget it, by
     SCRIPT FLUSH. Then the calls that it refused, and behind them those that came meanwhile, wait
     until all that is under way is answered, and leave again in their order.
+
+    In a cluster, calls that were meant for one node may be led on to another that does not know it.
+    So those for the same key on another node wait for them, too.
     """
 
     def __init__(self, source: str, multiplexer: Multiplexer, node: Node) -> None:
         self._whole = Script(f"if not ARGV[1] then return end\n{source}")
         self._digest = hashlib.sha1(self._whole.source, usedforsecurity=False).hexdigest().encode()
         self._multiplexer = multiplexer
-        self._node = node
+        self.node = node
         self._loaded = False
-        self._under_way = 0
-        self._refused: list[_Turn] = []
-        self._behind: list[_Turn] = []
+        self._lines = _lines.setdefault(multiplexer, {}).setdefault(self._digest, {})
 
     async def __call__(
         self, key: str, *arguments: bytes, keys: int = 0, again: Again | None = None
     ) -> Any:
         """Call it, with at least one argument that is no key; raises as `Multiplexer.command`."""
-        if self._refused:
-            return await (await self._turn(self._behind, key, arguments, keys, again))
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(self)
+        elif line.script is not self or line.refused or line.behind:
+            return await (await self._turn(line.behind, key, arguments, keys, again))
         if not self._loaded:
             # Without a key: in a cluster, that might be another node's later on.
             load = (b"EVAL", self._whole.source, b"0")
-            self._multiplexer.begin_with(*load, node=self._node)
+            self._multiplexer.begin_with(*load, node=self.node)
             self._loaded = True
         words = (b"EVALSHA", self._digest, b"%d" % (1 + keys), key.encode(), *arguments)
-        self._under_way += 1
+        line.under_way += 1
         try:
-            return await self._multiplexer.command(*words, node=self._node, again=again)
+            return await self._multiplexer.command(*words, node=self.node, again=again)
         except CommandRefused as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-            turn = self._turn(self._refused, key, arguments, keys, again)
+            turn = self._turn(line.refused, key, arguments, keys, again)
         finally:
-            self._under_way -= 1
-            if self._refused and not self._under_way:
-                self._call_again()
+            line.under_way -= 1
+            if not line.under_way:
+                self._answered(key, line)
         return await (await turn)
 
     def _turn(
@@ -98,19 +103,18 @@ class FrequentScript:
         again: Again | None,
     ) -> asyncio.Future[asyncio.Future[Any]]:
         turn: asyncio.Future[asyncio.Future[Any]] = asyncio.get_running_loop().create_future()
-        line.append((turn, key, arguments, keys, again))
+        line.append((turn, self, key, arguments, keys, again))
         return turn
 
-    def _call_again(self) -> None:
+    def _answered(self, key: str, line: _Line) -> None:
         """Nothing is under way that could be refused: all leave in one go, and load it."""
-        line = self._refused + self._behind
-        self._refused, self._behind = [], []
-        for turn, key, arguments, keys, again in line:
+        del self._lines[key]
+        for turn, script, _, arguments, keys, again in line.refused + line.behind:
             if turn.done():
                 continue  # cancelled
             try:
                 called = self._whole(
-                    self._multiplexer, self._node, key, *arguments, keys=keys, again=again
+                    self._multiplexer, script.node, key, *arguments, keys=keys, again=again
                 )
                 called.add_done_callback(unheard)  # who waits may be cancelled just now
                 turn.set_result(called)
@@ -118,5 +122,28 @@ class FrequentScript:
                 turn.set_exception(error)
 
 
+class _Line:
+    """The calls of a script for a key, as long as some are not answered."""
+
+    __slots__ = ("behind", "refused", "script", "under_way")
+
+    def __init__(self, script: FrequentScript) -> None:
+        # For which node they were.
+        self.script = script
+        self.under_way = 0
+        self.refused: list[_Turn] = []
+        self.behind: list[_Turn] = []
+
+
 # Done when the call has left, with what comes of it.
-_Turn = tuple[asyncio.Future[asyncio.Future[Any]], str, tuple[bytes, ...], int, Again | None]
+_Turn = tuple[
+    asyncio.Future[asyncio.Future[Any]],
+    FrequentScript,
+    str,
+    tuple[bytes, ...],
+    int,
+    Again | None,
+]
+
+# Of each script by its digest, and by keys.
+_lines: WeakKeyDictionary[Multiplexer, dict[bytes, dict[str, _Line]]] = WeakKeyDictionary()

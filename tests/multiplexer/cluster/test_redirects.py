@@ -10,6 +10,7 @@ import pytest
 from mpx_channels.multiplexer import CommandRefused
 from mpx_channels.multiplexer.cluster import pace
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
+from mpx_channels.multiplexer.scripts import FrequentScript
 from tests.clusters import Cluster, Node, slot_of
 from tests.conftest import eventually
 
@@ -203,3 +204,40 @@ async def test_a_cluster_that_is_down_is_not_asked_all_the_time(
     assert calls("eval") < 2 * 10 * 20
     for each in waiting:
         each.cancel()
+
+
+async def test_a_script_that_the_other_node_does_not_know(
+    cluster: Cluster, new: New, how: str
+) -> None:
+    """Calls that were led on to it do not fall behind those that were meant for it."""
+    mpx = new(cluster)
+    await mpx.start()
+    source, target = two(cluster, "{s}")
+    await mpx.wait_connected(30)
+    scripts = {
+        str(node): FrequentScript(f"{APPEND.decode()} -- {how}", mpx, node) for node in mpx.nodes
+    }
+    calls = []
+    value = 0
+
+    def call() -> None:
+        nonlocal value
+        script = scripts[str(mpx.node_of("{s}"))]
+        calls.append(asyncio.create_task(script("{s}", b"%d" % value)))
+        value += 1
+
+    moving = asyncio.create_task(
+        asyncio.to_thread(cluster.migrate_slot, slot_of("{s}"), target, how=how)
+    )
+    while not moving.done() or str(mpx.node_of("{s}")) != target.url:
+        for _ in range(3):
+            call()
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+    for _ in range(10):
+        call()
+    await asyncio.gather(moving, *calls)
+    assert numbers(target, "{s}") == list(range(value))
+    target.ask("DEL", "{s}")
+    await asyncio.to_thread(cluster.migrate_slot, slot_of("{s}"), source, how=how)
+    cluster.wait_ok()
