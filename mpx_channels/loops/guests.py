@@ -11,7 +11,10 @@ from typing import Protocol
 
 __all__ = ["Guest", "Guests"]
 
-logger = logging.getLogger("mpx_channels.drain")
+from mpx_channels.multiplexer.logs import LimitedLog
+
+logger = logging.getLogger("mpx_channels.loops")
+log = LimitedLog(logger)
 
 # Looks at guests in the time that one of them may take to send something.
 LOOKS = 8
@@ -139,7 +142,8 @@ class Guests:
         await asyncio.sleep(LATE)
         if self.leaving:
             first = next(iter(self.leaving))
-            logger.warning(
+            log.warning(
+                "drain",
                 "%d connections are still there, %g s after the end of the drain; one is %s",
                 len(self.leaving),
                 LATE,

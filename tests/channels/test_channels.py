@@ -156,6 +156,19 @@ async def test_expired_messages_are_not_delivered(make_layer: MakeLayer) -> None
     assert layer.stats().drops["expired"] == 1
 
 
+@pytest.mark.everywhere(classic=True)
+async def test_the_first_message_of_a_process_has_arrived(make_layer: MakeLayer) -> None:
+    """It is known at once who has a channel, from whichever node."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    for _ in range(10):
+        fresh = make_layer()
+        await fresh.send(channel, {"type": "x"})
+        assert await layer.receive(channel) == {"type": "x"}
+        assert fresh.stats().drops["unroutable"] == 0
+        await fresh.close()
+
+
 @pytest.mark.everywhere
 async def test_a_channel_nobody_has_is_counted(layer: MpxChannelLayer) -> None:
     await layer.send("specific.0123456789abcdef!1", {"type": "x"})
@@ -226,7 +239,7 @@ async def test_foreign_bytes_kill_nobody(
     assert await layer.receive(channel) == {"type": "fine"}
     await layer.group_send("room", {"type": "fine, too"})
     assert await layer.receive(channel) == {"type": "fine, too"}
-    assert layer.stats().drops["unreadable"] == 2 * len(poison)
+    await eventually(lambda: layer.stats().drops["unreadable"] == 2 * len(poison))
     assert len([r for r in caplog.records if "unreadable" in r.getMessage()]) == 1
 
 

@@ -34,7 +34,7 @@ async def test_what_is_none_of_ours_is_counted_and_said_once(
         context.unreadable(name, UndecryptableMessage("another key"))
     assert context.counters.dropped_unreadable == 3
     assert context.counters.dropped_undecryptable == 1
-    node = context.multiplexer.node
+    node = context.multiplexer.server_of(name)
     assert caplog.messages == [
         f"Dropped an unreadable message on {name} from {node}: rubbish",
         f"Dropped an undecryptable message on {name} from {node}: another key",

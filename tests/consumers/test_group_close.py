@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -99,15 +100,16 @@ async def test_who_reads_the_history_is_closed_behind_that(
 
         async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
             await self.channel_layer.group_add("room", self.channel_name, since=text_data)
+            joined.set()
 
+    joined = asyncio.Event()
     layer = install(make_layer(history=KEPT))
     first = (await layer.group_send("room", {"type": "say", "text": "0"})) or ""
     for number in range(1, 500):
         await say(layer, str(number))
     socket = await connected(Late)
     socket.say(first)
-    while not await layer.group_size("room"):
-        pass
+    await joined.wait()
     await layer.group_close("room", 4001, "logged out")
     assert await socket.texts(499) == [str(number) for number in range(1, 500)]
     assert await socket.next() == CLOSED

@@ -20,6 +20,7 @@ from .pages import DOCS, PAGES, ROOT
 def test_config_lists_every_key_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", (DOCS / "config.md").read_text(), re.MULTILINE)
     listed = {key: ast.literal_eval(default) for key, default in rows}
+    assert len(listed) == len(rows), "a key is there twice"
     there = {key.name: key.default for key in fields(LayerConfig)}
     there["hosts"] = [host.url for host in LayerConfig().parsed_hosts]
     assert listed == there

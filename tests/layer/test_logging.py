@@ -67,6 +67,7 @@ async def test_poison_names_the_server_and_the_cause(
     assert "(and 8 more in the last" in caplog.messages[1]
 
 
+@pytest.mark.only_single("the worker's log says the first ones once in a process")
 async def test_a_worker_whose_consumer_always_fails(
     layer: MpxChannelLayer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

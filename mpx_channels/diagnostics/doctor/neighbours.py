@@ -75,7 +75,7 @@ async def check_neighbours(server: Server) -> list[Finding]:
                 )
             )
     if not findings:
-        findings.append(ok("nobody but this prefix"))
+        findings.append(ok("no other prefix has processes or keys here"))
     if not complete:
         findings.append(
             Finding(Level.INFO, f"only some {STEPS * KEYS_PER_STEP:,} of its keys were looked at")

@@ -141,7 +141,9 @@ class Guide:
             except Exception as error:
                 # Whatever it is, such as an `address_remap` that raises: the next may go well.
                 self.last_error = error
-                self._log.warning("look", "%s, trying on", describe(error))
+                self._log.warning(
+                    "look", "Cannot ask who has which slots, trying on: %s", describe(error)
+                )
             await self._pace.rest(news=news, well=self._all_well())
         await asyncio.Event().wait()  # until we are stopped
 
@@ -232,7 +234,7 @@ class Guide:
     def _refuse_all(self, error: Disagreement) -> None:
         """Nothing that we sent would arrive where others look for it."""
         self.last_error = self.refusal = error
-        self._log.error("agreement", "%s", error)
+        self._log.error("agreement", "Nothing is sent to the cluster: %s", error)
         self._subscribers.limbo.refuse_all(error)
         self.detours.refuse_all(error)
         self.found.set()

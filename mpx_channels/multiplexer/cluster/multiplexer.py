@@ -80,6 +80,7 @@ class ClusterMultiplexer(Multiplexer):
         max_backlog: int,
         backlog_timeout: float,
     ) -> None:
+        self._backlog_timeout = backlog_timeout
         self._topology = topology = ClusterTopology(nodes, sharded=self.sharded)
         self._subscribers = ClusterSubscribers(topology, options, self._counters, linger=linger)
         self._guide = Guide(
@@ -243,7 +244,25 @@ class ClusterMultiplexer(Multiplexer):
             return [self._route(key).submit(pack(b"PUBSUB", b"SHARDNUMSUB", key, beside))]
         # Each node knows of its own clients only.
         asked = pack(b"PUBSUB", b"NUMSUB", key)
-        return [each.submit(asked) for each in self._publishers.all if each.link.wire is not None]
+        if self._guide.found.is_set():
+            return self._ask_all(asked)
+        return [asyncio.ensure_future(self._ask_all_once_found(asked))]
+
+    def _ask_all(self, asked: bytes) -> list[asyncio.Future[Any]]:
+        """Ask all masters but those that are away; one that we begin to connect to is not."""
+        return [each.submit(asked) for each in self._publishers.all if not each.link.last_error]
+
+    async def _ask_all_once_found(self, asked: bytes) -> tuple[bytes, int]:
+        """For as long as what is published meanwhile waits: the sum of the answers."""
+        try:
+            async with asyncio.timeout(self._backlog_timeout):
+                await self._guide.found.wait()
+        except TimeoutError:
+            error = self._guide.last_error
+            cause = f": {describe(error)}" if error is not None else ""
+            raise NotConnected(f"no connection to {self._topology.unknown}{cause}") from error
+        answers = await asyncio.gather(*self._ask_all(asked))
+        return b"", sum(int(count) for _, count in answers)
 
     @property
     def counts_all(self) -> bool:

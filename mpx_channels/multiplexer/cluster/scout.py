@@ -52,6 +52,7 @@ class Scout:
         """What a node says, `first` if it can; raises `NotConnected` if none says anything."""
         said: dict[str, tuple[str, str]] = {}
         for node, connected in self._candidates(first):
+            address = host_and_port(*node.endpoint)
             try:
                 if connected:
                     async with asyncio.timeout(self._patience):
@@ -60,14 +61,17 @@ class Scout:
                     view = await self._by_itself(node)
             except TimeoutError:
                 text = f"{node}: no answer in {self._patience:g} s"
+            except NotConnected as error:
+                text = str(error)
+                if address not in text:  # what is wrong with TLS, and most else, names it
+                    text = f"{node}: {text}"
             except (MpxError, RedisError, OSError) as error:
-                text = describe(error)
+                text = f"{node}: {describe(error)}"
             else:
                 self._found = True
                 self._looked_at = {}
                 return view
-            address = host_and_port(*node.endpoint)
-            said[str(node)] = address, text if address in text else f"{node}: {text}"
+            said[str(node)] = address, text
         raise NotConnected(f"no node of the cluster says who has which slots ({_together(said)})")
 
     def _candidates(self, first: Node | None) -> Iterator[tuple[Node, bool]]:

@@ -72,9 +72,6 @@ def sent() -> set[str]:
         found |= {word.lower() for word in re.findall(r"redis\.p?call\('(\w+)'", source)}
         found |= {f"cluster|{what}".lower() for what in re.findall(r"told\('([A-Z]+)'\)", source)}
         found |= {word.lower() for word in re.findall(r"\\r\\n\$\d+\\r\\n([A-Z]+)\\r", source)}
-        if "redis.pcall('CLUSTER', what)" in source:
-            found.remove("cluster|")
-            found |= {f"cluster|{what}".lower() for what in re.findall(r"told\('(\w+)'\)", source)}
     found.add("psubscribe")
     found.add("punsubscribe")
     found |= {"ssubscribe", "sunsubscribe"}

@@ -73,6 +73,7 @@ async def test_many_messages_at_once(
     one = (await members(layer, "one", 1))[0]
     two = (await members(layer, "two", 1))[0]
     await layer.group_add("one", two)
+    await other_layer.connect()
     await other_layer.group_send_many(
         [("one", {"type": "x", "n": 1}), ("two", {"type": "x", "n": 2}), ("one", {"type": "y"})]
     )
