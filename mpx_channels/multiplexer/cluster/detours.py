@@ -29,7 +29,8 @@ from .view import Remap
 
 __all__ = ["Detours"]
 
-# Seconds that names have to be subscribed to at their new node before what waited is published.
+# Seconds that names have to be subscribed to at their new node before what waited is published; at
+# most half of the time that it may wait.
 LISTENERS_FIRST = 1.0
 # Seconds in which the cluster's bus delivers what a master that was demoted has still taken: its
 # new master hands that to those who have followed.
@@ -241,7 +242,7 @@ class Detours:
 
     async def _listeners_first(self, detour: Detour) -> None:
         assert self._loop is not None
-        deadline = self._loop.time() + LISTENERS_FIRST
+        deadline = self._loop.time() + min(LISTENERS_FIRST, self._backlog_timeout / 2)
         while self._topology.sharded and self._loop.time() < deadline:
             if self._subscribers.live_in(detour.slots):
                 return
