@@ -34,7 +34,7 @@ __all__ = ["Detours"]
 LISTENERS_FIRST = 1.0
 # Seconds in which the cluster's bus delivers what a master that was demoted has still taken: its
 # new master hands that to those who have followed.
-BUS = 0.1
+BUS = 0.3
 # Seconds before a node is asked again for what it would not do yet; longer, the longer it will not.
 AGAIN = 0.05
 MOST_AGAIN = 0.5
