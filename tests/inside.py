@@ -153,9 +153,11 @@ def held_by(reader: Reader) -> Mapping[str, Collection[bytes]]:
 
 def puts_under_way(layer: MpxChannelLayer) -> int:
     """How many calls of the script that adds to plain channels wait for their answers."""
-    for script in hub_of(layer).queues._puts.values():
-        return sum(line.under_way for line in script._lines.values())  # which all share
-    return 0
+    scripts = hub_of(layer).queues._puts.values()
+    if not multiplexer_of(layer).cluster:
+        return sum(script._only.under_way for script in scripts if script._only is not None)
+    lines = next((script._lines for script in scripts), {})  # which all share
+    return sum(line.under_way for line in lines.values())
 
 
 def wake(reader: QueueReader) -> None:

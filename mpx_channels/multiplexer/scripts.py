@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoScriptError
@@ -55,7 +55,8 @@ class FrequentScript:
     until all that is under way is answered, and leave again in their order.
 
     In a cluster, calls that were meant for one node may be led on to another that does not know it.
-    So those for the same key on another node wait for them, too.
+    So those for the same key on another node wait for them, too; and each key has a line of its own
+    there, as those of another may have to wait for long.
     """
 
     def __init__(self, source: str, multiplexer: Multiplexer, node: Node) -> None:
@@ -64,17 +65,18 @@ class FrequentScript:
         self._multiplexer = multiplexer
         self.node = node
         self._loaded = False
+        self._only = None if multiplexer.cluster else _Line(self)
         self._lines = _lines.setdefault(multiplexer, {}).setdefault(self._digest, {})
 
     async def __call__(
         self, key: str, *arguments: bytes, keys: int = 0, again: Again | None = None
     ) -> Any:
         """Call it, with at least one argument that is no key; raises as `Multiplexer.command`."""
-        line = self._lines.get(key)
+        line = self._only or self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(self)
-        elif line.script is not self or line.refused or line.behind:
-            return await (await self._turn(line.behind, key, arguments, keys, again))
+        elif line.script is not self or (line.waiting is not None and any(line.waiting)):
+            return await (await self._turn(line.wait().behind, key, arguments, keys, again))
         if not self._loaded:
             # Without a key: in a cluster, that might be another node's later on.
             load = (b"EVAL", self._whole.source, b"0")
@@ -87,11 +89,14 @@ class FrequentScript:
         except CommandRefused as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-            turn = self._turn(line.refused, key, arguments, keys, again)
+            turn = self._turn(line.wait().refused, key, arguments, keys, again)
         finally:
             line.under_way -= 1
             if not line.under_way:
-                self._answered(key, line)
+                if self._only is None:
+                    del self._lines[key]
+                if line.waiting is not None:
+                    self._call_again(line.waiting)
         return await (await turn)
 
     def _turn(
@@ -106,10 +111,12 @@ class FrequentScript:
         line.append((turn, self, key, arguments, keys, again))
         return turn
 
-    def _answered(self, key: str, line: _Line) -> None:
+    def _call_again(self, waiting: _Waiting) -> None:
         """Nothing is under way that could be refused: all leave in one go, and load it."""
-        del self._lines[key]
-        for turn, script, _, arguments, keys, again in line.refused + line.behind:
+        line = waiting.refused + waiting.behind
+        waiting.refused.clear()
+        waiting.behind.clear()
+        for turn, script, key, arguments, keys, again in line:
             if turn.done():
                 continue  # cancelled
             try:
@@ -125,14 +132,26 @@ class FrequentScript:
 class _Line:
     """The calls of a script for a key, as long as some are not answered."""
 
-    __slots__ = ("behind", "refused", "script", "under_way")
+    __slots__ = ("script", "under_way", "waiting")
 
     def __init__(self, script: FrequentScript) -> None:
         # For which node they were.
         self.script = script
         self.under_way = 0
-        self.refused: list[_Turn] = []
-        self.behind: list[_Turn] = []
+        self.waiting: _Waiting | None = None
+
+    def wait(self) -> _Waiting:
+        """Those that wait for the answers."""
+        if self.waiting is None:
+            self.waiting = _Waiting([], [])
+        return self.waiting
+
+
+class _Waiting(NamedTuple):
+    """The calls that were refused, and those behind them."""
+
+    refused: list[_Turn]
+    behind: list[_Turn]
 
 
 # Done when the call has left, with what comes of it.

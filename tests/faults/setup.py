@@ -42,6 +42,9 @@ class Setup:
     rate: float = 4.0
     servers: int = 1
     sentinel: bool = False
+    # Three masters with so many replicas each; without any, the network can be parted.
+    cluster: bool = False
+    replicas: int = 0
     # Of the layer, over OPTIONS.
     options: tuple[tuple[str, Any], ...] = ()
     # Seconds that the clock of the last process is off: nothing here goes by it.

@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from tests.clusters import Cluster
 from tests.conftest import RestartableServer
 from tests.proxy import Proxy
 from tests.sentinels import Sentinels
@@ -41,6 +42,7 @@ class Stage:
         self.workers: list[Process] = []
         self.servers: list[RestartableServer] = []
         self.sentinels: Sentinels | None = None
+        self.cluster: Cluster | None = None
         # Those of a worker, by its name, in the order of the servers.
         self.proxies: dict[str, list[Proxy]] = {}
         self.members = Members(setup.groups, setup.kept, setup.queues, setup.channels, setup.idle)
@@ -61,6 +63,11 @@ class Stage:
             self.sentinels = Sentinels()
             await asyncio.to_thread(self.sentinels.start)
             self.servers = self.sentinels.servers
+        elif self.setup.cluster:
+            replicas = self.setup.replicas
+            self.cluster = Cluster(replicas=replicas, partitionable=not replicas)
+            await asyncio.to_thread(self.cluster.start)
+            self.servers = list(self.cluster.nodes)
         else:
             self.servers = [RestartableServer() for _ in range(self.setup.servers)]
             for number in range(len(self.servers)):
@@ -102,7 +109,8 @@ class Stage:
     async def _all_clients(self) -> list[dict[str, str]]:
         return [
             client
-            for number in range(len(self.servers))
+            for number, server in enumerate(self.servers)
+            if server.running
             for client in await self.clients(server=number)
         ]
 
@@ -117,6 +125,8 @@ class Stage:
             admin.close()
         if self.sentinels is not None:
             self.sentinels.stop()
+        if self.cluster is not None:
+            await asyncio.to_thread(self.cluster.stop)
         for server in self.servers:
             server.kill()
 
@@ -138,6 +148,10 @@ class Stage:
         hosts: list[Any] = []
         if self.sentinels is not None:
             hosts.append({**self.sentinels.host, "client_name": f"faults-{name}"})
+        elif self.cluster is not None:
+            hosts += [
+                {"address": seed, "client_name": f"faults-{name}"} for seed in self.cluster.seeds
+            ]
         else:
             self.proxies[name] = []
             for server in self.servers:
@@ -148,6 +162,8 @@ class Stage:
                 url = proxy.url.replace("://", f"://{USER}:{PASSWORD}@")
                 hosts.append({"address": url, "client_name": f"faults-{name}"})
         layer = {**OPTIONS, **dict(self.setup.options), "hosts": hosts, "prefix": "faults"}
+        if self.cluster is not None:
+            layer["cluster"] = True
         worker = Process(name, layer, self._report)
         self.workers.append(worker)
         await worker.start(clock=clock, uvloop=uvloop)
@@ -327,7 +343,7 @@ class Stage:
 
     async def _status(self, worker: Process) -> dict[str, Any]:
         """What a worker says it has, and what the servers say."""
-        numbers = list(range(len(self.servers)))
+        numbers = [number for number, server in enumerate(self.servers) if server.running]
         if self.sentinels is not None:
             port = await asyncio.to_thread(self.sentinels.known_master, self.sentinels.ports[0])
             numbers = [number for number in numbers if self.servers[number].port == port]
@@ -337,7 +353,9 @@ class Stage:
         return {
             **await worker.ask("rest"),
             "connections": len(clients),
-            "subscriptions": sum(int(client["sub"]) + int(client["psub"]) for client in clients),
+            "subscriptions": sum(
+                int(client[kind]) for client in clients for kind in ("sub", "psub", "ssub")
+            ),
         }
 
     async def _left_of(self, worker: Process) -> list[str]:

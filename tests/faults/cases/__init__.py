@@ -2,6 +2,6 @@
 
 from .registry import CASES, Case
 
-from . import links, processes, servers, histories  # isort: skip  # they register themselves
+from . import links, processes, servers, histories, clusters  # isort: skip  # they register themselves
 
-__all__ = ["CASES", "Case", "histories", "links", "processes", "servers"]
+__all__ = ["CASES", "Case", "clusters", "histories", "links", "processes", "servers"]

@@ -1,4 +1,4 @@
-"""Histories in a cluster: a move loses nothing; a replica that took over may have lost some."""
+"""Histories in a cluster: a move loses nothing; where a replica has taken over, some may be."""
 
 from __future__ import annotations
 
