@@ -38,7 +38,9 @@ def other(cluster: Cluster, master: Node) -> Node:
 async def move(stage: Stage, slot: int, to: Node, how: str) -> None:
     """Move a slot, with pauses between the steps, so that there is traffic in each."""
     steps = cluster_of(stage).migrating(slot, to, how=how)
-    while await asyncio.to_thread(next, steps, None) is not None:
+    while True:
+        if await asyncio.to_thread(next, steps, None) is None:
+            return
         await asyncio.sleep(stage.random.choice([0.0, 0.02, 0.05]))
 
 
