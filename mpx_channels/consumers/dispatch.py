@@ -201,9 +201,9 @@ class Dispatch:
     def start_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine beside the handlers; it is cancelled when the consumer ends.
 
-        An exception in it is handled as one in a handler: it ends the consumer and reaches the
+        An exception in it is treated like one in a handler: it ends the consumer and reaches the
         server's log; `StopConsumer` ends the consumer quietly. A sync consumer's thread has no
-        event loop: there, call it by way of `async_to_sync`.
+        event loop: call it through `async_to_sync` there.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -219,11 +219,11 @@ class Dispatch:
         return task
 
     async def reply(self, event: Event, value: Any = None) -> bool:
-        """Answer an event that came by ``layer.request``; False if the asking process is gone."""
+        """Answer an event sent with ``layer.request``; False if the asking process is gone."""
         return await self._mpx_layer.reply(event, value)
 
     async def reply_error(self, event: Event, reason: str) -> bool:
-        """Answer a request with a failure: who asked gets `RequestFailed` with the reason.
+        """Answer a request with a failure: the caller gets `RequestFailed` with the reason.
 
         A handler that raises does this by itself, with the exception's class and text.
         """
@@ -244,9 +244,9 @@ class Dispatch:
     async def presence_join(
         self, group: str, id: str, info: Mapping[str, Any] | None = None
     ) -> None:
-        """Be present in a group as `id` until the consumer ends, in whatever way.
+        """Be present in a group as `id` until the consumer ends, however it ends.
 
-        `info` is what others see of it. To hear of others, `group_add` and have a handler
+        Others see `info` with it. To hear of others, call `group_add` and have a handler
         ``mpx_presence``. See `MpxChannelLayer.presence_join`.
         """
         await self._mpx_layer.presence_join(group, self.channel_name, id, info)
@@ -274,11 +274,11 @@ class Dispatch:
         return sending
 
     def mpx_closing(self, event: Event) -> Any:
-        """Close the socket, as ``layer.group_close`` wants it, unless ``mpx_close`` refuses."""
+        """Close the socket for ``layer.group_close``, unless ``mpx_close`` refuses."""
         return self._mpx_door.asked(event, "close") if self._mpx_door is not None else None
 
     def mpx_draining(self, event: Event) -> Any:
-        """Close the socket, as the process is drained, or have ``mpx_drain`` say goodbye."""
+        """Close the socket because of a drain, or let ``mpx_drain`` say goodbye."""
         return self._mpx_door.asked(event, "drain") if self._mpx_door is not None else None
 
     # -- inside -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""MpxConsumerMixin: put before a consumer, takes the place of Channels' own dispatch."""
+"""MpxConsumerMixin: put before a consumer, it replaces Channels' own dispatch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["MpxConsumerMixin"]
 
 
 class MpxConsumerMixin(Dispatch):
-    """Put before any consumer of Channels, replaces its dispatch loop by a faster one.
+    """Put it before any consumer of Channels to replace its dispatch loop with a faster one.
 
     Events of the socket and of the channel layer go into one mailbox, in the order of their
     arrival, and their handlers run one at a time, as in Channels. There is no task for each
     message, and no trip to another thread before each handler. As in Channels, the socket is not
     read while a handler runs: the server's flow control holds back a client that sends faster.
 
-    What the consumer's own classes override (`dispatch`, ``__call__``, or a method with a name
-    that is also used here) stays theirs: their ``super()`` leads here and not to Channels.
+    Overrides in the consumer's own classes (`dispatch`, ``__call__``, or any method with a name
+    that is also used here) keep working: their ``super()`` leads here instead of to Channels.
 
-    When the consumer ends, in whatever way, its groups, subscriptions, promises and tasks end.
-    Works with other channel layers, too, as far as they can do these things.
+    However the consumer ends, its groups, subscriptions, promises and tasks end with it. Also works
+    with other channel layers, as far as they support these things.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:

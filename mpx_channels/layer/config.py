@@ -39,29 +39,28 @@ class LayerConfig:
     - ``hosts``: a list, mostly with one entry: a URL (``redis://``, ``rediss://`` for TLS,
       ``unix://``), a ``(host, port)`` pair, or a dict of redis-py's connection keywords, with the
       URL under ``address`` if there is one. Default: ``["redis://localhost:6379"]``.
-      ``embedded://`` starts a server for development. A dict with ``sentinels`` (a list of
-      ``(host, port)``), ``master_name`` and perhaps ``sentinel_kwargs`` is for a master that Redis
-      Sentinels know. ``connection_class`` may be a subclass of one of redis-py's asyncio
-      connections. Several entries share the names among them, by the CRC of each name as in
-      channels_redis: all processes need the same ones in the same order. Each costs two connections
-      per event loop. Entries that differ in ``db`` are one server to Pub/Sub, so name its address
-      the same way in each. In a dict, ``socket_connect_timeout`` and
-      ``health_check_interval`` stand for ``connect_timeout`` and ``ping_interval``, if CONFIG
-      does not have these; options of redis-py's pools, retries and decoding
-      (``max_connections``, ``socket_timeout``, ``retry_on_timeout``, ``decode_responses``, ...)
-      are ignored.
+      ``embedded://`` starts a server for development. A dict with ``sentinels`` (a list of ``(host,
+      port)``), ``master_name`` and perhaps ``sentinel_kwargs`` is for a master that Redis Sentinels
+      know. ``connection_class`` may be a subclass of one of redis-py's asyncio connections. With
+      several entries, each name belongs to one of them, chosen by its CRC as in channels_redis: all
+      processes need the same entries in the same order. Each costs two connections per event loop.
+      Entries that differ in ``db`` are one server to Pub/Sub, so name its address the same way in
+      each. In a dict, ``socket_connect_timeout`` and ``health_check_interval`` stand for
+      ``connect_timeout`` and ``ping_interval``, if CONFIG does not have these; options of
+      redis-py's pools, retries and decoding (``max_connections``, ``socket_timeout``,
+      ``retry_on_timeout``, ``decode_responses``, ...) are ignored.
     - ``prefix`` ("asgi"): begins every name in Redis; layers with different prefixes never hear
       each other, whatever their database numbers (Redis' Pub/Sub knows no databases).
     - ``expiry`` (seconds, 60): a message that waited longer for its reader is dropped.
-    - ``capacity`` (100): messages that wait for one channel's reader; over it the newest is
-      dropped, once the reader had its turn. ``channel_capacity``: a dict of channel name globs or
-      compiled regexes to capacities, the first match counts.
+    - ``capacity`` (100): how many messages may wait for one channel's reader; above that the newest
+      is dropped, once the reader has had its turn. ``channel_capacity``: a dict of channel name
+      globs or compiled regexes to capacities, the first match counts.
     - ``max_message_size`` (bytes, 4 MiB): over it `MessageTooLarge` is raised at the sender;
-      measured as encoded, before encryption. Redis keeps what a subscriber has not read yet, and
-      disconnects it when that comes to 32 MiB, or stays at 8 MiB for a minute
-      (``client-output-buffer-limit pubsub 32mb 8mb 60``). All processes with members in a group
-      get its messages at once, so a burst that is too large cuts all of them off, with
-      everything else that was on its way to them. Raise this only with that limit.
+      measured as encoded, before encryption. Redis buffers what a subscriber has not read yet, and
+      disconnects it when that reaches 32 MiB, or stays above 8 MiB for a minute
+      (``client-output-buffer-limit pubsub 32mb 8mb 60``). All processes with members in a group get
+      its messages at once, so a burst that is too large disconnects all of them, and everything
+      else on its way to them is lost. Raise this only together with that limit.
     - ``serializer_format`` ("msgpack"): "json" is for other programs that read along, and for
       people: it is slower, and refuses bytes, NaN and keys that are not str. Other formats:
       `mpx_channels.layer.serializers`. All processes of a prefix need the same; messages in
@@ -83,13 +82,13 @@ class LayerConfig:
     - ``ping_interval`` (seconds, 30), ``min_backoff`` and ``max_backoff`` (seconds, 0.008 and
       0.512), ``connect_timeout`` (seconds, 5), ``unsubscribe_delay`` (seconds, 1),
       ``max_backlog`` (10,000 messages), ``backlog_timeout`` (seconds, 5): see `Multiplexer`.
-    - ``probe_interval`` (seconds, 30; 0 is off): when no message came over a connection for so
-      long, the process publishes to itself. If it does not hear that in ``connect_timeout``
+    - ``probe_interval`` (seconds, 30; 0 is off): when no message has come over a connection for
+      this long, the process publishes to itself. If it does not hear that in ``connect_timeout``
       seconds, twice, the connection is made anew. Costs a publish and a message per interval.
-    - ``group_expiry`` (seconds, 86400): after that a channel ends of which nobody takes the unread
-      messages (Channels' own consumers leave one behind when a handler of a layer's message
-      raises), and one of `layer.sync` or `async_to_sync` that nobody reads. Else not needed:
-      membership lives in the process and ends with it.
+    - ``group_expiry`` (seconds, 86400): a channel with unread messages that nobody takes ends after
+      this time (Channels' own consumers leave one behind when a handler of a layer's message
+      raises), and so does a channel of `layer.sync` or `async_to_sync` that nobody reads. It has no
+      other use: membership lives in the process and ends with it.
     - ``history`` (None): which groups keep their messages in Redis, to replay what was missed: a
       dict of group name globs or compiled regexes to ``{"size": 1000, "ttl": 300}``, the first
       match counts. ``size`` in messages, ``ttl`` in seconds after the last one. All
@@ -99,21 +98,22 @@ class LayerConfig:
       that missed more gets none of them, and is told so.
     - ``cluster`` (False): Redis or Valkey Cluster; ``hosts`` are some of its nodes; one of them has
       to answer. Each master costs two connections per event loop. ``partitions`` (128): a power of
-      two; so many parts share the groups among them, and the nodes share the parts: see
+      two; the groups are divided into this many partitions, and the partitions among the nodes: see
       `mpx_channels.channels.partitions`. All processes need the same. ``sharded_pubsub`` (True):
       only the nodes of a group hear of its messages; False for servers before Redis 7, and for
       wildcard groups. ``address_remap`` (None): a function from the ``(host, port)`` that a node
       announces to one at which this process reaches it, as redis-py takes it.
     - ``presence_linger`` (seconds, 15): how long a member stays present after its last connection
       to a group has ended, so that a reload is not seen. 0 tells it at once.
-    - ``presence_lease`` (seconds, 30): what a killed process held is given up within this time.
-      Each process with members, or consumers that hear of them, sends a command in a sixth of it.
-      A link may be away for half of it before it is taken for that.
-    - ``presence_events`` (500): of a group with more members, events tell how many there are, once
-      a second at most, and not who. All processes of a prefix need the same three.
+    - ``presence_lease`` (seconds, 30): the members of a killed process are removed within this
+      time. Each process with members, or with consumers that hear of them, sends a command every
+      sixth of it. A link may be down for half of it before its process is taken for dead.
+    - ``presence_events`` (500): in a group with more members, events say only how many there are,
+      once a second at most, and not who. All processes of a prefix need the same three.
     - ``max_consumers`` (None, any number): consumers of mpx_channels that one process serves at a
-      time, on WebSockets and HTTP. Over it a new WebSocket is accepted and closed with 1013 ("try
-      again later"), a request answered with 503. Stock consumers are neither counted nor refused.
+      time, on WebSockets and HTTP. Above that a new WebSocket is accepted and closed with 1013
+      ("try again later"), and a request is answered with 503. Stock consumers are neither counted
+      nor refused.
     - ``random_prefix_length`` (12): checked and ignored. channels_redis needs it to tell equal
       messages apart.
     """

@@ -32,10 +32,11 @@ class ExtendedLayer(DoorsLayer):
     # -- beyond groups ------------------------------------------------------------------------
 
     async def channel_add(self, name: str, channel: str) -> None:
-        """Have `channel` get what anybody publishes to the Redis channel `name`.
+        """Have `channel` get everything that is published to the Redis channel `name`.
 
         Each message comes as ``{"type": "channel.message", "channel": str, "data": bytes}``.
-        Returns once Redis has confirmed, and raises as `group_add`; so do the two that follow.
+        Returns once Redis has confirmed, and raises as `group_add`. So do `pattern_add` and
+        `group_pattern_add`.
         """
         require_redis_name(name)
         await self._add(lambda hub: hub.raw_channels, name, channel)
@@ -46,7 +47,7 @@ class ExtendedLayer(DoorsLayer):
         await self._discard(lambda hub: hub.raw_channels, name, channel)
 
     async def pattern_add(self, pattern: str, channel: str) -> None:
-        """Have `channel` get what anybody publishes to Redis channels that match `pattern`.
+        """Have `channel` get everything published to Redis channels that match `pattern`.
 
         Each message comes as ``{"type": "pattern.message", "pattern": str, "channel": str,
         "data": bytes}``, once per pattern that matches.
@@ -62,8 +63,8 @@ class ExtendedLayer(DoorsLayer):
     async def group_pattern_add(self, pattern: str, channel: str) -> None:
         """Have `channel` get every message to every group that matches `pattern`.
 
-        Each comes as an ordinary event with the group's name under ``"mpx_group"``, and once,
-        also when the channel is a member of the group or several patterns match. The syntax is
+        Each comes as an ordinary event with the group's name under ``"mpx_group"``. It comes once,
+        even if the channel is also a member of the group or several patterns match. The syntax is
         Redis' (``*``, ``?``, ``[a-z]``).
         """
         name = self._group_pattern(pattern)
@@ -72,7 +73,7 @@ class ExtendedLayer(DoorsLayer):
     async def group_pattern_discard(self, pattern: str, channel: str) -> None:
         """End `group_pattern_add`; does nothing if there was none.
 
-        What this process has sent before still arrives, as with `group_discard`.
+        Messages that this process sent before still arrive, as with `group_discard`.
         """
         name = self._group_pattern(pattern)
 
@@ -124,7 +125,7 @@ class ExtendedLayer(DoorsLayer):
         channels: Iterable[str] = (),
         patterns: Iterable[str] = (),
     ) -> Subscription:
-        """Listen from code that is no consumer: a view, a task, a management command.
+        """Listen from code that is not a consumer: a view, a task, a management command.
 
         For example::
 
@@ -145,8 +146,8 @@ class ExtendedLayer(DoorsLayer):
     async def new_promise(self, name: str, timeout: float | None = None) -> LayerPromise:
         """A promise on `name`, in force when this returns; await it for the value.
 
-        Whoever calls `resolve` or `reject` from then on, in any process, settles it. `timeout`
-        is in seconds and starts now; None waits for ever. `name` follows the rule for groups.
+        A call of `resolve` or `reject` from then on, in any process, settles it. `timeout` is in
+        seconds and starts now; with None there is no limit. `name` follows the rule for groups.
         Raises `NotConnected` when Redis does not confirm it in ``connect_timeout`` seconds.
         """
         _check_timeout(timeout)
@@ -166,23 +167,23 @@ class ExtendedLayer(DoorsLayer):
     async def resolve(self, name: str, value: Any = None) -> int:
         """Settle the promises on `name` with any serialisable value.
 
-        Returns how many waited for it, in all processes; 0 if nobody did, and then the value is
-        gone. A process that does not say in ``connect_timeout`` seconds is not counted.
+        Returns how many waited for it, in all processes. If that is 0, the value is gone. A process
+        that does not answer in ``connect_timeout`` seconds is not counted.
         """
         return await self._settle(name, {"value": value})
 
     async def reject(self, name: str, reason: str) -> int:
-        """Fail the promises on `name`: whoever waits gets `PromiseRejected`. Else as `resolve`."""
+        """Fail the promises on `name` with `PromiseRejected`. Else as `resolve`."""
         return await self._settle(name, {"error": str(reason)})
 
     async def request(self, channel: str, message: Message, timeout: float | None = 10.0) -> Any:
         """Send a message to a channel and wait for its consumer's answer.
 
-        The consumer gets the message as an ordinary event and answers with
-        ``await self.reply(event, value)``. `timeout` is in seconds. The answer comes to this
-        process alone. Raises `RequestTimeout`, `RequestFailed` with the reason when the consumer
-        failed or nobody has such a channel, `PromiseDisconnected` when our link broke meanwhile,
-        `NotConnected` when there was none before the time was over, and the errors of `send`.
+        The consumer gets the message as an ordinary event and answers with ``await
+        self.reply(event, value)``. `timeout` is in seconds. Only this process gets the answer.
+        Raises `RequestTimeout`, `RequestFailed` with the reason if the consumer failed or there is
+        no such channel, `PromiseDisconnected` if our link broke meanwhile, `NotConnected` if there
+        was no link within the time, and the errors of `send`.
         """
         _check_timeout(timeout)
         if not isinstance(message, dict):
@@ -198,12 +199,12 @@ class ExtendedLayer(DoorsLayer):
     async def reply(self, event: Message, value: Any = None) -> bool:
         """Answer an event that is a request; returns whether the asking process still lives.
 
-        Raises `ValueError` for an event that asks nothing.
+        Raises `ValueError` for an event that is not a request.
         """
         return await self._hubs.run(lambda hub: hub.requests.reply(event, {"value": value}))
 
     async def reply_error(self, event: Message, reason: str) -> bool:
-        """Answer a request with a failure: who asked gets `RequestFailed`. Else as `reply`."""
+        """Answer a request with a failure: the caller gets `RequestFailed`. Else as `reply`."""
         return await self._hubs.run(lambda hub: hub.requests.reply(event, {"error": str(reason)}))
 
     def require_valid_promise_name(self, name: str) -> None:
@@ -228,9 +229,9 @@ class ExtendedLayer(DoorsLayer):
     async def healthy(self, timeout: float = 1.0) -> Health:
         """Whether this process hears its own publish, on every host, within `timeout` seconds.
 
-        What is wrong is said in `Health.reason`, with the host, and never raised. It connects, if
-        nothing else has, over the connections that the running event loop uses. Raises
-        `ValueError` if `timeout` is no number of seconds above 0.
+        If not, `Health.reason` says what is wrong and on which host; it is never raised. The check
+        uses the connections of the running event loop, and opens them if nothing else has. Raises
+        `ValueError` if `timeout` is not a number of seconds above 0.
         """
         require_timeout(timeout)
         try:
@@ -241,9 +242,9 @@ class ExtendedLayer(DoorsLayer):
     async def fleet_stats(self, *, groups: int = 20, queues: bool = True) -> FleetStats:
         """Every process of this prefix that is subscribed now, the busiest groups, and the queues.
 
-        Processes have a second to answer; this one is among them, and every event loop is one of
-        its own. ``groups`` is how many of the busiest groups are looked for, among the largest of
-        each process, up to 1000. ``queues=False`` spares the look at Redis' keys. Raises
+        Processes have a second to answer. This one is among them, and each event loop counts as a
+        process. ``groups`` is how many of the busiest groups to return, up to 1000, chosen among
+        the largest of each process. ``queues=False`` skips the scan of Redis' keys. Raises
         `ValueError` for a number below 0, `ConnectionLost` when our link breaks meanwhile, and as
         `Multiplexer.publish`. What the ACL does not allow is left out: see `FleetStats`.
         """
@@ -277,8 +278,8 @@ class ExtendedLayer(DoorsLayer):
     def local_stats(self) -> LocalStats:
         """What the layer holds and has counted in every event loop of the process; thread-safe.
 
-        Each loop takes its snapshot itself, between two callbacks. Returns within about a second,
-        also when loops are blocked.
+        Each loop takes its own snapshot, between two callbacks. Returns within about a second, even
+        if loops are blocked.
         """
         return self._hubs.ledger.stats()
 
@@ -294,28 +295,27 @@ class ExtendedLayer(DoorsLayer):
         max_messages: int = MAX_MESSAGES,
         max_bytes: int = MAX_BYTES,
     ) -> Tap:
-        """Look on as messages pass, for example::
+        """Watch messages as they pass, for example::
 
             async with layer.tap(groups=["room-1"]) as passing:
                 async for each in passing:  # a Tapped, or a TapEvent
                     ...
 
-        ``everything`` is all that is sent to groups, to channels of processes and to promises of
-        this prefix, whoever sends it. ``local_channels`` are channels of `new_channel`, in
-        whatever process. ``channels`` and ``patterns`` are Redis' own, as for `subscribe`; a
-        message comes once for each of them that matches.
+        ``everything`` means all messages to groups, channels of processes and promises of this
+        prefix, from any sender. ``local_channels`` are channels of `new_channel`, in any process.
+        ``channels`` and ``patterns`` are Redis' own, as for `subscribe`; a message comes once for
+        each of them that matches.
 
-        Nobody notices a tap: it is no member of a group, takes no message from a reader and keeps
-        no promise. Only what is sent to a channel whose process is gone is not counted as
-        unroutable while a tap sees it; `request` and `group_send_counted` know better. Over
-        `max_messages` and `max_bytes` of unread messages the newest are dropped, and counted in a
-        `TapEvent`. Raises `TypeError` for invalid names and `PlainChannel`; entering it raises
-        `SubscriptionRefused` and `NotConnected`.
+        A tap changes nothing for others: it is not a member of a group, takes no message from a
+        reader and does not count as waiting for a promise. There is one exception: a message to a
+        channel whose process is gone is not counted as unroutable while a tap sees it (`request`
+        and `group_send_counted` are not misled). Over `max_messages` and `max_bytes` of unread
+        messages the newest are dropped, and counted in a `TapEvent`. Raises `TypeError` for invalid
+        names and `PlainChannel`; entering it raises `SubscriptionRefused` and `NotConnected`.
 
-        Sharded channels of a cluster have no patterns. There, ``everything`` and patterns mean the
-        names that somebody is subscribed to: Redis is asked for them each second, and of a name
-        that is new, what is sent before that is missed. A tap has connections of its own there, two
-        to each master.
+        Sharded channels of a cluster have no patterns. There, ``everything`` and patterns cover the
+        names that have subscribers. Redis is asked for these every second, so messages to a new
+        name are missed until then. In a cluster a tap has its own connections, two to each master.
         """
         targets = Targets(self._names)
         for group in groups:

@@ -17,7 +17,7 @@ __all__ = ["MessagingLayer"]
 
 
 class MessagingLayer(SpecifiedLayer):
-    """What else there is to sending, and to reading what was sent."""
+    """More ways to send messages, and to read what was sent."""
 
     # -- groups -------------------------------------------------------------------------------
 
@@ -56,8 +56,8 @@ class MessagingLayer(SpecifiedLayer):
     async def group_send_counted(self, group: str, message: Message) -> int:
         """As `group_send`, and return how many processes got it.
 
-        Those that look on (`tap`, patterns) do not count, unless an ACL forbids PUBSUB. For tools
-        and tests: it asks Redis for more.
+        Onlookers (`tap`, patterns) are not counted, unless an ACL forbids PUBSUB. For tools and
+        tests: it costs Redis more.
         """
         name = self._group_name(group)
         data = self.wrapping.wrap(name, message)
@@ -69,8 +69,8 @@ class MessagingLayer(SpecifiedLayer):
     async def group_history(self, group: str, since: object = None, limit: int = 50) -> History:
         """The last messages of a group, or the first ones ``since`` a position; the oldest first.
 
-        Each has its position under ``"mpx_position"``. For a ``since`` that is no position, or one
-        of another epoch, these are the last ones, and the history is not ``complete``. It also has
+        Each has its position under ``"mpx_position"``. If ``since`` is not a position, or is one of
+        another epoch, these are the last messages, and the history is not ``complete``. It also has
         messages that were sent with ``exclude``. Raises `ValueError` for a group without a history
         and a limit below 1, and as `Multiplexer.publish`.
         """

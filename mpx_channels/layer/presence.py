@@ -21,13 +21,14 @@ class PresentLayer(MessagingLayer):
     ) -> None:
         """Have `channel` be in a group as `id`, such as a user's key; returns once Redis knows.
 
-        `info` (1 KiB at most) goes with the id, and that of the latest join counts. Several
-        channels as one id are one member with several connections. It ends with the channel, and
-        does not make it a member that gets the group's messages: that is `group_add`.
+        `info` (1 KiB at most) belongs to the id; the latest join sets it. Several channels with the
+        same id are one member with several connections. Presence ends with the channel. It does not
+        make the channel get the group's messages: use `group_add` for that.
 
         Raises `TypeError` and `ValueError` for invalid names, ids and infos, `PlainChannel`,
-        `ForeignChannel` when the channel's process is gone, and as `Multiplexer.publish` if Redis
-        does not take it; the channel is not present then. A lost answer is asked for again.
+        `ForeignChannel` if the channel's process is gone, and as `Multiplexer.publish` if Redis
+        does not accept it; the channel is not present then. If an answer is lost, the command is
+        repeated.
         """
         self._group_name(group)
         known = require_info(info, self.wrapping.encode)
@@ -40,7 +41,7 @@ class PresentLayer(MessagingLayer):
     async def presence_leave(self, group: str, channel: str, id: str) -> None:
         """Take `channel` out of a group as `id`; does nothing if it is not in it.
 
-        If that was the last connection, the id has left at once, and does not linger. Raises as
+        If that was the last connection, the id leaves at once, without lingering. Raises as
         `presence_join`; if Redis cannot be told now, it is told later.
         """
         self._group_name(group)
@@ -51,7 +52,7 @@ class PresentLayer(MessagingLayer):
     async def presence(
         self, group: str, *, limit: int = 1000, after: str | None = None
     ) -> Presence:
-        """Who is in a group, `limit` of them, and what to give as ``after`` to get the next.
+        """Who is in a group: up to `limit` members, and the ``after`` for the next page.
 
         The order is stable. Members whose last connection ended less than ``presence_linger``
         seconds ago are still listed. Raises `ValueError` for a `limit` below 1 and for an `after`
@@ -64,6 +65,6 @@ class PresentLayer(MessagingLayer):
         return await self._hubs.run(lambda hub: hub.presence.page(name, limit, after))
 
     async def presence_count(self, group: str) -> PresenceCount:
-        """How many are in a group, and with how many connections; as fast for many as for few."""
+        """How many members and connections a group has; equally fast for groups of any size."""
         name = self._group_name(group)
         return await self._hubs.run(lambda hub: hub.presence.count(name))

@@ -40,8 +40,8 @@ NAMES_REMEMBERED = 8192
 class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     """What every channel layer has.
 
-    Each method checks what it is given, and has the right hub do the rest. The ways that most calls
-    go are written out, without a step between.
+    Each method checks its arguments and passes the work to the right hub. The most frequent paths
+    are written out inline, to save a call.
     """
 
     extensions = ["groups", "flush"]
@@ -102,21 +102,21 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     async def close(self) -> None:
         """Send what waits and close the connections; the next use opens new ones.
 
-        Those of the running event loop, and those that synchronous code uses, whose channels end
-        with them. Returns within a second.
+        Closes the connections of the running event loop and those of synchronous code, whose
+        channels end with them. Returns within a second.
         """
         await self._hubs.close_all()
 
     async def close_pools(self) -> None:
-        """As in channels_redis, close those of the running event loop alone.
+        """As in channels_redis: close only the connections of the running event loop.
 
-        A loop of `async_to_sync` has none, and what synchronous code uses goes on.
+        A loop of `async_to_sync` has none. The connections of synchronous code stay open.
         """
         await self._hubs.close()
 
     @property
     def process_id(self) -> str | None:
-        """What this process, on the running event loop, is called; None before the first use."""
+        """The id of this process on the running event loop; None before the first use."""
         hub = self._hubs.here
         return hub.process_id if hub is not None else None
 
@@ -127,11 +127,11 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return tuple(map(str, hub.multiplexer.nodes)) if hub is not None else ()
 
     def nodes(self) -> list[Node]:
-        """The servers that the layer is to use; starts an embedded one, and connects to none."""
+        """The servers that the layer will use; starts an embedded one, but does not connect."""
         return list(self.config.multiplexer().seeds)
 
     def stats(self) -> LayerStats | None:
-        """What the layer holds and has counted on the running event loop; None before its use."""
+        """What the layer holds and has counted on the running event loop; None before first use."""
         hub = self._hubs.here
         return hub.stats() if hub is not None else None
 
@@ -175,13 +175,13 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     async def receive(self, channel: str) -> Message:
         """Wait for the next message to a channel; cancelling loses none.
 
-        A channel of `new_channel` is read in its process. A name that ends in its ``!`` reads all
-        channels of this process with that beginning. A plain channel (without ``!``) is read by
-        any number of processes, each message by one of them. A cancelled reader of a channel of
-        this process that does not come back within ``expiry`` seconds gives the channel up. What a
-        call of `async_to_sync` made is read by any other, and on any event loop of the process.
-        Raises `MultiplexerStopped` when the layer is closed meanwhile, for a plain channel and for
-        what synchronous code made.
+        A channel of `new_channel` is read in its process. A name that ends in ``!`` reads all
+        channels of this process that begin with it. A plain channel (without ``!``) can be read by
+        any number of processes; each message goes to one of them. If a reader of a channel of this
+        process is cancelled and does not come back within ``expiry`` seconds, the channel ends. A
+        channel made in a call of `async_to_sync` can be read in any other such call, and on any
+        event loop of the process. Raises `MultiplexerStopped` if the layer is closed meanwhile, for
+        plain channels and for channels that synchronous code made.
         """
         hub = self._hub_by_loop.get(get_running_loop())
         mailbox = hub.mailboxes.get(channel) if hub is not None else None
@@ -218,9 +218,9 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         return await self.receive(channel)
 
     async def take(self, channel: str, timeout: float | None = None) -> Taken:
-        """`receive` on the portal's loop, for a reader on another loop, who may be gone by then.
+        """`receive` on the portal's loop, for a reader on another loop that may be gone by then.
 
-        Comes with what has the next reader get the message, and before any other. Raises
+        Also returns a function that puts the message back, for the next reader to get first. Raises
         `TimeoutError` after `timeout` seconds.
         """
         try:
@@ -241,11 +241,12 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         hooks: Hooks | None = None,
         patience: float | None = None,
     ) -> Mailbox:
-        """As `new_channel`, and hand out the mailbox: for readers that stay, such as consumers.
+        """As `new_channel`, but return the mailbox: for lasting readers, such as consumers.
 
-        It is theirs until they give it to `close_channel`. It is of the running event loop, also
-        within `async_to_sync`. With ``patience`` it is opened after so many seconds also if Redis
-        has not confirmed, and cut off as if the link had broken: its hooks say so.
+        The reader owns it until it calls `close_channel`. It belongs to the running event loop,
+        also within `async_to_sync`. With ``patience``, it is opened after that many seconds even if
+        Redis has not confirmed; it then counts as cut off, as if the link had broken, and its hooks
+        say so.
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {prefix!r}")
@@ -288,10 +289,11 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
         `Recovery` that is returned says whether that was everything. A position may come from a
         browser: no value of it raises, not even None.
 
-        What is sent to the group from then on arrives. A channel of another process is added by
-        that process, which is asked to. Raises `TypeError` for invalid names, `PlainChannel`,
+        Everything sent to the group from then on arrives. A channel of another process is added by
+        that process, at our request. Raises `TypeError` for invalid names, `PlainChannel`,
         `ForeignChannel` when the other process is gone, `SubscriptionRefused`, and `NotConnected`
-        when Redis does not confirm in ``connect_timeout`` seconds; the channel is no member then.
+        when Redis does not confirm in ``connect_timeout`` seconds; the channel is not a member
+        then.
         """
         name = self._group_name(group)
         if since is not NO_REPLAY:
@@ -324,9 +326,9 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; does nothing if it is not in it.
 
-        What was sent to the group before, by an awaited `group_send` of this process, still
-        arrives: if there was one in the last ``connect_timeout`` seconds, this waits for a round
-        trip to Redis. A cancelled call leaves at once.
+        Messages that this process sent before, with an awaited `group_send`, still arrive: if there
+        was one in the last ``connect_timeout`` seconds, this call waits for a round trip to Redis.
+        If the call is cancelled, the channel leaves at once.
         """
         name = self._group_name(group)
         hub = self._hub_by_loop.get(get_running_loop())
@@ -353,10 +355,10 @@ class SpecifiedLayer(BaseChannelLayer, metaclass=LayerType):
     ) -> str | None:
         """Send a message to every channel in a group; returns once Redis has it.
 
-        The channels named in `exclude` do not get it. Of a group with a history (``history`` in
-        CONFIG), returns the message's position. There, a second message with the same
-        ``idempotency_key``, whoever sends it, is not sent while the first is in the history, and
-        the position of the first is returned. If the connection breaks before the answer comes,
+        The channels named in `exclude` do not get it. For a group with a history (``history`` in
+        CONFIG), returns the message's position. In such a group, a second message with the same
+        ``idempotency_key``, from any sender, is not sent while the first is in the history; the
+        position of the first is returned instead. If the connection breaks before the answer comes,
         the layer finds out what became of the message; without a history it raises
         `ConnectionLost`. Raises as `send`, and `ValueError` for a key where there is no history.
         """

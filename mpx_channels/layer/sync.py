@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 
 class SyncLayer:
-    """A layer for synchronous code: its methods block; from any thread, as often as one likes.
+    """A layer for synchronous code, with methods that block; use it from any thread.
 
     All threads of a process share the connections and channels. The methods are those of the layer,
-    and what a call of `async_to_sync` does is the same as what the method here does. Those that
-    send take ``on_commit=True``: then the message leaves only when the transaction around it has
-    been committed, and not at all if it is rolled back; outside a transaction it leaves at once.
+    and each does the same as calling the layer's method through `async_to_sync`. Methods that send
+    take ``on_commit=True``: the message is then sent only after the surrounding transaction has
+    been committed, and not at all if it is rolled back. Outside a transaction it is sent at once.
     Names and messages are checked at the call either way. ``using`` names the database.
     """
 
@@ -133,7 +133,7 @@ class SyncLayer:
     def receive(self, channel: str, timeout: float | None = None) -> Message:
         """`MpxChannelLayer.receive`; raises `TimeoutError` after `timeout` seconds.
 
-        Whoever is interrupted, by Ctrl-C for instance, loses no message either.
+        An interrupted call, by Ctrl-C for instance, loses no message either.
         """
         return self._run(self._layer.take(channel, timeout), give_back)[0]
 
@@ -233,9 +233,9 @@ class SyncLayer:
         self._layer.undrain()
 
     def close(self) -> None:
-        """`MpxChannelLayer.close`; of this process, the connections of synchronous code alone.
+        """`MpxChannelLayer.close`, but only for the connections of synchronous code.
 
-        At the end of the process this is not needed.
+        There is no need to call it when the process ends.
         """
         self._run(self._layer.close())
 

@@ -37,18 +37,18 @@ class Multiplexer:
     is away: they count, and are sent when a connection stands.
 
     - ``url``: where Redis is: ``redis://``, ``rediss://`` (TLS) or ``unix://``, as redis-py has it.
-      A list of several is for several servers, which share the names among them: see `node_of`.
-      An entry may be a `Node` or `SentinelNode`, too.
-    - ``ping_interval`` (seconds, 30): after so much silence the server is asked for a sign of
-      life. Shorter finds dead peers sooner and costs a packet per interval.
+      With a list of several servers, each name belongs to one of them: see `node_of`. An entry may
+      also be a `Node` or `SentinelNode`.
+    - ``ping_interval`` (seconds, 30): after this much silence the server is sent a PING. A shorter
+      interval finds dead peers sooner and costs a packet each time.
     - ``min_backoff``, ``max_backoff`` (seconds, 0.008 and 0.512, as in go-mpx): exponential
       backoff with full jitter between attempts to connect.
     - ``connect_timeout`` (seconds, 5): for connecting with its handshake, and for the server's
       next answer, as long as there is a command or a PING that it has not answered.
     - ``unsubscribe_delay`` (seconds, 1): how long a name stays subscribed after its last
       listener went, so that a page that reloads costs Redis nothing.
-    - ``max_queue`` (1000): messages that wait for one subscription's async callbacks, or for its
-      iteration; over it, if the reader is slow, the newest is dropped and counted.
+    - ``max_queue`` (1000): how many messages may wait for one subscription's async callbacks, or
+      for its iteration; above that, if the reader is slow, the newest is dropped and counted.
     - ``max_backlog`` (10,000), ``backlog_timeout`` (seconds, 5): how many commands wait for a
       connection, and for how long, before their senders get `NotConnected`. After a reconnect they
       go out when the subscriptions are confirmed again, within this time.
@@ -134,7 +134,7 @@ class Multiplexer:
 
     @property
     def counts_all(self) -> bool:
-        """Whether the number that `publish` returns is that of all who got it."""
+        """Whether the number that `publish` returns counts all receivers."""
         return True
 
     @property
@@ -156,7 +156,7 @@ class Multiplexer:
 
     @property
     def seeds(self) -> tuple[Node, ...]:
-        """What it was made with."""
+        """The nodes that it was made with."""
         return self._topology.nodes
 
     def node_of(self, name: str | bytes) -> Node:
@@ -219,7 +219,7 @@ class Multiplexer:
         return self._subscribers.of_node(node).up.is_set()
 
     async def start(self) -> None:
-        """Begin to connect and return at once, also when the server is down."""
+        """Begin to connect and return at once, even if the server is down."""
         if self.running:
             return
         self.flow.start()
@@ -233,9 +233,9 @@ class Multiplexer:
     async def stop(self, timeout: float = LAST_ANSWERS) -> None:
         """Let publishes out, close all connections. Subscriptions stay, for the next `start`.
 
-        Subscriptions hear ``on_disconnect``, outstanding promises fail with
-        `PromiseDisconnected`. Answers are waited for ``timeout`` seconds in all (0.5), and nothing
-        else is: it returns within a second.
+        Subscriptions hear ``on_disconnect``, and outstanding promises fail with
+        `PromiseDisconnected`. It waits for answers, ``timeout`` seconds in all (0.5), and for
+        nothing else: it returns within a second.
         """
         deadline = monotonic() + timeout
         await asyncio.gather(*[each.stop(timeout) for each in self._publishers.all])
@@ -264,8 +264,8 @@ class Multiplexer:
     async def wait_connected(self, timeout: float | None = None) -> None:
         """Return once the subscribing connection stands; with several servers, those to all.
 
-        ``timeout`` is in seconds, None waits for ever; raises `NotConnected` when it is over,
-        with the reason of the last attempt.
+        ``timeout`` is in seconds; None means no limit. Raises `NotConnected` when it is over, with
+        the reason of the last attempt.
         """
         if not self.running:
             raise MultiplexerStopped("the multiplexer is not running: await start() first")
@@ -284,12 +284,13 @@ class Multiplexer:
             ) from link.last_error
 
     def probe_over(self, name: str | bytes) -> None:
-        """Have a channel of this process' own, to hear its own publishes over, on every server.
+        """Subscribe to a channel on every server, over which this process hears itself publish.
 
-        Nobody else may publish to `name`. When no message came from a server for
-        ``probe_interval`` seconds, something is published there; if that does not come back in
-        ``connect_timeout`` seconds, twice, the connection stands and delivers nothing, and is made
-        anew. If that does not help, the next ones are given longer. A second call changes nothing.
+        Nobody else may publish to `name`. When no message has come from a server for
+        ``probe_interval`` seconds, a message is published there. If that does not come back in
+        ``connect_timeout`` seconds, twice in a row, the connection delivers nothing although it is
+        open, and is replaced. If that does not help, the next connections get longer. A second call
+        changes nothing.
         """
         key = encode_name(name)
         if self._probes is None:
@@ -304,7 +305,7 @@ class Multiplexer:
     async def healthy(self, timeout: float = 1.0) -> Health:
         """Whether what is published arrives, on every node, in `timeout` seconds.
 
-        Needs `probe_over`. Raises `ValueError` without it, and for no number of seconds above 0.
+        Needs `probe_over`. Raises `ValueError` without it, or if `timeout` is not a number above 0.
         """
         require_timeout(timeout)
         if self._probes is None:
@@ -340,8 +341,8 @@ class Multiplexer:
     def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
         """How many clients subscribe to this very name: an answer from each node that knows some.
 
-        Each is the name and a number, and for sharded channels behind them how many of these only
-        look on (see `onlookers`); they fail as those of `command`.
+        Each answer is the name and a number. For sharded channels there is a third item: how many
+        of these are onlookers (see `onlookers`). The futures fail as those of `command`.
         """
         key = encode_name(name)
         return [self.command(b"PUBSUB", b"NUMSUB", key, node=self.node_of(key))]
@@ -349,7 +350,7 @@ class Multiplexer:
     def fences(
         self, published: float, name: str | bytes | None = None
     ) -> list[asyncio.Future[None]]:
-        """Done, all of them, once what had been published to `name` by now was delivered here.
+        """Futures, done once all that was published to `name` so far has been delivered here.
 
         Without a name, to any, on every server. They are for what was awaited from `publish`, on
         whatever event loop, at the moment `published` (`time.monotonic`). If that is longer ago
@@ -367,11 +368,11 @@ class Multiplexer:
     ) -> asyncio.Future[Any]:
         """Send any command that does not block, in order with what is published.
 
-        ``node`` is one of `nodes`, such as the `node_of` a key; it can be left out where there is
-        but one. The future gets Redis' reply, and fails as `publish` does. If the answer is lost,
-        it gets the reply to the command that ``again`` returns, which has to find out whether the
-        first one ran: it is sent over the next connection, however long that takes, before all that
-        was sent later.
+        ``node`` is one of `nodes`, such as the `node_of` a key; leave it out if there is only one.
+        The future gets Redis' reply, and fails as `publish` does. If the answer is lost, it gets
+        the reply to the command that ``again`` returns, which has to find out whether the first one
+        ran. That command is sent over the next connection, however long that takes, before
+        everything that was sent later.
         """
         in_doubt = None if again is None else lambda: pack(*again())
         return self._publishers.of(node).submit(pack(*words), in_doubt)
@@ -379,8 +380,8 @@ class Multiplexer:
     def begin_with(self, *words: bytes, node: Node | None = None, heard: Heard = unheard) -> None:
         """Send a command as `command` does, and again as the first of each new connection.
 
-        Such as one that loads a script: what is written to that connection finds it there. It may
-        run any number of times; ``heard`` is called with what has come of it, each time.
+        For example to load a script, so that later commands on that connection find it. It may run
+        any number of times; ``heard`` is called with the outcome each time.
         """
         self._publishers.of(node).begin_with(pack(*words), heard)
 
@@ -435,5 +436,5 @@ class Multiplexer:
     # -- look ---------------------------------------------------------------------------------
 
     def stats(self) -> MultiplexerStats:
-        """A snapshot; it walks over the names, so take it by the second, not by the message."""
+        """A snapshot; it walks over all names, so take one a second, not one for each message."""
         return snapshot(self._topology, self._subscribers, self._publishers, self._counters)

@@ -62,7 +62,9 @@ async def test_one_line_for_all_that_cannot_begin(
     for socket in sockets:
         await socket.ended()
         assert socket.sent == [{"type": "websocket.close", "code": 1011}]
-    (record,) = [each for each in caplog.records if each.name == "mpx_channels.consumers"]
+    # One, and on a loaded machine, where that takes seconds, another with the number of the rest.
+    record, *later = [each for each in caplog.records if each.name == "mpx_channels.consumers"]
+    assert all("more in the last" in each.getMessage() for each in later)
     text = record.getMessage()
     assert text.startswith(f"{consumer.__name__} ended, as Redis is away: redis://127.0.0.1:")
     assert "Connect call failed" in text

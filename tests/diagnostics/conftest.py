@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyte
 import pytest
 
 from tests.warm import Process, Warm, start_cold
@@ -166,6 +165,8 @@ class Terminal:
     """A program in a pseudo-terminal, and what its screen shows."""
 
     def __init__(self, start: Callable[..., Process], columns: int, rows: int) -> None:
+        import pyte  # not where only what has to do with Redis is tested
+
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self.output = b""

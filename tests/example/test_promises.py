@@ -69,6 +69,7 @@ async def test_who_waits_gets_the_value(visitor: AsyncClient, value: Any) -> Non
 
 
 async def test_nobody_resolves_it(visitor: AsyncClient) -> None:
+    await get_channel_layer().connect()  # what was not connected in time says that
     answer = await visitor.get("/wait/tea/?timeout=0.01")
     assert answer.status_code == 504
     assert "Nobody resolved 'tea' in 0.01 s" in answer.json()["error"]

@@ -61,8 +61,7 @@ IN_CLUSTER = (
     Use("finding a cluster's masters, and the number of partitions",
         ("cluster|slots", "eval", "get", "set"), Level.PROBLEM),
     Use("knowing which of a cluster's nodes is right", ("cluster|nodes",), Level.WARNING),
-    Use("histories that move between the nodes of a cluster",
-        ("cluster|myid", "cluster|myshardid"), Level.WARNING),
+    Use("histories that move between the nodes of a cluster", ("cluster|myid",), Level.WARNING),
     Use("slots of a cluster that are on their way", ("asking",), Level.WARNING),
 )  # fmt: skip
 SHARDED = (
@@ -80,8 +79,6 @@ CLASSIC = (
 # where it is forbidden they do as there.
 SINCE_7_2 = ("cluster|myshardid",)
 NOT_IN_CLUSTER = ("blpop",)
-# Not before Redis 7.2; without it, the other has to do.
-MAY_BE_UNKNOWN = ("cluster|myshardid",)
 
 # What redis-py sends when it connects: the first for a database number in hosts, the second for a
 # client_name. AUTH and HELLO are always allowed. That CLIENT SETINFO is refused it does not mind,
@@ -144,8 +141,6 @@ class Refusals:
         """Sort it in by Redis' words, which differ by version."""
         text = str(error).lower()
         if is_unknown(error):
-            if command in MAY_BE_UNKNOWN:
-                return
             refused = self.unknown
         elif not is_forbidden(error):
             return
@@ -183,13 +178,7 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
     for command, words in (*keys, *_on_history(*history), *_on_presence(*presence)):
         await attempt(probe, command, *words)
     if cluster:
-        for command in (
-            "asking",
-            "cluster|slots",
-            "cluster|nodes",
-            "cluster|myid",
-            "cluster|myshardid",
-        ):
+        for command in ("asking", "cluster|slots", "cluster|nodes", "cluster|myid"):
             await attempt(probe, command)
     # A proper message: who listens to all groups by a pattern counts what it cannot read.
     message = server.config.wrapping().wrap(names[0], {"type": "mpx.doctor"})

@@ -180,6 +180,7 @@ class ProcessStats:
             right = _RIGHT.get(str(each.type))
             if right is not None and value is not None and right(value):
                 known[each.name] = value
+        known.pop("silent", None)  # who answers is not
         if not known.get("process_id"):
             return None
         known["process_id"] = printable(known["process_id"])

@@ -264,13 +264,18 @@ class Detours:
 
     def _lead_on(self, sent: Sent) -> None:
         """It was not sent yet: to wherever its slot is now."""
-        key = key_of(*unpack(sent.command))
+        words = unpack(sent.command)
+        key = key_of(*words)
         if key is None:
             if not sent.future.done():
                 sent.future.set_exception(NotConnected("the node has left the cluster"))
             return
         route = self._publishers.routes[slot_of(key)]
-        if isinstance(route, Detour):
+        home = self._topology.home
+        if words[0] == b"PUBLISH" and home in self._publishers:
+            # As what is published from now on; any node takes it.
+            self._publishers.of(home).take_over([sent])
+        elif isinstance(route, Detour):
             route.came_back(sent, self._turn_of(sent.future)[0])
         else:
             route.take_over([sent])

@@ -36,19 +36,20 @@ __all__ = ["ClusterMultiplexer"]
 
 
 class ClusterMultiplexer(Multiplexer):
-    """A `Multiplexer` over a cluster: two connections to each master, whatever it carries.
+    """A `Multiplexer` over a cluster, with two connections to each master.
 
-    Names and keys follow their slots; only those that do are told lost when a slot moves. ``url``
-    are nodes to begin with, one of which has to answer. Besides what `Multiplexer` takes:
+    Names and keys follow their slots. When a slot moves, only the names in it are reported as lost.
+    ``url`` lists nodes to begin with, of which one has to answer. Besides what `Multiplexer` takes:
 
     - ``sharded`` (True): names are sharded channels (SSUBSCRIBE, SPUBLISH: from Redis 7 on), which
-      the nodes of their slot know alone. If not, they are classic, and every node hears of them.
+      only the nodes of their slot know. If False, they are classic, and every node hears of them.
     - ``address_remap`` (None): from the ``(host, port)`` that a node announces to one at which it
       can be reached, as redis-py's clients take it.
-    - ``agreement`` (None): what all processes have to have alike, before anything is sent.
+    - ``agreement`` (None): settings that must be the same in all processes, checked before anything
+      is sent.
 
-    ``classic=True`` is for channels that programs of all kinds publish to, and patterns are always
-    so: all that is classic comes over one node.
+    ``classic=True`` is for channels that other programs publish to. Patterns are always classic.
+    Everything classic comes over one node.
     """
 
     cluster = True
@@ -126,7 +127,7 @@ class ClusterMultiplexer(Multiplexer):
         return self._topology.server_of(encode_name(name))
 
     def place_of(self, name: str | bytes) -> Hashable:
-        """Equal for keys that one command may have together: of one slot, and there now."""
+        """Equal for keys that one command may name together: keys of one slot, on its node now."""
         key = encode_name(name)
         return self._topology.node_of(key), slot_of(key)
 
@@ -146,7 +147,7 @@ class ClusterMultiplexer(Multiplexer):
         return self._subscribers.of_node(node).link.last_error or self._guide.last_error
 
     async def start(self) -> None:
-        """Begin to ask who has which slots, and return at once, also when all nodes are down."""
+        """Begin to ask which node has which slots; return at once, even if all nodes are down."""
         if self.running:
             return
         self.flow.start()
@@ -187,7 +188,7 @@ class ClusterMultiplexer(Multiplexer):
             raise NotConnected(f"no connection to {where} in {timeout} s{cause}") from error
 
     def probe_over(self, name: str | bytes) -> None:
-        """As `Multiplexer.probe_over`, with a name made of it for each master."""
+        """As `Multiplexer.probe_over`, with a name derived from it for each master."""
         if self._probes is None:
             self._probes = ClusterProbes(
                 self._topology,
@@ -220,7 +221,7 @@ class ClusterMultiplexer(Multiplexer):
     def publish_soon(
         self, name: str | bytes, data: bytes, *, classic: bool = False
     ) -> asyncio.Future[int]:
-        """As `Multiplexer.publish_soon`; the count is of those whom this node knows of.
+        """As `Multiplexer.publish_soon`; counts the subscribers that this node knows of.
 
         With sharded channels those are all. ``classic`` is for channels that are not sharded.
         """
@@ -292,7 +293,7 @@ class ClusterMultiplexer(Multiplexer):
             self._publishers.of(node).begin_with(pack(*words), heard)
 
     def blocking_command(self, *words: bytes, node: Node | None = None) -> asyncio.Future[Any]:
-        """There is none: it could wait for keys of one slot only."""
+        """Not available in a cluster: it could only wait for keys of one slot."""
         raise NotImplementedError("commands that block are not for a cluster")
 
     def new_channel_subscription(
