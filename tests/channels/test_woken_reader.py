@@ -25,6 +25,7 @@ from tests.inside import (
 )
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
+from tests.servers import major_version
 
 from .test_queues import (
     numbers,
@@ -368,7 +369,8 @@ async def test_a_reader_outlives_a_demotion(
     admin.replicaof("127.0.0.1", "1")
     reader = asyncio.create_task(layer.receive("jobs"))
     await eventually(lambda: "read only replica" in caplog.text)
-    await eventually(lambda: refusals(admin, "READONLY") > 1)
+    if major_version() >= 7:  # before, what a script says is counted as ERR
+        await eventually(lambda: refusals(admin, "READONLY") > 1)
     assert not reader.done()
     admin.replicaof("NO", "ONE")
     await layer.send("jobs", {"type": "x", "n": 2})
