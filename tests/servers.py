@@ -32,7 +32,10 @@ class OtherServer:
         for key, value in options.items():
             # As in a file, where a line more is an option more.
             first, *more = str(value).split("\n")
-            self._command += [f"--{key}", *(shlex.split(first) if more else [first])]
+            self._command += [
+                f"--{key}",
+                *(shlex.split(first) if more or key == "bind" else [first]),
+            ]
             for name, *words in map(shlex.split, more):
                 self._command += [f"--{name}", *words]
         self._process: subprocess.Popen[bytes] | None = None
