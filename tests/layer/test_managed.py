@@ -106,6 +106,7 @@ async def test_words_of_their_own(proxy: Any, prefix: str) -> None:
     )
 
 
+@pytest.mark.alike
 def test_said_once(server: object) -> None:
     """On the screen there is one line for all that one command would have told."""
     running = RestartableServer(config=without(SERVICES["ElastiCache"]))
