@@ -57,6 +57,7 @@ def test_synchronous_code(host: Host) -> None:
     layer.sync.close()
 
 
+@pytest.mark.alike
 async def test_the_doctor(host: Host) -> None:
     rows = await examine({"hosts": [host]})
     assert not [

@@ -106,6 +106,7 @@ async def test_a_slot_moves(new_layer: NewLayer, tls_cluster: Cluster) -> None:
         assert [(await mailbox.get())["n"] for _ in range(sent)] == list(range(sent))
 
 
+@pytest.mark.alike
 async def test_the_doctor(config: Config, tls_cluster: Cluster) -> None:
     rows = await examine(config)
     bad = [row.as_json() for row in rows if row.finding.level in (Level.PROBLEM, Level.WARNING)]
