@@ -247,7 +247,7 @@ async def model() -> list[Check]:
         for node in cluster.masters:
             with node.client() as client:
                 client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(3.0)  # all links are back, and their names with them
         commands = counted(cluster, ssubscribes) - before
         sent = {}
         for sharded in (True, False):
@@ -255,7 +255,7 @@ async def model() -> list[Check]:
             await layer.connect()
             before, number = counted(cluster, bytes_sent), 2000
             await asyncio.gather(*[layer.group_send("room-1", MESSAGE) for _ in range(number)])
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # the bus has sent what it had to
             sent[sharded] = (counted(cluster, bytes_sent) - before) / number
             await layer.close()
         group = ClusterNames("bench", DEFAULT_PARTITIONS).group("room-1")

@@ -264,7 +264,7 @@ async def measure(server: str, stack: str, url: str, clients: int, over: float) 
                 await asyncio.sleep(NUMBER)
 
         publishing = asyncio.create_task(publish())
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # some numbers have come before anything happens
         began = time.monotonic()
         for old in list(pods.all):
             await pods.add(Pod(server, environment))
@@ -273,12 +273,12 @@ async def measure(server: str, stack: str, url: str, clients: int, over: float) 
                 note(await old.pre_stop(over))
             else:
                 pods.all.remove(old)  # Kubernetes takes it out as it sends SIGTERM
-                await asyncio.sleep(2 * READY)
+                await asyncio.sleep(2 * READY)  # new pages go elsewhere by then
             await old.end()
             note(f"it has ended; {len(seen.joins)} reconnects")
             if old in pods.all:
                 pods.all.remove(old)
-            await asyncio.sleep(3)
+            await asyncio.sleep(3)  # between one server and the next, as a rollout does
         took = time.monotonic() - began
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)

@@ -122,7 +122,7 @@ async def measure(
         for each in slow:
             each.setblocking(False)
         ends = await asyncio.gather(*(last(each) for each in slow))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # the server lets go of what was sent
         return {
             "server": server,
             "consumer": consumer,

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-__all__ = ["Guest", "Guests"]
-
 from mpx_channels.multiplexer.logs import LimitedLog
+
+__all__ = ["Guest", "Guests"]
 
 logger = logging.getLogger("mpx_channels.loops")
 log = LimitedLog(logger)
