@@ -30,6 +30,10 @@ class Row(NamedTuple):
     slots: frozenset[int]
 
 
+# How far above its port a node listens to others, before Redis 7 let one say where.
+OLD_BUS = 10_000
+
+
 class Node(RestartableServer):
     """A server of a cluster; it keeps its place there while it is dead, and nothing else."""
 
@@ -45,6 +49,9 @@ class Node(RestartableServer):
         tls: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        old = major_version() < 7
+        if old:
+            self.port = free_port(bus=OLD_BUS)
         self._tls = tls is not None
         # What clients connect to, which may be a proxy; the server itself listens on `port`.
         self.announced = self.port if network is None and tls is None else free_port()
@@ -56,8 +63,7 @@ class Node(RestartableServer):
         if tls is not None:
             self.url = f"rediss://{credentials}localhost:{self.announced}"
         self.number = number
-        old = major_version() < 7
-        self.bus_port = self.announced_bus_port = self.port + 10_000 if old else free_port()
+        self.bus_port = self.announced_bus_port = self.port + OLD_BUS if old else free_port()
         # Where its connections come from.
         self.address = CLIENTS if network is None else f"127.0.0.{10 + number}"
         settings = {

@@ -25,8 +25,8 @@ _chance = random.SystemRandom()
 _drawn: set[int] = set()
 
 
-def free_port() -> int:
-    """A TCP port that nobody has now.
+def free_port(*, bus: int = 0) -> int:
+    """A TCP port that nobody has now, nor the one that is ``bus`` above it.
 
     Below those that the system gives to clients: a client that tries in vain to connect to one of
     them may be given that very port, and find itself connected to itself. Each process of
@@ -37,16 +37,21 @@ def free_port() -> int:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
         port = _chance.randrange(15_000 + worker, 30_000, workers)
-        if port in _drawn:
-            continue
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            _drawn.add(port)
+        ports = {port, port + bus}
+        # The system's own begin at 32,768.
+        if max(ports) < 32_768 and not ports & _drawn and all(map(_is_free, ports)):
+            _drawn.update(ports)
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 # What Redis pushes of these kinds, of a name and something without line breaks.
