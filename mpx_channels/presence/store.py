@@ -44,10 +44,15 @@ class Keys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where groups share leases. ``group`` is any of these groups."""
+    """Where groups share leases. ``group`` is any of these groups.
 
-    node: Node
+    ``at``: what tells it from places with the same names: the server, but in a cluster nothing, as
+    a place goes along with its slot, and has names of its own.
+    """
+
+    at: Node | None
     leases: str
+    node: Node = field(compare=False)
     due: str = field(compare=False)
     group: str = field(compare=False)
 
@@ -157,7 +162,8 @@ class Store:
         """Where a group is."""
         group = self._keys.group_of(name)
         leases, due = self._keys.presence_leases(group)
-        return Place(self._multiplexer.node_of(name), leases, due, group)
+        node = self._multiplexer.node_of(name)
+        return Place(None if self._multiplexer.cluster else node, leases, node, due, group)
 
     async def write(
         self, name: str, number: int, kept: Sequence[Kept], *, quiet: bool = False

@@ -33,7 +33,10 @@ SWEPT_AT_ONCE = 16
 class _Standing:
     """What is known of a place; ``epoch`` is None before this process has had a lease there."""
 
-    __slots__ = ("epoch", "turn")
+    __slots__ = ("epoch", "node", "turn")
+
+    # Where it was when we looked last.
+    node: Node
 
     def __init__(self) -> None:
         self.epoch: int | None = None
@@ -185,11 +188,18 @@ class Leases:
 
     def _standing(self, place: Place) -> _Standing:
         standing = self._places.get(place)
-        if standing is None:
-            standing = self._places[place] = _Standing()
-            if place.node not in self._nodes:
-                self._nodes.add(place.node)
-                self._begin_with(place.node, place.leases)
+        moved = standing is not None and standing.node is not place.node
+        if standing is None or moved:
+            # The key says where it is, too.
+            standing = self._places.pop(place, None) or _Standing()
+            self._places[place] = standing
+            standing.node = place.node
+        if place.node not in self._nodes:
+            self._nodes.add(place.node)
+            self._begin_with(place.node, place.leases)
+        if moved:
+            # To another node, or its replica has taken over: which may not have all.
+            self._connected(place.node)
         return standing
 
     def _begin_with(self, node: Node, key: str) -> None:
