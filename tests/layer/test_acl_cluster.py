@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from redis.credentials import CredentialProvider
 
-from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.doctor.permissions import acl_rules, uses
 from mpx_channels.layer import CommandRefused, MpxChannelLayer
 from mpx_channels.layer.clusters import names_for
 from tests.clusters import Cluster, slot_of
 from tests.conftest import PATIENCE, eventually
-from tests.diagnostics.doctor.examine import examine, of
+from tests.diagnostics.doctor.examine import complaints, examine, of
 from tests.docs.pages import DOCS
 
 from .test_acl import (
@@ -217,8 +216,7 @@ async def test_what_the_doctor_says(
     host = {"username": administrator.make("clustered"), "password": PASSWORD}
     config = {"hosts": [{"address": cluster.seeds[0], **host}], "cluster": True, "prefix": prefix}
     rows = await examine(config)
-    bad = (Level.PROBLEM, Level.WARNING)
-    assert [row.as_json() for row in rows if row.finding.level in bad] == []
+    assert complaints(rows) == []
     assert {row.node for row in of(rows, "permissions")} == set(cluster.seeds)
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.layer import MpxChannelLayer, NotConnected
-from tests.diagnostics.doctor.examine import examine
+from tests.diagnostics.doctor.examine import complaints, examine
 
 from .test_acl import HISTORY, groups, histories, operations, queues, wildcards
 
@@ -57,12 +56,9 @@ def test_synchronous_code(host: Host) -> None:
     layer.sync.close()
 
 
-@pytest.mark.alike
 async def test_the_doctor(host: Host) -> None:
     rows = await examine({"hosts": [host]})
-    assert not [
-        row.as_json() for row in rows if row.finding.level in (Level.PROBLEM, Level.WARNING)
-    ]
+    assert complaints(rows) == []
 
 
 async def test_the_error_of_a_layer(certificates: Certificates) -> None:

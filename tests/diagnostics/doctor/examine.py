@@ -60,3 +60,13 @@ def worst(rows: list[Row], id: str) -> Level:
     """The worst that a check found."""
     order = [Level.OK, Level.INFO, Level.SKIPPED, Level.WARNING, Level.PROBLEM]
     return max((row.finding.level for row in of(rows, id)), key=order.index)
+
+
+def complaints(rows: list[Row], *, but: str = "") -> list[dict[str, Any]]:
+    """What it warns of, but for what is installed here, which is another thing in each corner."""
+    bad = (Level.PROBLEM, Level.WARNING)
+    return [
+        row.as_json()
+        for row in rows
+        if row.finding.level in bad and row.check.id not in ("versions", but)
+    ]
