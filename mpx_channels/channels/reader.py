@@ -123,7 +123,7 @@ class Reader:
 
     def abandon(self) -> None:
         """The event loop was closed: what reads will never end."""
-        for task in self._aside:
+        for task in tuple(self._aside):
             forget_task(task)
 
     # -- for subclasses -----------------------------------------------------------------------

@@ -120,10 +120,10 @@ class Link:
     def abandon(self) -> None:
         """The event loop was closed under us: give the socket back without its help."""
         task, self._task = self._task, None
-        if task is not None and not task.done():
-            forget_task(task)
         if self.wire is not None:
             self.wire.drop()
+        if task is not None:
+            forget_task(task)
 
     async def _run(self) -> None:
         failures = 0
@@ -150,6 +150,8 @@ class Link:
         except TimeoutError:
             error: Exception = TimeoutError(f"no answer in {patience:g} s")
         except Exception as caught:
+            if self._task is None:
+                raise  # abandoned, and redis-py has made an error of that
             # Also what redis-py does not wrap, such as a credential provider that fails: whatever
             # it is, this attempt failed and the next may not.
             error = caught

@@ -18,6 +18,7 @@ from .exceptions import NotConnected, describe
 from .tls import host_and_port, look_closer
 from .tls_options import tls_options
 from .topology import Node, connection_class
+from .wire import hang_up
 
 __all__ = ["AnySentinel", "SentinelNode"]
 
@@ -179,16 +180,14 @@ class SentinelNode(Node):
                     "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name
                 )
                 said = await connection.read_response()
-        except GeneratorExit:
-            raise  # the loop was closed, nothing can be awaited any more
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
+        except Exception as error:
             # Where none was reached yet, what is wrong may be in the settings.
-            look = self.master is None and isinstance(error, Exception)
+            look = self.master is None
             if look and (trouble := await look_closer(error, connection)) is not None:
                 raise trouble.error() from error
             raise
-        await connection.disconnect(nowait=True)
+        finally:
+            hang_up(connection)
         return (said[0].decode(), int(said[1])) if said else None
 
     def sentinel_connection(self, number: int) -> AbstractConnection:

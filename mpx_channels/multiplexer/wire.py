@@ -34,7 +34,14 @@ try:
 except ImportError:
     hiredis = None
 
-__all__ = ["HAS_HIREDIS", "Frame", "Wire", "WireHandler", "forget_task"]
+__all__ = [
+    "HAS_HIREDIS",
+    "Frame",
+    "Wire",
+    "WireHandler",
+    "forget_task",
+    "hang_up",
+]
 
 HAS_HIREDIS: bool = hiredis is not None
 
@@ -59,9 +66,35 @@ _NOTHING_YET = object()
 
 
 def forget_task(task: asyncio.Task[Any]) -> None:
-    """Have asyncio not complain that a task of a closed loop never ended."""
+    """End a task of a closed loop, have asyncio not complain of it, and leave no socket open."""
     # A private flag of asyncio's, which it sets on tasks of its own for the same reason.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
+    # A transport closes its socket in a turn of the loop after it was told to. There is none any
+    # more, so its own last step is called here, by its private name, as the loop would have done.
+    # uvloop's transports close by themselves, though not in silence: there, close the layer first,
+    # or have `uvloop.run` do it.
+    transports = list(getattr(task.get_loop(), "_transports", {}).values())
+    # Now, and not whenever it is collected. There is nothing that it could await, and asyncio and
+    # redis-py make various errors of that.
+    with contextlib.suppress(Exception):
+        task.get_coro().close()
+    for transport in transports:
+        if transport.is_closing() and transport._sock is not None:
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed
+                transport._call_connection_lost(None)
+
+
+def hang_up(connection: AbstractConnection) -> None:
+    """Close a connection of redis-py without waiting for the peer.
+
+    Nothing is awaited, so it does for one whose event loop was closed, too: see `forget_task`.
+    """
+    writer = connection._writer
+    # redis-py complains of what has one and is no more, and so do asyncio's streams.
+    connection._reader = connection._writer = None
+    if writer is not None:
+        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+            writer.transport.abort()
 
 
 class WireHandler(Protocol):
@@ -152,10 +185,8 @@ class Wire(asyncio.Protocol):
             if check is not None:
                 await check(connection)
             return cls(connection, handler, use_hiredis=use_hiredis)
-        except GeneratorExit:
-            raise  # the loop was closed, nothing can be awaited any more
         except BaseException:
-            await connection.disconnect(nowait=True)
+            hang_up(connection)
             raise
 
     # -- out ----------------------------------------------------------------------------------
@@ -185,7 +216,7 @@ class Wire(asyncio.Protocol):
             # What is held back then has had its time, and goes the way of what Redis still has.
             await asyncio.wait([self.closed], timeout=LAST_FRAMES)
             self._end(self._reason or ConnectionLost("the connection was closed by us"))
-        await self.connection.disconnect(nowait=True)
+        hang_up(self.connection)
 
     def abort(self, reason: Exception) -> None:
         """Drop the connection at once, without waiting for the peer."""
@@ -205,27 +236,11 @@ class Wire(asyncio.Protocol):
             self.untaken += self._transport.get_write_buffer_size()
 
     def drop(self) -> None:
-        """The event loop was closed with this connection open: close the socket without its help.
-
-        A transport closes its socket in a turn of the loop, of which there will be none. So its
-        own last step is called here, by its private name. uvloop's transports close by themselves,
-        though not in silence: there, close the layer first, or have `uvloop.run` do it.
-        """
+        """The event loop was closed with this connection open; `forget_task` closes its socket."""
         self.dropped = True
         if self._stream_task is not None:
             forget_task(self._stream_task)
-        transport: Any = self._transport
-        tls = getattr(transport, "_ssl_protocol", None)
-        if tls is not None:
-            transport._closed = True
-            transport = tls._transport
-        last_step = getattr(transport, "_call_connection_lost", None)
-        if last_step is not None:
-            transport._closing = True
-            with contextlib.suppress(RuntimeError):  # of a loop that is closed
-                last_step(None)
-        # redis-py's complain of what is still open, and so do asyncio's streams: so these last.
-        self.connection._reader = self.connection._writer = None
+        hang_up(self.connection)
 
     def behind(self, bytes_in: int) -> bool:
         """Whether more has arrived than was handled, as far as one can tell from here.

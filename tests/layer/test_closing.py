@@ -154,3 +154,31 @@ def test_a_loop_that_is_closed_in_the_middle_of_an_answer(
     loop.close()
     gc.collect()
     assert not reports
+
+
+@pytest.mark.everywhere
+def test_a_loop_that_is_closed_in_any_turn(
+    layer_config: dict[str, Any], prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a layer connects, asks Sentinels or nodes, and hangs up: no socket is left open, no
+    task, and no word in the log. pytest notices warnings.
+    """
+    layer = MpxChannelLayer(**layer_config, prefix=prefix)
+    reports: list[dict[str, Any]] = []
+
+    async def connect_for(turns: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: reports.append(told))
+        connecting = asyncio.ensure_future(layer.connect())
+        for turn in range(turns):
+            # What comes of the sockets takes a moment, too.
+            await asyncio.sleep(0.0002 * (turn % 2))
+        connecting.cancel()
+        await asyncio.wait([connecting])
+
+    for turns in range(60):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(connect_for(turns))
+        loop.close()
+    gc.collect()
+    assert not reports
+    assert not caplog.records

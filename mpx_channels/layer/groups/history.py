@@ -388,5 +388,5 @@ class GroupHistory(Part):
                 track_of(topic).found()
 
     def abandon(self) -> None:
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             forget_task(task)

@@ -121,7 +121,7 @@ class Leases:
 
     def abandon(self) -> None:
         self.rosters.abandon()
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             forget_task(task)
 
     # -- the lease ----------------------------------------------------------------------------

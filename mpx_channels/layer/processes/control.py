@@ -129,5 +129,5 @@ class Control(Part):
     # -- Part ---------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             forget_task(task)

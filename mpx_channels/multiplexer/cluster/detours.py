@@ -109,7 +109,7 @@ class Detours:
 
     def abandon(self) -> None:
         """The event loop was closed under us."""
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             forget_task(task)
         self.leaving.abandon()
         if self._loop is not None:

@@ -139,6 +139,8 @@ class Guide:
             except Disagreement as error:
                 self._refuse_all(error)
             except Exception as error:
+                if self._task is None:
+                    raise  # abandoned, and redis-py has made an error of that
                 # Whatever it is, such as an `address_remap` that raises: the next may go well.
                 self.last_error = error
                 self._log.warning(

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ..exceptions import MpxError, NotConnected, describe
 from ..packing import pack
 from ..tls import host_and_port, look_closer, trouble_of
 from ..topology import Node
+from ..wire import hang_up
 from .publishers import ClusterPublishers
 from .topology import ClusterTopology
-from .view import Remap, View, ask_for_view
+from .view import QUESTIONS, Remap, View, view_of
 
 __all__ = ["Scout"]
 
 # Seconds that a node has to answer, at most: others may know.
 PATIENCE = 1.0
-
-Ask = Callable[..., Awaitable[Any]]
 
 
 class Scout:
@@ -87,37 +86,36 @@ class Scout:
             random.shuffle(nodes)
             yield from ((node, False) for node in nodes)
 
-    async def _over(self, node: Node, submit: Callable[[bytes], Awaitable[Any]]) -> View:
-        async def ask(*words: bytes) -> Any:
-            return await submit(pack(*words))
-
-        return await ask_for_view(ask, node.endpoint, str(node), self._remap)
+    async def _over(self, node: Node, submit: Callable[[bytes], asyncio.Future[Any]]) -> View:
+        asked = [submit(pack(*words)) for words in QUESTIONS]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return self._view_of(answers, node)
 
     async def _by_itself(self, node: Node) -> View:
         # As with Sentinels: by a connection, without redis-py's clients around it.
         connection = node.connection()
-        turn = asyncio.Lock()
-
-        async def ask(*words: bytes) -> Any:
-            async with turn:
-                await connection.send_command(*words)
-                return await connection.read_response()
-
+        answers: list[Any] = []
         try:
             async with asyncio.timeout(self._patience):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                view = await ask_for_view(ask, node.endpoint, str(node), self._remap)
-        except GeneratorExit:
-            raise  # the loop was closed, nothing can be awaited any more
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, Exception):
-                found = await self._look_at(node, error, connection)
-                if found is not error:
-                    raise found from error
+                for words in QUESTIONS:
+                    await connection.send_command(*words)
+                for _ in QUESTIONS:
+                    try:
+                        answers.append(await connection.read_response())
+                    except ResponseError as error:
+                        answers.append(error)
+            return self._view_of(answers, node)
+        except Exception as error:
+            found = await self._look_at(node, error, connection)
+            if found is not error:
+                raise found from error
             raise
-        await connection.disconnect(nowait=True)
-        return view
+        finally:
+            hang_up(connection)
+
+    def _view_of(self, answers: Sequence[Any], node: Node) -> View:
+        return view_of(answers, node.endpoint, str(node), self._remap)
 
     async def _look_at(
         self, node: Node, error: Exception, connection: AbstractConnection

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,10 @@ from redis.exceptions import ResponseError
 
 from ..exceptions import CommandRefused, NotConnected
 
-__all__ = ["Address", "Remap", "Share", "View", "ask_for_view"]
+__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "view_of"]
+
+# To be asked together: the epochs are those of the moment when the slots were so.
+QUESTIONS = ((b"CLUSTER", b"SLOTS"), (b"CLUSTER", b"NODES"))
 
 Address = tuple[str, int]
 # From the address that a node announces to one at which it can be reached; as redis-py has it.
@@ -40,19 +42,15 @@ class View:
     shares: tuple[Share, ...]
 
 
-async def ask_for_view(
-    ask: Callable[..., Awaitable[Any]], asked: Address, name: str, remap: Remap | None
-) -> View:
-    """Ask a node by `ask`, which sends a command.
+def view_of(answers: Sequence[Any], asked: Address, name: str, remap: Remap | None) -> View:
+    """What the node at `asked` has answered, or the errors, to `QUESTIONS`.
 
-    Raises `NotConnected` for what is no cluster's, or one without slots, and as `ask`.
+    Raises `NotConnected` for what is no cluster's, or one without slots, and the error that the
+    first one got, if it got one.
 
     Where the ACL forbids CLUSTER NODES, all epochs are 0, and whoever answers last is believed.
     """
-    told: tuple[Any, Any] = await asyncio.gather(
-        ask(b"CLUSTER", b"SLOTS"), ask(b"CLUSTER", b"NODES"), return_exceptions=True
-    )
-    slots, nodes = told
+    slots, nodes = answers
     if isinstance(slots, BaseException):
         if isinstance(slots, CommandRefused | ResponseError):
             raise NotConnected(f"{name} is no node of a cluster, or refuses to say: {slots}")

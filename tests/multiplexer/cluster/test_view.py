@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from mpx_channels.multiplexer import CommandRefused, NotConnected
-from mpx_channels.multiplexer.cluster.view import Remap, Share, View, ask_for_view
+from mpx_channels.multiplexer.cluster.view import Remap, Share, View, view_of
 
 ONE, OTHER = b"1" * 40, b"2" * 40
 SLOTS = [
@@ -24,27 +23,14 @@ NODES = b"".join(
     ]
 )
 
-Ask = Callable[..., Awaitable[Any]]
+
+def view(slots: Any, nodes: Any = NODES, remap: Remap | None = None) -> View:
+    """Of a node that says this."""
+    return view_of([slots, nodes], ("asked", 7000), "redis://asked:7000", remap)
 
 
-def answers(slots: Any, nodes: Any = NODES) -> Ask:
-    """A node that says this."""
-
-    async def ask(*words: bytes) -> Any:
-        answer = {b"SLOTS": slots, b"NODES": nodes}[words[1]]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return ask
-
-
-async def view(ask: Ask, remap: Remap | None = None) -> View:
-    return await ask_for_view(ask, ("asked", 7000), "redis://asked:7000", remap)
-
-
-async def test_masters_and_their_epochs_in_the_order_of_slots() -> None:
-    seen = await view(answers(SLOTS))
+def test_masters_and_their_epochs_in_the_order_of_slots() -> None:
+    seen = view(SLOTS)
     assert seen == View(
         "redis://asked:7000",
         (
@@ -55,12 +41,12 @@ async def test_masters_and_their_epochs_in_the_order_of_slots() -> None:
 
 
 @pytest.mark.parametrize("host", [b"", None, b"?"])
-async def test_without_a_host_it_is_the_one_that_was_asked(host: bytes | None) -> None:
-    seen = await view(answers([[0, 16383, [host, 7005, ONE]]]))
+def test_without_a_host_it_is_the_one_that_was_asked(host: bytes | None) -> None:
+    seen = view([[0, 16383, [host, 7005, ONE]]])
     assert [share.address for share in seen.shares] == [("asked", 7005)]
 
 
-async def test_addresses_are_remapped_also_those_that_the_node_did_not_know() -> None:
+def test_addresses_are_remapped_also_those_that_the_node_did_not_know() -> None:
     asked = []
 
     def remap(address: tuple[str, int]) -> tuple[str, int]:
@@ -68,32 +54,32 @@ async def test_addresses_are_remapped_also_those_that_the_node_did_not_know() ->
         return "outside", address[1] + 1000
 
     slots = [[0, 1, [b"10.0.0.1", 7000, ONE]], [2, 16383, [b"", 7001, OTHER]]]
-    seen = await view(answers(slots), remap)
+    seen = view(slots, remap=remap)
     assert asked == [("10.0.0.1", 7000), ("asked", 7001)]
     assert [share.address for share in seen.shares] == [("outside", 8000), ("outside", 8001)]
 
 
-async def test_where_nodes_may_not_be_asked_for_all_are_of_the_same_age() -> None:
-    seen = await view(answers(SLOTS, CommandRefused("NOPERM")))
+def test_where_nodes_may_not_be_asked_for_all_are_of_the_same_age() -> None:
+    seen = view(SLOTS, CommandRefused("NOPERM"))
     assert {share.epoch for share in seen.shares} == {0}
 
 
-async def test_a_node_that_is_not_in_the_table_has_no_epoch() -> None:
-    seen = await view(answers([[0, 16383, [b"h", 1, b"9" * 40]], [5, 5, [b"h", 1]]]))
+def test_a_node_that_is_not_in_the_table_has_no_epoch() -> None:
+    seen = view([[0, 16383, [b"h", 1, b"9" * 40]], [5, 5, [b"h", 1]]])
     assert {share.epoch for share in seen.shares} == {0}
 
 
-async def test_no_cluster() -> None:
+def test_no_cluster() -> None:
     refusal = CommandRefused("ERR This instance has cluster support disabled")
     with pytest.raises(NotConnected, match=r"asked:7000 is no node of a cluster.*disabled"):
-        await view(answers(refusal, refusal))
+        view(refusal, refusal)
 
 
-async def test_a_node_without_a_cluster_knows_nothing() -> None:
+def test_a_node_without_a_cluster_knows_nothing() -> None:
     with pytest.raises(NotConnected, match=r"asked:7000 knows of no node that has slots"):
-        await view(answers([]))
+        view([])
 
 
-async def test_a_broken_connection_is_said_as_it_is() -> None:
+def test_a_broken_connection_is_said_as_it_is() -> None:
     with pytest.raises(OSError, match="broken"):
-        await view(answers(OSError("broken"), OSError("broken")))
+        view(OSError("broken"), OSError("broken"))
