@@ -26,7 +26,7 @@ USERS = {
     for block in re.findall(r"```text\n(.*?)```", (DOCS / "acl.md").read_text(), re.DOTALL)
     if (words := block.split())[:2] == ["ACL", "SETUSER"]
 }
-HISTORY = {"kept-*": {"size": 10, "ttl": 60}}
+HISTORY = {"kept-*": {"size": 100, "ttl": 60}}
 
 Use = Callable[[MpxChannelLayer, MpxChannelLayer], Awaitable[None]]
 

@@ -13,6 +13,7 @@ from redis.asyncio.connection import parse_url
 
 from mpx_channels.multiplexer import NotConnected
 from mpx_channels.multiplexer.hosts import parse_hosts
+from tests.inside import links_of
 
 from ..conftest import RestartableServer, eventually, missing
 from .conftest import NewMultiplexer
@@ -103,6 +104,7 @@ async def test_a_wrong_one_is_not_said_aloud(
     host = {"address": redis_url, "username": user_of(password), "password": wrong}
     mpx = new_multiplexer(node_of(host), backlog_timeout=0.2)
     await mpx.start()
+    await eventually(lambda: all(link.last_error for link in links_of(mpx)))
     with pytest.raises(NotConnected, match=r"(?i)invalid username-password pair") as caught:
         await mpx.publish("a", b"x")
     said = str(caught.value) + caplog.text + repr(mpx.stats())
@@ -156,7 +158,7 @@ async def test_ipv6(new_multiplexer: NewMultiplexer, on_ipv6: RestartableServer,
     assert mpx.stats().nodes[0].address == f"redis://[::1]:{port}"
     # And the errors have it as it is written.
     on_ipv6.kill()
-    await eventually(lambda: mpx.last_error is not None)
+    await eventually(lambda: all(link.last_error for link in links_of(mpx)))
     with pytest.raises(NotConnected, match=rf"redis://\[::1\]:{port}"):
         await mpx.wait_connected(0.05)
 

@@ -81,7 +81,7 @@ async def test_the_host_that_fails_is_named_and_no_other(
 ) -> None:
     down = [f"redis://127.0.0.1:{free_port()}" for _ in range(2)]
     mpx = await started(new_multiplexer([redis_url, *down]))
-    reason = unhealthy(await mpx.healthy(SHORT))
+    reason = unhealthy(await mpx.healthy(1.0))
     assert redis_url not in reason
     assert all(each in reason for each in down)
 

@@ -153,7 +153,7 @@ async def test_cluster_down(own_cluster: Cluster, new: New) -> None:
     """A master is dead, and nobody takes its place: the others do nothing either."""
     for replica in own_cluster.replicas:
         replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "yes")
-    patient, other = new(own_cluster, backlog_timeout=60.0), new(own_cluster, backlog_timeout=0.5)
+    patient, other = new(own_cluster, backlog_timeout=60.0), new(own_cluster, backlog_timeout=2.0)
     for mpx in (patient, other):
         await mpx.start()
         await mpx.wait_connected(30)
