@@ -129,7 +129,7 @@ def _cpu(client: redis.Redis) -> float:
 
 
 def _memory(client: redis.Redis) -> int:
-    return int(client.info("memory")["used_memory"])  # type: ignore[index]
+    return int(client.info("memory")["used_memory_dataset"])  # type: ignore[index]
 
 
 async def rest(runs: int, url: str, keys: list[str], client: redis.Redis) -> list[Row]:

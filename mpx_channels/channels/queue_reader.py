@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 
 from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer, Node, commands
+from mpx_channels.multiplexer.closed_loops import forget_task
 from mpx_channels.multiplexer.refusals import is_transient
 from mpx_channels.multiplexer.scripts import Script
-from mpx_channels.multiplexer.wire import forget_task
 
 from .layer_stats import LayerCounters
 from .reader import PATIENCE, PAUSE, SHORTEST_PAUSE, STAMP, Reader

@@ -11,9 +11,9 @@ from time import monotonic
 from typing import Any
 
 from mpx_channels.multiplexer import MpxError, Multiplexer, MultiplexerStopped
+from mpx_channels.multiplexer.closed_loops import forget_task
 from mpx_channels.multiplexer.logs import LimitedLog
 from mpx_channels.multiplexer.scripts import Script
-from mpx_channels.multiplexer.wire import forget_task
 
 from .layer_stats import LayerCounters
 

@@ -25,6 +25,7 @@ from . import outages
 from .closes import is_closed_to, turn_away
 from .connections import LastCheck, last_check
 from .door import Door
+from .events import SocketEvent, TaskFailure
 from .turns import ALONE, Turns
 
 __all__ = ["Dispatch"]
@@ -44,34 +45,6 @@ def _name_for_type(type_: str) -> str:
     """Channels' `get_handler_name`; the rule is applied once per type."""
     name: str = get_handler_name({"type": type_})
     return name
-
-
-class _SocketEvent:
-    """An event of the server, or of somebody else's layer, in a consumer's mailbox."""
-
-    __slots__ = ("event", "expires")
-
-    def __init__(self, event: Event) -> None:
-        self.event = event
-        self.expires = float("inf")
-
-    def take(self) -> Event:
-        return self.event
-
-
-class _TaskFailure(Failure):
-    """The exception of a task; the task counts among the consumer's until somebody meets it."""
-
-    __slots__ = ("task", "tasks")
-
-    def __init__(self, error: BaseException, task: Task, tasks: set[Task]) -> None:
-        super().__init__(error)
-        self.task = task
-        self.tasks = tasks
-
-    def take(self) -> Event:
-        self.tasks.discard(self.task)
-        return super().take()
 
 
 class Dispatch:
@@ -337,7 +310,7 @@ class Dispatch:
                 while True:
                     event = await source()
                     handling[id(event)] = handled = loop.create_future()
-                    mailbox.put_always(_SocketEvent(event))
+                    mailbox.put_always(SocketEvent(event))
                     await handled
             except (Exception, asyncio.CancelledError) as error:
                 if self._mpx_mailbox is not None:  # else it is the consumer's end that cancels us
@@ -395,7 +368,7 @@ class Dispatch:
         if error is None or self._mpx_mailbox is None:
             self._mpx_tasks.discard(task)
         else:
-            failure = _TaskFailure(error, task, self._mpx_tasks)
+            failure = TaskFailure(error, task, self._mpx_tasks)
             self._mpx_mailbox.put_always(failure, first=True)
 
     async def _mpx_end_tasks(self) -> None:

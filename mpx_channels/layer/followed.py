@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from mpx_channels.multiplexer import CommandRefused, MpxError, Multiplexer, commands
+from mpx_channels.multiplexer.closed_loops import forget_task
 from mpx_channels.multiplexer.onlookers import is_onlooker, onlooker
-from mpx_channels.multiplexer.wire import forget_task
 
 __all__ = ["Followed"]
 

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .closed_loops import forget_task
 from .exceptions import NotConnected
 from .link import Link, LinkOptions
 from .logs import LimitedLog
 from .packing import pack
 from .sentinel import AnySentinel, SentinelNode
-from .wire import Frame, Wire, forget_task
+from .wire import Frame, Wire
 
 __all__ = ["FailoverWatch"]
 

@@ -11,11 +11,12 @@ from typing import Protocol
 from redis.asyncio.connection import AbstractConnection
 from redis.backoff import FullJitterBackoff
 
+from .closed_loops import forget_task
 from .exceptions import ConnectionLost, describe
 from .logs import LimitedLog
 from .tls import look_closer, trouble_of
 from .topology import Node
-from .wire import Wire, WireHandler, forget_task
+from .wire import Wire, WireHandler
 
 __all__ = ["Link", "LinkHandler", "LinkOptions"]
 

@@ -24,7 +24,7 @@ from mpx_channels.history.store import PAGE, patiently
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import LinkLost, MpxError
 from mpx_channels.multiplexer.callbacks import unheard
-from mpx_channels.multiplexer.wire import forget_task
+from mpx_channels.multiplexer.closed_loops import forget_task
 
 from .archive import Archive
 from .groups import Groups

@@ -13,7 +13,7 @@ from typing import Any
 
 from mpx_channels.channels.part import Context
 from mpx_channels.multiplexer import MpxError, MultiplexerStopped, Node
-from mpx_channels.multiplexer.wire import forget_task
+from mpx_channels.multiplexer.closed_loops import forget_task
 from mpx_channels.presence.store import LIFE, Place, Renewed, Store, Written
 
 from .rosters import Roster, Rosters

@@ -15,7 +15,7 @@ from mpx_channels.channels.mailbox import Mailbox
 from mpx_channels.channels.part import Context
 from mpx_channels.multiplexer import ConnectionLost, MpxError, MultiplexerStopped
 from mpx_channels.multiplexer.callbacks import unheard
-from mpx_channels.multiplexer.wire import forget_task
+from mpx_channels.multiplexer.closed_loops import forget_task
 from mpx_channels.presence.scripts import CHUNK
 from mpx_channels.presence.store import Kept, Store, Written
 

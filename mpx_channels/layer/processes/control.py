@@ -12,7 +12,7 @@ from mpx_channels.channels.part import Context, Part
 from mpx_channels.messages.codec import Message
 from mpx_channels.messages.exceptions import UnreadableMessage
 from mpx_channels.multiplexer import Node
-from mpx_channels.multiplexer.wire import forget_task
+from mpx_channels.multiplexer.closed_loops import forget_task
 
 from ..answers.requests import Answer, Poll, Requests
 from ..exceptions import ForeignChannel

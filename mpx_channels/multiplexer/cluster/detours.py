@@ -9,6 +9,7 @@ from typing import Any
 
 import redis.exceptions
 
+from ..closed_loops import forget_task
 from ..counters import EngineCounters
 from ..exceptions import MultiplexerStopped, NotConnected
 from ..packing import key_of, unpack
@@ -16,7 +17,7 @@ from ..publisher import Sent
 from ..refusals import slot_moved
 from ..slots import SLOTS, slot_of
 from ..topology import Node
-from ..wire import Frame, forget_task
+from ..wire import Frame
 from .detour import Detour
 from .leaving import SETTLING, Leaving
 from .not_now import NotNow

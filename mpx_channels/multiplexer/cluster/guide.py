@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from ..closed_loops import forget_task
 from ..counters import EngineCounters
 from ..entries import Entry
 from ..exceptions import LinkLost, NotConnected, describe
 from ..logs import LimitedLog
 from ..subscriber import Subscriber
 from ..topology import Node
-from ..wire import forget_task
 from .agreement import Agreement, Disagreement
 from .detours import Detours
 from .pace import Pace

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..closed_loops import forget_task
 from ..publisher import Sent
 from ..subscriber import Subscriber
 from ..topology import Node
-from ..wire import forget_task
 from .publisher import ClusterPublisher
 
 __all__ = ["SETTLING", "Leaving"]
