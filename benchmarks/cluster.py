@@ -1,6 +1,6 @@
 """What a cluster costs, how it grows with its nodes, and what large ones need.
 
-    python -m benchmarks.cluster [--runs N] [--only costs growth model] [--json]
+    python -m benchmarks.cluster [--runs N] [--only costs growth model returns] [--json]
 
 - costs: CPU time of this process for a publish, a delivery and a join, over three masters and over
   one server, by turns.
@@ -8,6 +8,7 @@
   what Redis' processes work for each. All of it shares this machine's cores.
 - model: connections, commands after a restart and bytes between nodes, as computed and as counted
   here; then computed for 16 masters and 200 processes.
+- returns: seconds until messages arrive again after a promotion, and after a restart of all nodes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tests.clusters import Cluster
 from tests.conftest import RestartableServer
 
 from .cluster_model import Setup, after_restart, bus_bytes, connections
+from .cluster_returns import returns
 
 MESSAGE = {"type": "bench.message", "text": "x" * 64}
 BURST, READERS, JOINS = 200, 500, 2000
@@ -314,9 +316,14 @@ def print_all(found: dict[str, Any]) -> None:
         for each in found["model"]:
             print(f"{each.what:44}{each.computed:14,.0f}{each.counted:12,.0f}{each.large:40,.0f}")
 
+    if "returns" in found:
+        print(f"\n{'Until a message arrives again':50}{'median':>10}{'most':>10}")
+        for each in found["returns"]:
+            print(f"{each.what:50}{each.median:8.2f} s{each.most:8.2f} s")
+
 
 def main() -> None:
-    parts = ("costs", "growth", "model")
+    parts = ("costs", "growth", "model", "returns")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="runs of each, in turns")
     parser.add_argument("--only", nargs="*", choices=parts, default=parts, help="what to measure")
@@ -336,6 +343,8 @@ def main() -> None:
         found["growth"] = growth(arguments.runs)
     if "model" in arguments.only:
         found["model"] = asyncio.run(model())
+    if "returns" in arguments.only:
+        found["returns"] = returns(arguments.runs, progress)
     progress("")
     if arguments.json:
         print(json.dumps(found, indent=2, default=dataclasses.asdict))
