@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from channels.layers import get_channel_layer
 from django.utils.module_loading import import_string
 
@@ -50,6 +51,8 @@ def read(
             "CONFIG": {"hosts": [redis_url]},
         }
     }
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()  # such as who was present in another page's rooms, and lingers
     monkeypatch.chdir(tmp_path)  # a page may make files
     monkeypatch.delenv("MPX_EMBEDDED_DIR", raising=False)
 
