@@ -30,6 +30,7 @@ class Checkout:
             (self.bin / tool).symlink_to(path)
         self.add("chromium", "exit 1")  # or else scripts/test may install it
         self.add("redis-server", "exit 1")  # and so
+        self.add("nginx", "exit 1")
         shutil.copytree(SCRIPTS, folder / "scripts")
         (folder / "pyproject.toml").write_text("[project]\n")
 
