@@ -231,13 +231,13 @@ class Link:
             )
         finally:
             self.last_error = error
-            # A cancelled task gets here, too: when a loop is torn down under us, nothing is left.
+            # An abandoned task gets here, too: there is no loop to close anything, or to tell
+            # anybody, and what the wire has carried counts with it.
             if not wire.dropped:
                 await wire.close()
-            # In one step: what it carried counts with it, or with the connections that ended.
-            self.wire = None
-            self.connected_at = None
-            if not wire.dropped:
+                # In one step: what it carried counts with it, or with the connections that ended.
+                self.wire = None
+                self.connected_at = None
                 self._handler.link_down(error)
 
     async def _watch(self, wire: Wire) -> Exception:
