@@ -40,6 +40,7 @@ BUS = 0.3
 AGAIN = 0.05
 MOST_AGAIN = 0.5
 _NOT_NOW = (redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError)
+_PUBLISH = b"PUBLISH"
 # What CLUSTERDOWN says when it is about a slot, and not about all.
 _OF_SLOT = "slot not served"
 
@@ -164,6 +165,15 @@ class Detours:
         if free:
             self._divert(self._publishers.of(node), free)
 
+    def home_moved(self) -> None:
+        """Classic messages go over another node: what waits for the old one goes there first."""
+        publishers = self._publishers
+        old = publishers.home
+        if isinstance(old, ClusterPublisher):
+            publishers.home = publishers.of(self._topology.home)
+            for sent in old.take_out(lambda command: unpack(command)[0] == _PUBLISH):
+                self._lead_on(sent)
+
     def _divert(
         self, source: ClusterPublisher, slots: set[int], not_now: NotNow | None = None
     ) -> Detour:
@@ -256,10 +266,13 @@ class Detours:
 
     def _go_on(self, detour: Detour, slots: set[int]) -> None:
         """These are at publishers again, and what has waited goes there."""
-        routes = self._publishers.routes
+        publishers = self._publishers
+        routes = publishers.routes
         for slot in slots:
             if routes[slot] is detour:
-                routes[slot] = self._publishers.of(self._topology.owner(slot))
+                routes[slot] = publishers.of(self._topology.owner(slot))
+        if publishers.home is detour and self._topology.home in publishers:
+            publishers.home = publishers.of(self._topology.home)
         for sent in detour.drain():
             self._lead_on(sent)
 
@@ -271,14 +284,11 @@ class Detours:
             if not sent.future.done():
                 sent.future.set_exception(NotConnected("the node has left the cluster"))
             return
-        route = self._publishers.routes[slot_of(key)]
-        home = self._topology.home
-        if words[0] == b"PUBLISH" and home in self._publishers:
-            # As what is published from now on; any node takes it.
-            self._publishers.of(home).take_over([sent])
-        elif isinstance(route, Detour):
+        publishers = self._publishers
+        route = publishers.home if words[0] == _PUBLISH else publishers.routes[slot_of(key)]
+        if isinstance(route, Detour):
             route.came_back(sent, self._turn_of(sent.future)[0])
-        else:
+        elif route is not None:
             route.take_over([sent])
 
     def _fail(self, detour: Detour, error: Exception) -> None:

@@ -208,8 +208,13 @@ class Guide:
     def _follow_slots(self) -> None:
         topology, subscribers = self._topology, self._subscribers
         home = topology.home
-        topology.choose_home([each.node for each in subscribers.all if each.up.is_set()])
-        if not self._moved and home is topology.home:
+        topology.choose_home(
+            [each.node for each in subscribers.all if each.up.is_set()],
+            [each.node for each in subscribers.all if each.link.last_error is not None],
+        )
+        if home is not topology.home:
+            self.detours.home_moved()
+        elif not self._moved:
             return
         for node, slots in self._moved.items():
             if node in self._publishers:

@@ -233,10 +233,9 @@ class ClusterMultiplexer(Multiplexer):
         if self.sharded and not classic:
             return self._route(key).submit(pack_spublish(key, data))
         # Over the node that we hear it from: so a PING there comes behind it.
-        home = self._topology.home
-        if home in self._publishers:
-            return self._publishers.of(home).submit(pack_publish(key, data))
-        return self._route(key).submit(pack_publish(key, data))
+        home = self._publishers.home
+        where = home if home is not None else self._route(key)
+        return where.submit(pack_publish(key, data))
 
     def numsub(self, name: str | bytes, *, classic: bool = False) -> list[asyncio.Future[Any]]:
         key = encode_name(name)

@@ -44,6 +44,8 @@ class ClusterPublishers(Publishers):
         self._counted()
         # Where what is for a slot goes. Until somebody starts us, nowhere.
         self.routes: list[ClusterPublisher | Detour] = []
+        # And where classic messages go, which any node takes.
+        self.home: ClusterPublisher | Detour | None = None
 
     def _counted(self) -> None:
         self.all = tuple(self._by_node.values())
@@ -84,8 +86,8 @@ class ClusterPublishers(Publishers):
 
     def lead_all(self, route: Detour) -> None:
         """Have everything go there."""
-        self.routes = [route] * SLOTS
+        self.routes, self.home = [route] * SLOTS, route
 
     def lead_nowhere(self) -> None:
         """We are stopped."""
-        self.routes = []
+        self.routes, self.home = [], None

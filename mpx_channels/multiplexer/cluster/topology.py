@@ -114,9 +114,12 @@ class ClusterTopology(Topology):
         """Nobody uses it any more: at its address there may be another one."""
         self._by_address = {at: each for at, each in self._by_address.items() if each is not node}
 
-    def choose_home(self, up: Sequence[Node]) -> None:
-        """Have another home, if the one there is has gone or is away, among those that are up."""
-        if self.home in self.nodes and (self.home in up or not up):
+    def choose_home(self, up: Sequence[Node], away: Sequence[Node]) -> None:
+        """Have another home, if the one there is has gone or is away, among those that are up.
+
+        One that is neither up nor away is about to connect.
+        """
+        if self.home in self.nodes and (self.home not in away or not up):
             return
         choice = [each for each in up if each in self.nodes] or self.nodes
         # By chance: the processes of a site share them.

@@ -57,7 +57,7 @@ def test_names_are_on_the_master_of_their_slot(topology: ClusterTopology) -> Non
     assert topology.node_of(b"{x}1") is topology.node_of(b"{x}2") is topology.owner(slot_of(b"x"))
     assert topology.server_of(b"{x}1") is topology.node_of(b"{x}1")
     topology.sharded = False
-    topology.choose_home([])
+    topology.choose_home([], [])
     assert topology.server_of(b"{x}1") is topology.home
 
 
@@ -139,16 +139,18 @@ def test_an_address_is_one_node_until_it_is_forgotten(topology: ClusterTopology)
 
 def test_the_home_is_one_that_is_up_and_stays(topology: ClusterTopology) -> None:
     a, b = topology.nodes
-    topology.choose_home([b])
+    topology.choose_home([b], [a])
     assert topology.home is b
-    topology.choose_home([a, b])
+    topology.choose_home([a, b], [])
     assert topology.home is b
-    topology.choose_home([])  # all are away: no reason to go elsewhere
+    topology.choose_home([], [a, b])  # all are away: no reason to go elsewhere
     assert topology.home is b
-    topology.choose_home([a])
+    topology.choose_home([a], [])  # it is about to connect
+    assert topology.home is b
+    topology.choose_home([a], [b])
     assert topology.home is a
     topology.believe(view((0, 16383, B, 7)))
-    topology.choose_home([a])
+    topology.choose_home([a], [])
     assert topology.home is b
 
 
