@@ -92,6 +92,8 @@ async def look_closer(error: BaseException, connection: AbstractConnection) -> T
                 return _no_tls(at)
             elif (refusal := await _refusal(host, int(port), context)) is not None:
                 return _of_openssl(refusal, at, connection)
+    except ssl.SSLCertVerificationError as refused:
+        return _of_their_certificate(refused, at)
     except (OSError, TimeoutError, ValueError):
         pass
     return None
@@ -232,6 +234,8 @@ async def _speaks_plainly(host: str, port: int) -> bool:
 async def _refusal(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLError | None:
     """What the server says to our certificate, if it says something. It does so after our part of
     the handshake, and who has written by then gets a reset and never reads it.
+
+    Raises what is wrong with its own.
     """
     try:
         reader, writer = await asyncio.open_connection(host, port, ssl=context)
@@ -239,6 +243,8 @@ async def _refusal(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLErro
             await reader.read(1)
         finally:
             await _closed(writer)
+    except ssl.SSLCertVerificationError:
+        raise  # it is ours that refuses
     except ssl.SSLError as error:
         return error
     return None

@@ -16,6 +16,7 @@ import pytest
 from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.multiplexer import NotConnected, SentinelNode, link
 from mpx_channels.multiplexer.hosts import parse_hosts
+from mpx_channels.multiplexer.tls import look_closer
 from tests.diagnostics.doctor.examine import examine, one
 
 from ..conftest import PATIENCE, RestartableServer, eventually
@@ -195,13 +196,12 @@ async def test_a_server_is_not_asked_at_every_attempt(
 
     looks: dict[tuple[str, int], int] = {}
 
-    async def look_closer(error: Exception, connection: Any) -> Any:
+    async def look(error: Exception, connection: Any) -> Any:
         key = (str(error), connection.port)
         looks[key] = looks.get(key, 0) + 1
-        return await looked(error, connection)
+        return await look_closer(error, connection)
 
-    looked = link.look_closer
-    monkeypatch.setattr(link, "look_closer", look_closer)
+    monkeypatch.setattr(link, "look_closer", look)
     with TlsServer(certificates, shows=certificates.expired) as server:
         mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
         await mpx.start()
@@ -210,6 +210,22 @@ async def test_a_server_is_not_asked_at_every_attempt(
         # Once for each of two connections.
         assert list(looks.values()) == [2]
         await mpx.stop()
+
+
+@pytest.mark.parametrize("case", ["unknown authority", "expired", "other name"])
+async def test_a_certificate_is_looked_at_also_where_the_time_was_over(
+    certificates: Certificates, case: str
+) -> None:
+    """On a busy machine the error is that, and says nothing."""
+    from tests.tls import TlsServer
+
+    wrong = WRONG[case]
+    with TlsServer(certificates, **wrong.server(certificates)) as server:
+        node = node_of({**server.host, **wrong.host(certificates)})
+        trouble = await look_closer(TimeoutError("no answer in 1 s"), node.connection())
+        assert trouble is not None
+        assert wrong.says.format(port=server.port) in str(trouble.error())
+        assert wrong.todo in str(trouble.error())
 
 
 async def published_and_heard(mpx: Any) -> bool:

@@ -21,7 +21,8 @@ from .view import QUESTIONS, Remap, View, view_of
 
 __all__ = ["Scout"]
 
-# Seconds that a node has to answer, at most: others may know.
+# Seconds that a node has to answer: others may know. Where nobody answers in time it is twice as
+# long at the next attempt, up to ``connect_timeout``: they may be far away, or busy.
 PATIENCE = 1.0
 
 
@@ -41,6 +42,7 @@ class Scout:
     ) -> None:
         self._topology = topology
         self._publishers = publishers
+        self._most_patience = patience
         self._patience = min(PATIENCE, patience)
         self._remap = remap
         # Whether a node has ever said anything, and until then what came of looking closer.
@@ -50,16 +52,18 @@ class Scout:
     async def view(self, first: Node | None) -> View:
         """What a node says, `first` if it can; raises `NotConnected` if none says anything."""
         said: dict[str, tuple[str, str]] = {}
+        patience = self._patience
         for node, connected in self._candidates(first):
             address = host_and_port(*node.endpoint)
             try:
                 if connected:
-                    async with asyncio.timeout(self._patience):
+                    async with asyncio.timeout(patience):
                         view = await self._over(node, self._publishers.of(node).submit)
                 else:
                     view = await self._by_itself(node)
             except TimeoutError:
-                text = f"{node}: no answer in {self._patience:g} s"
+                text = f"{node}: no answer in {patience:g} s"
+                self._patience = min(2 * patience, self._most_patience)
             except NotConnected as error:
                 text = str(error)
                 if address not in text:  # what is wrong with TLS, and most else, names it
@@ -68,6 +72,7 @@ class Scout:
                 text = f"{node}: {describe(error)}"
             else:
                 self._found = True
+                self._patience = min(PATIENCE, self._most_patience)
                 self._looked_at = {}
                 return view
             said[str(node)] = address, text

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
+from mpx_channels.multiplexer.cluster import scout
 from mpx_channels.multiplexer.cluster.agreement import Agreement
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from tests.clusters import Cluster
@@ -43,6 +44,17 @@ async def test_all_seeds_but_one_are_wrong(
     await mpx.wait_connected(30)
     assert {str(node) for node in mpx.nodes} == set(cluster.seeds)
     assert await mpx.publish("any", b"x") == 0
+
+
+async def test_nodes_that_are_slow_get_more_time_at_each_attempt(
+    cluster: Cluster, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scout, "PATIENCE", 0.0001)
+    mpx = new(cluster.seeds)
+    await mpx.start()
+    await eventually(lambda: "no answer in 0.0002 s" in str(mpx.last_error))
+    await mpx.wait_connected(30)
+    assert mpx.last_error is None
 
 
 async def test_all_seeds_are_wrong(new: New, restartable_server: RestartableServer) -> None:
