@@ -238,6 +238,34 @@ async def test_nothing_is_handled_or_sent_afterwards(
     assert [each["type"] for each in socket.sent] == ["websocket.accept", "websocket.close"]
 
 
+async def test_who_joins_a_group_after_it(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    """Its client may say something meanwhile, or a task of it goes on; it leaves with the rest."""
+
+    class Joins(Member):
+        async def mpx_close(self, event: Any) -> None:
+            self.start_task(self.join())
+
+        async def join(self) -> None:
+            await closed.wait()
+            await self.channel_layer.group_add("other", self.channel_name)
+            joined.set()
+
+    closed, joined = asyncio.Event(), asyncio.Event()
+    install(layer)
+    socket = await connected(Joins)
+    await layer.group_close("room")
+    assert (await socket.next())["type"] == "websocket.close"
+    closed.set()
+    await joined.wait()
+    assert await layer.group_size("other") == 1
+    await socket.disconnect()
+    assert await layer.group_size("other") == 0
+    total = layer.local_stats().total
+    assert (total.channels, total.memberships) == (0, 0)
+
+
 async def test_one_that_was_not_accepted_yet(
     layer: MpxChannelLayer, install: Any, opened: Any
 ) -> None:
