@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
+from math import inf
 from types import CoroutineType
 from typing import Any
 
@@ -47,11 +48,11 @@ class Door:
         "_slow",
         "_streams",
         "_sync",
-        "_task",
         "closed",
         "ended",
         "is_websocket",
         "patience",
+        "task",
     )
 
     def __init__(self, consumer: Any, scope: Message, send: Send, *, sync: bool) -> None:
@@ -59,7 +60,7 @@ class Door:
         self._scope = scope
         self._send = send
         self._sync = sync
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task()
         self._mailbox: Mailbox | None = None
         self._accepted = self._streams = self._slow = self._drained = False
         # What was on its way at the last look, and since when.
@@ -68,7 +69,7 @@ class Door:
         # What it is closed with, if not by itself.
         self._last = TOO_SLOW
         self.is_websocket = scope.get("type") == "websocket"
-        self.patience: float | None = consumer.send_timeout
+        self.patience = _patience_of(consumer)
         # Whether a close was sent, by us or by the consumer.
         self.closed = False
         # Whether we have ended the consumer in the middle of something.
@@ -167,8 +168,8 @@ class Door:
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     def _end_task(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def _end(self) -> None:
         """End the consumer in the middle of what it does."""
@@ -183,8 +184,8 @@ class Door:
         if not self.ended:
             return False
         # Its server may want it to end, too.
-        cancelled = isinstance(error, asyncio.CancelledError) and self._task is not None
-        return not (cancelled and self._task is not None and self._task.uncancel())
+        cancelled = isinstance(error, asyncio.CancelledError) and self.task is not None
+        return not (cancelled and self.task is not None and self.task.uncancel())
 
     async def farewell(self) -> None:
         """It was ended: tell the consumer that its client is gone, or the client."""
@@ -243,6 +244,19 @@ class Door:
     def time_is_up(self) -> None:
         if self.is_websocket:
             _in_background(self._close_in(LAST_CHANCE, RESTART))
+
+
+def _patience_of(consumer: Any) -> float | None:
+    """Its ``send_timeout``; raises `ValueError` for what is no time."""
+    seconds: Any = consumer.send_timeout
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < inf:
+        raise ValueError(
+            f"send_timeout of {type(consumer).__name__} must be a number of seconds above 0, or "
+            f"None to wait for ever, not {seconds!r}"
+        )
+    return seconds
 
 
 def _is_event_stream(headers: object) -> bool:
