@@ -7,7 +7,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from mpx_channels.multiplexer.logs import LimitedLog
 
@@ -30,10 +30,11 @@ class Guest(Protocol):
     """A connection that somebody serves; all of this happens on its event loop.
 
     ``patience``: seconds that one send may take; None for any time. ``says_goodbye``: it wants
-    time to go in its own way.
+    time to go in its own way. ``task``: the one that serves it.
     """
 
     patience: float | None
+    task: asyncio.Task[Any] | None
 
     @property
     def says_goodbye(self) -> bool: ...
