@@ -138,8 +138,11 @@ class Doors:
         with self._lock:
             if self._begin.get(guests) is not drain:
                 return
-            del self._begin[guests]
         guests.see_off(over)
+        with self._lock:  # not before: they would be neither here nor there for others meanwhile
+            if self._begin.get(guests) is drain:
+                del self._begin[guests]
+        self._emptied()
 
     def _emptied(self) -> None:
         """Perhaps the last one has gone."""

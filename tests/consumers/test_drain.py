@@ -243,53 +243,6 @@ async def test_taken_back(layer: MpxChannelLayer, install: Any, connected: Conne
     await asyncio.gather(slowly, quickly)
 
 
-async def test_twice_in_one_moment(
-    layer: MpxChannelLayer, install: Any, connected: Connected
-) -> None:
-    """The last one counts, also if no loop has begun with the one before."""
-    install(layer)
-    sockets = [await connected(Member) for _ in range(2)]
-    draining = asyncio.gather(layer.drain(over=LONG), layer.drain(over=0))
-    await answer_closes(*sockets)
-    await draining
-
-
-async def test_taken_back_and_begun_again_in_one_moment(
-    layer: MpxChannelLayer, install: Any, connected: Connected
-) -> None:
-    install(layer)
-    socket = await connected(Member)
-    first = doors.begin(LONG)
-    layer.undrain()
-    assert first.done()
-    second = doors.begin(0)
-    await answer_closes(socket)
-    await asyncio.wrap_future(second)
-    assert doors.draining
-
-
-async def test_a_handler_cannot_wait_for_its_own_end(
-    layer: MpxChannelLayer, install: Any, connected: Connected
-) -> None:
-    class Restarts(Member):
-        async def now(self, event: Any) -> None:
-            await self.channel_layer.drain(over=0)
-
-        async def beside(self, event: Any) -> None:
-            self.start_task(self.channel_layer.drain(over=0))
-
-    install(layer)
-    socket = await connected(Restarts)
-    await layer.group_send("room", {"type": "now"})
-    with pytest.raises(RuntimeError, match=r"self\.start_task\(layer\.drain\(\)\)"):
-        await socket.ended()
-    assert not doors.draining
-    socket = await connected(Restarts)
-    await layer.group_send("room", {"type": "beside"})
-    assert await socket.next() == RESTART
-    await socket.disconnect(1012)
-
-
 async def test_who_is_cancelled_does_not_wait_and_it_goes_on(
     layer: MpxChannelLayer, install: Any, connected: Connected
 ) -> None:

@@ -1,0 +1,85 @@
+"""Drains at odd moments: several at once, for who has gone already, and from within a handler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.loops.doors import doors
+from tests.conftest import eventually
+
+from .test_drain import LONG, RESTART, Member, answer_closes, open_again
+
+__all__ = ["open_again"]
+
+Connected = Callable[..., Any]
+
+
+async def test_who_has_gone_by_itself_was_not_drained(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    class Leaves(Member):
+        async def leave(self, event: Any) -> None:
+            await self.close(4000)
+
+    install(layer)
+    socket = await connected(Leaves)
+    await layer.group_send("room", {"type": "leave"})
+    assert (await socket.next())["code"] == 4000
+    draining = asyncio.create_task(layer.drain(over=0))
+    await eventually(lambda: doors.draining)
+    assert not draining.done()  # it is there still
+    await socket.disconnect(4000)
+    await draining
+    assert layer.local_stats().total.drained == 0
+
+
+async def test_twice_in_one_moment(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    """The last one counts, also if no loop has begun with the one before."""
+    install(layer)
+    sockets = [await connected(Member) for _ in range(2)]
+    draining = asyncio.gather(layer.drain(over=LONG), layer.drain(over=0))
+    await answer_closes(*sockets)
+    await draining
+
+
+async def test_taken_back_and_begun_again_in_one_moment(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    install(layer)
+    socket = await connected(Member)
+    first = doors.begin(LONG)
+    layer.undrain()
+    assert first.done()
+    second = doors.begin(0)
+    await answer_closes(socket)
+    await asyncio.wrap_future(second)
+    assert doors.draining
+
+
+async def test_a_handler_cannot_wait_for_its_own_end(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    class Restarts(Member):
+        async def now(self, event: Any) -> None:
+            await self.channel_layer.drain(over=0)
+
+        async def beside(self, event: Any) -> None:
+            self.start_task(self.channel_layer.drain(over=0))
+
+    install(layer)
+    socket = await connected(Restarts)
+    await layer.group_send("room", {"type": "now"})
+    with pytest.raises(RuntimeError, match=r"self\.start_task\(layer\.drain\(\)\)"):
+        await socket.ended()
+    assert not doors.draining
+    socket = await connected(Restarts)
+    await layer.group_send("room", {"type": "beside"})
+    assert await socket.next() == RESTART
+    await socket.disconnect(1012)
