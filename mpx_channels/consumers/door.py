@@ -107,6 +107,7 @@ class Door:
             return self._asked(handler, told)
         result = handler(told) if handler is not None else None
         if _is_to_close(handler, hook, result):
+            self._hear_no_more(hook)
             async_to_sync(self.close)(event["code"], event["reason"])
         return None
 
@@ -116,7 +117,16 @@ class Door:
         if inspect.isawaitable(result):
             result = await result
         if _is_to_close(handler, hook, result):
+            self._hear_no_more(hook)
             await self.close(code, reason)
+
+    def _hear_no_more(self, hook: str) -> None:
+        """Have a client that was thrown out do nothing more: servers pass on what it sends.
+
+        One that is to go elsewhere may have sent something before it knew.
+        """
+        if hook == "close":
+            self._consumer.websocket_receive = _nowhere_in_thread
 
     async def close(self, code: int, reason: str) -> None:
         """Close the WebSocket, unless it is closed; nothing that the consumer sends comes after."""
@@ -228,7 +238,8 @@ class Door:
 
     def turn(self, seconds: float) -> None:
         mailbox = self._mailbox
-        if not self._drained and mailbox is not None and (self.is_websocket or self._streams):
+        goes = self._streams or (self.is_websocket and not self.closed)
+        if goes and mailbox is not None and not self._drained:
             self._drained = True
             mailbox.counters.drained += 1
         if not self.is_websocket:
@@ -290,4 +301,4 @@ async def _nowhere(message: Message) -> None:
 
 
 def _nowhere_in_thread(message: Message) -> None:
-    """The same in a sync consumer."""
+    """The same in a sync consumer; and in place of the handler of what the client says."""
