@@ -48,6 +48,7 @@ class Door:
         "_slow",
         "_streams",
         "_sync",
+        "_waits",
         "closed",
         "ended",
         "is_websocket",
@@ -62,7 +63,8 @@ class Door:
         self._sync = sync
         self.task = asyncio.current_task()
         self._mailbox: Mailbox | None = None
-        self._accepted = self._streams = self._slow = self._drained = False
+        self._accepted = self._streams = self._slow = self._drained = self._waits = False
+        # `_waits`: whether it was ended while none of its handlers ran.
         # What was on its way at the last look, and since when.
         self._sending: Any = None
         self._since = 0.0
@@ -184,6 +186,7 @@ class Door:
     def _end(self) -> None:
         """End the consumer in the middle of what it does."""
         self.ended = True
+        self._waits = self._mailbox is not None and self._mailbox.waited_for
         if isinstance(self._sending, asyncio.Future):
             self._sending.cancel()  # a thread waits for it
         else:
@@ -201,8 +204,12 @@ class Door:
         """It was ended: tell the consumer that its client is gone, or the client."""
         if self.is_websocket:
             await self._consumer.dispatch(self._disconnect)
-        elif self._streams and not self._slow:
+            return
+        if self._streams and not self._slow:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._waits and hasattr(self._consumer, "http_disconnect"):
+            # In a handler, Channels' own consumer had its `disconnect` called by what ended it.
+            await self._consumer.dispatch({"type": "http.disconnect"})
 
     # -- Guest: a send that takes too long ----------------------------------------------------
 

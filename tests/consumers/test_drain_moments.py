@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mpx_channels.generic.http import AsyncHttpConsumer
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.loops.doors import doors
 from tests.conftest import eventually
@@ -36,6 +37,38 @@ async def test_who_has_gone_by_itself_was_not_drained(
     await socket.disconnect(4000)
     await draining
     assert layer.local_stats().total.drained == 0
+
+
+async def test_a_stream_of_what_the_layer_brings(
+    layer: MpxChannelLayer, install: Any, opened: Any
+) -> None:
+    """None of its handlers runs when it is ended; its `disconnect` does then, as ever."""
+
+    class Stream(AsyncHttpConsumer):
+        async def http_request(self, message: Any) -> None:
+            await self.channel_layer.group_add("room", self.channel_name)
+            await self.send_headers(headers=[(b"Content-Type", b"text/event-stream")])
+            await self.send_body(b"data: 1\n\n", more_body=True)
+
+        async def say(self, event: Any) -> None:
+            await self.send_body(event["text"].encode(), more_body=True)
+
+        async def disconnect(self) -> None:
+            ended.append(self.channel_name)
+
+    ended: list[str] = []
+    install(layer)
+    socket = opened(Stream, type="http")
+    socket.push({"type": "http.request"})
+    assert (await socket.next())["type"] == "http.response.start"
+    await socket.next()
+    await layer.group_send("room", {"type": "say", "text": "data: 2"})
+    assert (await socket.next())["body"] == b"data: 2"
+    draining = asyncio.create_task(layer.drain(over=0))
+    assert await socket.next() == {"type": "http.response.body", "body": b"", "more_body": False}
+    await draining
+    await socket.ended()
+    assert len(ended) == 1
 
 
 async def test_twice_in_one_moment(
