@@ -108,11 +108,16 @@ class Guests:
     # -- seeing them off ----------------------------------------------------------------------
 
     def see_off(self, over: float) -> None:
-        """Ask all to go, one after the other, within so many seconds."""
+        """Ask all to go, one after the other, within so many seconds.
+
+        Those that a drain before has left, and those that have come since.
+        """
         self._stop()
         if self.leaving is None:
-            self.leaving = dict(self.here)
-            self.told = len(self.leaving)
+            self.leaving = {}
+        new = [guest for guest in self.here if guest not in self.leaving]
+        self.leaving.update(dict.fromkeys(new))
+        self.told += len(new)
         if not self.leaving:
             self._emptied()
             return

@@ -13,7 +13,7 @@ from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.loops.doors import doors
 from tests.conftest import eventually
 
-from .test_drain import LONG, RESTART, Member, answer_closes, open_again
+from .test_drain import LONG, RESTART, Member, Stream, answer_closes, open_again
 
 __all__ = ["open_again"]
 
@@ -44,7 +44,7 @@ async def test_a_stream_of_what_the_layer_brings(
 ) -> None:
     """None of its handlers runs when it is ended; its `disconnect` does then, as ever."""
 
-    class Stream(AsyncHttpConsumer):
+    class Feed(AsyncHttpConsumer):
         async def http_request(self, message: Any) -> None:
             await self.channel_layer.group_add("room", self.channel_name)
             await self.send_headers(headers=[(b"Content-Type", b"text/event-stream")])
@@ -58,7 +58,7 @@ async def test_a_stream_of_what_the_layer_brings(
 
     ended: list[str] = []
     install(layer)
-    socket = opened(Stream, type="http")
+    socket = opened(Feed, type="http")
     socket.push({"type": "http.request"})
     assert (await socket.next())["type"] == "http.response.start"
     await socket.next()
@@ -80,6 +80,24 @@ async def test_twice_in_one_moment(
     draining = asyncio.gather(layer.drain(over=LONG), layer.drain(over=0))
     await answer_closes(*sockets)
     await draining
+
+
+async def test_a_stream_that_begins_meanwhile(
+    layer: MpxChannelLayer, install: Any, opened: Any
+) -> None:
+    """It is served, and sent away by the next one."""
+    install(layer)
+    await (await opened(Member).connect()).disconnect()
+    await layer.drain(over=0)
+    stream = opened(Stream, type="http")
+    stream.push({"type": "http.request"})
+    assert (await stream.next())["status"] == 200
+    await stream.next()
+    draining = asyncio.create_task(layer.drain(over=0))
+    assert await stream.next() == {"type": "http.response.body", "body": b"", "more_body": False}
+    await stream.ended()
+    await draining
+    assert (doors.state.total, doors.state.left) == (1, 0)
 
 
 async def test_taken_back_and_begun_again_in_one_moment(
