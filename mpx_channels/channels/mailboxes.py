@@ -72,7 +72,10 @@ class Mailboxes(Part):
 
     def close_one(self, mailbox: Mailbox) -> None:
         """Take a channel down, with its messages and its memberships."""
-        self.by_channel.pop(mailbox.channel, None)
+        reopened = self.by_channel.pop(mailbox.channel, None)
+        if reopened is not None and reopened is not mailbox:
+            # Its consumer has joined a group after it had ended, or after its socket was closed.
+            self.close_one(reopened)
         self.hooked.pop(mailbox, None)
         if self._by_prefix.pop(mailbox.channel, None) is not None:
             for other in self.by_channel.values():

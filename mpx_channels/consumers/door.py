@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
+from math import inf
 from types import CoroutineType
 from typing import Any
 
@@ -47,11 +48,12 @@ class Door:
         "_slow",
         "_streams",
         "_sync",
-        "_task",
+        "_waits",
         "closed",
         "ended",
         "is_websocket",
         "patience",
+        "task",
     )
 
     def __init__(self, consumer: Any, scope: Message, send: Send, *, sync: bool) -> None:
@@ -59,16 +61,17 @@ class Door:
         self._scope = scope
         self._send = send
         self._sync = sync
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task()
         self._mailbox: Mailbox | None = None
-        self._accepted = self._streams = self._slow = self._drained = False
+        self._accepted = self._streams = self._slow = self._drained = self._waits = False
+        # `_waits`: whether it was ended while none of its handlers ran.
         # What was on its way at the last look, and since when.
         self._sending: Any = None
         self._since = 0.0
         # What it is closed with, if not by itself.
         self._last = TOO_SLOW
         self.is_websocket = scope.get("type") == "websocket"
-        self.patience: float | None = consumer.send_timeout
+        self.patience = _patience_of(consumer)
         # Whether a close was sent, by us or by the consumer.
         self.closed = False
         # Whether we have ended the consumer in the middle of something.
@@ -106,6 +109,7 @@ class Door:
             return self._asked(handler, told)
         result = handler(told) if handler is not None else None
         if _is_to_close(handler, hook, result):
+            self._hear_no_more(hook)
             async_to_sync(self.close)(event["code"], event["reason"])
         return None
 
@@ -115,7 +119,16 @@ class Door:
         if inspect.isawaitable(result):
             result = await result
         if _is_to_close(handler, hook, result):
+            self._hear_no_more(hook)
             await self.close(code, reason)
+
+    def _hear_no_more(self, hook: str) -> None:
+        """Have a client that was thrown out do nothing more: servers pass on what it sends.
+
+        One that is to go elsewhere may have sent something before it knew.
+        """
+        if hook == "close":
+            self._consumer.websocket_receive = _nowhere_in_thread
 
     async def close(self, code: int, reason: str) -> None:
         """Close the WebSocket, unless it is closed; nothing that the consumer sends comes after."""
@@ -167,12 +180,13 @@ class Door:
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     def _end_task(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def _end(self) -> None:
         """End the consumer in the middle of what it does."""
         self.ended = True
+        self._waits = self._mailbox is not None and self._mailbox.waited_for
         if isinstance(self._sending, asyncio.Future):
             self._sending.cancel()  # a thread waits for it
         else:
@@ -183,15 +197,19 @@ class Door:
         if not self.ended:
             return False
         # Its server may want it to end, too.
-        cancelled = isinstance(error, asyncio.CancelledError) and self._task is not None
-        return not (cancelled and self._task is not None and self._task.uncancel())
+        cancelled = isinstance(error, asyncio.CancelledError) and self.task is not None
+        return not (cancelled and self.task is not None and self.task.uncancel())
 
     async def farewell(self) -> None:
         """It was ended: tell the consumer that its client is gone, or the client."""
         if self.is_websocket:
             await self._consumer.dispatch(self._disconnect)
-        elif self._streams and not self._slow:
+            return
+        if self._streams and not self._slow:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._waits and hasattr(self._consumer, "http_disconnect"):
+            # In a handler, Channels' own consumer had its `disconnect` called by what ended it.
+            await self._consumer.dispatch({"type": "http.disconnect"})
 
     # -- Guest: a send that takes too long ----------------------------------------------------
 
@@ -227,7 +245,8 @@ class Door:
 
     def turn(self, seconds: float) -> None:
         mailbox = self._mailbox
-        if not self._drained and mailbox is not None and (self.is_websocket or self._streams):
+        goes = self._streams or (self.is_websocket and not self.closed)
+        if goes and mailbox is not None and not self._drained:
             self._drained = True
             mailbox.counters.drained += 1
         if not self.is_websocket:
@@ -243,6 +262,19 @@ class Door:
     def time_is_up(self) -> None:
         if self.is_websocket:
             _in_background(self._close_in(LAST_CHANCE, RESTART))
+
+
+def _patience_of(consumer: Any) -> float | None:
+    """Its ``send_timeout``; raises `ValueError` for what is no time."""
+    seconds: Any = consumer.send_timeout
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < inf:
+        raise ValueError(
+            f"send_timeout of {type(consumer).__name__} must be a number of seconds above 0, or "
+            f"None to wait for ever, not {seconds!r}"
+        )
+    return seconds
 
 
 def _is_event_stream(headers: object) -> bool:
@@ -276,4 +308,4 @@ async def _nowhere(message: Message) -> None:
 
 
 def _nowhere_in_thread(message: Message) -> None:
-    """The same in a sync consumer."""
+    """The same in a sync consumer; and in place of the handler of what the client says."""

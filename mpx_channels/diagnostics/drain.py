@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mpx_channels.layer import Draining, MpxChannelLayer, RequestTimeout
 from mpx_channels.layer.processes.fleet import host_name
+from mpx_channels.multiplexer import MpxError
 
 from .output import Output
 from .session import Session
@@ -23,7 +24,8 @@ __all__ = ["Drain", "Undrain"]
 
 # Seconds between two looks at how far it has come, and between two lines in a pipe.
 LOOK, LINE = 0.5, 5.0
-# Times that a process may leave a question unanswered, a second each: it is busy, and then lost.
+# Times that a process may leave a question unanswered: it is busy, or its connection or ours is
+# made anew, and then it is lost.
 MISSES = 10
 
 
@@ -72,10 +74,16 @@ class Target:
         self.misses += 1
 
     async def look(self, layer: MpxChannelLayer) -> None:
-        """See how far it has come, or that it has ended."""
-        await self.ask(layer.draining)
-        if self.misses and not await self._lives(layer):
-            self.ended = True
+        """See how far it has come, or, with some patience, that it has ended.
+
+        Without a connection it goes on closing its sockets.
+        """
+        try:
+            await self.ask(layer.draining)
+            if self.misses >= MISSES:
+                self.ended = not await self._lives(layer)
+        except MpxError:
+            self.misses += 1
 
     async def _lives(self, layer: MpxChannelLayer) -> bool:
         stats = await layer.fleet_stats(groups=0, queues=False)

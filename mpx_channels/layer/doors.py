@@ -60,7 +60,9 @@ class DoorsLayer(PresentLayer):
         responses are left to finish by themselves.
 
         Returns when the last one has closed, or when `undrain` is called. Cancelling the call ends
-        the wait, not the drain. Raises `ValueError` if `over` is not a number of seconds.
+        the wait, not the drain. Raises `ValueError` if `over` is not a number of seconds, and
+        `RuntimeError` in a handler of a consumer, which would wait for its own end: there, call
+        it by ``self.start_task(layer.drain())``.
         """
         await doors.drain(over)
 

@@ -225,7 +225,10 @@ class SyncLayer:
         self._run(self._layer.flush())
 
     def drain(self, over: float = 30.0) -> None:
-        """`MpxChannelLayer.drain`; not in the thread of an event loop that has consumers."""
+        """`MpxChannelLayer.drain`; not in the thread of an event loop that has consumers.
+
+        Nor in a handler of a sync consumer, which would wait for its own end.
+        """
         self._run(self._layer.drain(over))
 
     def undrain(self) -> None:

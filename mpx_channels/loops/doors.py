@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import inf
@@ -41,8 +43,9 @@ class Doors:
         self.draining = False
         # Done when all have gone; None while nobody is to go.
         self._gone: Future[None] | None = None
-        # Loops that were told to see their guests off, and have not begun.
-        self._begin: set[Guests] = set()
+        # Loops that were told to see their guests off, and have not begun, by the last drain of
+        # which each was told.
+        self._begin: dict[Guests, object] = {}
 
     def of(self, loop: asyncio.AbstractEventLoop) -> Guests:
         """The guests of a loop."""
@@ -79,8 +82,14 @@ class Doors:
 
         Or when somebody takes it back meanwhile. Whoever is cancelled does not wait any more, and
         the drain goes on. If there is one already, this one goes on with those that are left.
-        Raises `ValueError` for what is no time.
+        Raises `ValueError` for what is no time, and `RuntimeError` where it would wait for itself.
         """
+        here, task = self._by_loop.get(asyncio.get_running_loop()), asyncio.current_task()
+        if here is not None and any(guest.task is task for guest in here.here):
+            raise RuntimeError(
+                "drain() returns when all consumers have ended, and is called by a handler of one: "
+                "call it by self.start_task(layer.drain())"
+            )
         await asyncio.wrap_future(self.begin(over))
 
     def begin(self, over: float) -> Future[None]:
@@ -95,11 +104,13 @@ class Doors:
             gone = self._gone
             # One that does not run, and has nobody, may never run again.
             told = [each for each in self._by_loop.values() if each.here or _is_running(each)]
-            self._begin.update(told)
-        for guests in told:
-            if not self._tell(guests, over):
-                with self._lock:
-                    self._begin.discard(guests)
+            drain = object()
+            for guests in told:
+                # Under the lock, for all loops to be told of drains and their ends in one order.
+                if _tell(guests, functools.partial(self._see_off, guests, over, drain)):
+                    self._begin[guests] = drain
+                else:
+                    self._begin.pop(guests, None)
         self._emptied()
         return gone
 
@@ -108,10 +119,9 @@ class Doors:
         with self._lock:
             self.draining = False
             gone, self._gone = self._gone, None
-            told = list(self._by_loop.values())
             self._begin.clear()
-        for guests in told:
-            self._tell(guests, None)
+            for guests in list(self._by_loop.values()):
+                _tell(guests, guests.stay)
         if gone is not None and not gone.done():
             gone.set_result(None)
 
@@ -123,27 +133,16 @@ class Doors:
         with self._lock:
             return [each for each in self._by_loop.values() if not _is_closed(each)]
 
-    def _tell(self, guests: Guests, over: float | None) -> bool:
-        """Have a loop see its guests off, or keep them; False if it was closed."""
-
-        def told() -> None:
-            if over is None:
-                guests.stay()
+    def _see_off(self, guests: Guests, over: float, drain: object) -> None:
+        """In a loop: begin, unless there was another drain meanwhile, or its end."""
+        with self._lock:
+            if self._begin.get(guests) is not drain:
                 return
-            with self._lock:
-                wanted = guests in self._begin
-                self._begin.discard(guests)
-            if wanted:
-                guests.see_off(over)
-
-        loop = guests.loop()
-        try:
-            if loop is None:
-                return False
-            loop.call_soon_threadsafe(told)
-        except RuntimeError:
-            return False
-        return True
+        guests.see_off(over)
+        with self._lock:  # not before: they would be neither here nor there for others meanwhile
+            if self._begin.get(guests) is drain:
+                del self._begin[guests]
+        self._emptied()
 
     def _emptied(self) -> None:
         """Perhaps the last one has gone."""
@@ -161,6 +160,18 @@ def require_over(over: Any) -> None:
     """Raise `ValueError` unless it is a time that a drain may take."""
     if isinstance(over, bool) or not isinstance(over, int | float) or not 0 <= over < inf:
         raise ValueError(f"over must be a number of seconds from 0 up, not {over!r}")
+
+
+def _tell(guests: Guests, what: Callable[[], None]) -> bool:
+    """Have a loop do something about its guests; False if it was closed."""
+    loop = guests.loop()
+    try:
+        if loop is None:
+            return False
+        loop.call_soon_threadsafe(what)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_running(guests: Guests) -> bool:

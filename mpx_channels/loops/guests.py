@@ -7,7 +7,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from mpx_channels.multiplexer.logs import LimitedLog
 
@@ -30,10 +30,11 @@ class Guest(Protocol):
     """A connection that somebody serves; all of this happens on its event loop.
 
     ``patience``: seconds that one send may take; None for any time. ``says_goodbye``: it wants
-    time to go in its own way.
+    time to go in its own way. ``task``: the one that serves it.
     """
 
     patience: float | None
+    task: asyncio.Task[Any] | None
 
     @property
     def says_goodbye(self) -> bool: ...
@@ -107,11 +108,16 @@ class Guests:
     # -- seeing them off ----------------------------------------------------------------------
 
     def see_off(self, over: float) -> None:
-        """Ask all to go, one after the other, within so many seconds."""
+        """Ask all to go, one after the other, within so many seconds.
+
+        Those that a drain before has left, and those that have come since.
+        """
         self._stop()
         if self.leaving is None:
-            self.leaving = dict(self.here)
-            self.told = len(self.leaving)
+            self.leaving = {}
+        new = [guest for guest in self.here if guest not in self.leaving]
+        self.leaving.update(dict.fromkeys(new))
+        self.told += len(new)
         if not self.leaving:
             self._emptied()
             return

@@ -14,6 +14,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer as StockConsumer
 from mpx_channels.consumers import MpxConsumerMixin
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
+from tests.conftest import eventually
 
 from .conftest import Event, MakeLayer, Socket
 
@@ -236,6 +237,60 @@ async def test_nothing_is_handled_or_sent_afterwards(
     assert (await socket.next())["type"] == "websocket.close"
     await socket.disconnect()
     assert [each["type"] for each in socket.sent] == ["websocket.accept", "websocket.close"]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_who_was_thrown_out_has_no_more_say(
+    layer: MpxChannelLayer, install: Any, connected: Connected, sync: bool
+) -> None:
+    """Daphne passes on what a client sends that does not answer the close."""
+    heard: list[str] = []
+
+    class Hears(Member):
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            heard.append(text_data)
+
+    class SyncHears(SyncMember):
+        def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            heard.append(text_data)
+
+    install(layer)
+    socket = await connected(SyncHears if sync else Hears)
+    socket.say("before")
+    await eventually(lambda: heard == ["before"])
+    await layer.group_close("room")
+    assert (await socket.next())["type"] == "websocket.close"
+    socket.say("after", "and again")
+    await socket.disconnect()
+    assert heard == ["before"]
+
+
+async def test_who_joins_a_group_after_it(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    """Its client may say something meanwhile, or a task of it goes on; it leaves with the rest."""
+
+    class Joins(Member):
+        async def mpx_close(self, event: Any) -> None:
+            self.start_task(self.join())
+
+        async def join(self) -> None:
+            await closed.wait()
+            await self.channel_layer.group_add("other", self.channel_name)
+            joined.set()
+
+    closed, joined = asyncio.Event(), asyncio.Event()
+    install(layer)
+    socket = await connected(Joins)
+    await layer.group_close("room")
+    assert (await socket.next())["type"] == "websocket.close"
+    closed.set()
+    await joined.wait()
+    assert await layer.group_size("other") == 1
+    await socket.disconnect()
+    assert await layer.group_size("other") == 0
+    total = layer.local_stats().total
+    assert (total.channels, total.memberships) == (0, 0)
 
 
 async def test_one_that_was_not_accepted_yet(

@@ -14,6 +14,7 @@ from mpx_channels.consumers import MpxConsumerMixin
 from mpx_channels.generic.http import AsyncHttpConsumer
 from mpx_channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.loops.doors import doors
 from tests.conftest import eventually
 
 from .conftest import Event, MakeLayer, Socket
@@ -219,6 +220,21 @@ async def test_a_server_that_cancels_in_the_same_moment(
     socket.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await socket.ended()
+
+
+@pytest.mark.parametrize("value", ["60", 0, -1, float("nan"), float("inf"), True])
+async def test_what_is_no_send_timeout(
+    layer: MpxChannelLayer, install: Any, opened: Any, value: Any
+) -> None:
+    class Mistaken(Member):
+        send_timeout = value
+
+    install(layer)
+    socket = opened(Mistaken)
+    text = f"send_timeout of Mistaken must be a number of seconds above 0, .*not {value!r}"
+    with pytest.raises(ValueError, match=text):
+        await socket.ended()
+    assert doors.count == 0
 
 
 # -- max_consumers --------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from mpx_channels.diagnostics.drain import Target
 from mpx_channels.diagnostics.subcommand import INTERRUPTED
+from mpx_channels.layer import Draining, MpxChannelLayer
+from tests.proxy import Proxy
 
 from .conftest import Project, Worker, ended
 from .schemas import check
@@ -102,6 +105,40 @@ def test_a_process_that_ends_meanwhile(project: Project) -> None:
     done = ended(waiting)
     assert done.returncode == 0
     assert state(json.loads(done.stdout), worker.pid) == ("ended", 3, 0)
+
+
+async def test_a_connection_that_breaks_ends_no_process(
+    redis_url: str, proxy: Proxy, prefix: str
+) -> None:
+    """Its own, or ours: who waits would stop it with all its sockets."""
+    drained, looking = (
+        MpxChannelLayer(hosts=[url], prefix=prefix) for url in (proxy.url, redis_url)
+    )
+    nowhere = MpxChannelLayer(hosts=["redis://127.0.0.1:1"], prefix=prefix, connect_timeout=0.1)
+    for layer in (drained, looking):
+        await layer.connect()
+    process_id = drained.process_id or ""
+    target = Target(HOST, 1, [process_id], Draining(True, 2, 1))
+    proxy.refuse()
+    proxy.cut()
+    while await looking.draining(process_id) is not None:
+        pass
+    for layer in (looking, nowhere):
+        await target.look(layer)
+        assert (target.ended, target.over, target.word) == (False, False, "silent")
+    assert target.misses == 2
+    await proxy.accept()
+    while await looking.draining(process_id) is None:
+        pass
+    await target.look(looking)
+    assert (target.ended, target.misses) == (False, 0)
+    await drained.close()
+    target.state = Draining(True, 2, 1)
+    while not target.over:
+        await target.look(looking)
+    assert target.word == "ended"
+    for layer in (looking, nowhere):
+        await layer.close()
 
 
 def test_a_process_that_does_not_answer(project: Project) -> None:

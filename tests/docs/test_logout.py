@@ -31,12 +31,14 @@ django.setup()
 from django.core.management import call_command
 call_command("migrate", verbosity=0)
 from asgiref.sync import sync_to_async
+from channels import auth
 from channels.auth import AuthMiddlewareStack
 from channels.layers import get_channel_layer
 from django.contrib.auth import authenticate, login, logout, update_session_auth_hash
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
+from django.db import IntegrityError
 from django.http import HttpRequest
 from accounts import sockets
 from tests.consumers.socket import Socket
@@ -109,9 +111,29 @@ async def main():
 
     one = await log_in()
     back = await tab(one)
+    await auth.logout({"user": user, "session": one.session})  # as a consumer does
+    assert await closed(back) == [4003]
+
+    one = await log_in()
+    back = await tab(one)
     while await layer.group_size(sockets.session_group(one.session.session_key)) < 1:
         pass
-    user = await User.objects.aget()
+    await User.objects.acreate_user("bob")
+    user.is_active, user.username = False, "bob"
+    try:
+        await user.asave()
+    except IntegrityError:
+        pass  # nobody is blocked, and no tab closed
+    else:
+        raise AssertionError
+    await sync_to_async(logout)(one)
+    assert await closed(back) == [4001]
+
+    one = await log_in()
+    back = await tab(one)
+    while await layer.group_size(sockets.session_group(one.session.session_key)) < 1:
+        pass
+    user = await User.objects.aget(username="ann")
     user.is_active = False
     await user.asave()
     assert await closed(back) == [4002]
