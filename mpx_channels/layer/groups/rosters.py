@@ -28,9 +28,12 @@ UNKNOWN = -1
 
 
 class Seat:
-    """A channel that is in a group as some id: one connection. It ends with the channel."""
+    """A channel that is in a group as some id: one connection. It ends with the channel.
 
-    __slots__ = ("_leave", "entry", "roster")
+    ``joins``: the calls that want it, those under way and those that came to a good end.
+    """
+
+    __slots__ = ("_leave", "entry", "joins", "roster")
 
     # What a channel subscribed to and Redis does not deliver would say here that it does not.
     live = True
@@ -40,6 +43,7 @@ class Seat:
     ) -> None:
         self.roster = roster
         self.entry = entry
+        self.joins = 0
         self._leave = leave
 
     def leave(self, mailbox: Mailbox) -> None:
@@ -136,7 +140,6 @@ class Rosters:
             names = self._context.wrapping.digests(self._store.members_key(name), id)
             entry = roster.entries[id] = Entry(id, names)
         seat = entry.seats.get(mailbox)
-        is_new = seat is None
         if seat is None:
             seat = entry.seats[mailbox] = Seat(roster, entry, self._ended)
             if mailbox.memberships is None:
@@ -144,12 +147,15 @@ class Rosters:
             else:
                 mailbox.memberships.append(seat)
         entry.record, entry.at, entry.leaves, entry.quiet = record, 0, False, False
+        seat.joins += 1
         try:
             await self._written(roster, entry)
         except BaseException:
-            if is_new and entry.seats.get(mailbox) is seat:
+            seat.joins -= 1
+            if not seat.joins and entry.seats.get(mailbox) is seat:
                 self._take_seat(seat, mailbox)
-                self._changed(roster, entry, leaves=True)
+                # Whoever was here before it, and lingers, goes on to.
+                self._changed(roster, entry, leaves=False)
             raise
 
     async def leave(self, name: str, mailbox: Mailbox, id: str) -> None:
