@@ -160,7 +160,8 @@ class Leases:
         known, standing.epoch = standing.epoch, renewed.place
         if renewed.had == 2:
             self.cut_off()
-        if known is not None and (known != renewed.place or not renewed.had):
+        # Without a lease, or with an expired one, we may have been told to be dead, in some groups.
+        if known is not None and (known != renewed.place or renewed.had != 1):
             await self._verify(place, quiet=known != renewed.place)
         # Apart: whoever is busy with another one's death must not be late with its own lease.
         for dead in renewed.dead:
@@ -260,6 +261,9 @@ class Leases:
             self._run(self._renew(place))  # which has all others looked at
         if lost:
             roster.rewrite(quiet=known != written.place)
+        elif not written.had:
+            # We were told to be dead, and the next renewal finds the lease that this has got us.
+            self._run(self._ignore(self._verify(place, quiet=False)))
         elif not roster.dirty and not roster.gone and written.holds != roster.held:
             self._run(self._compare(roster))
         self._tell_later(roster.name, written.owed)

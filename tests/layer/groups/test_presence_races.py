@@ -4,16 +4,19 @@ that are noticed halfway, and events that come while messages are replayed."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+import redis
 
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.presence.values import PresenceCount
 from tests.conftest import eventually
+from tests.inside import hub_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
-from .presences import change, listener, members, next_of
+from .presences import QUICK, change, listener, members, next_of
 
 
 def connections(layer: MpxChannelLayer) -> int:
@@ -74,3 +77,53 @@ async def test_of_two_joins_of_a_channel_one_is_given_up(
     assert await members(layer) == {"ann": {"n": 1}}
     await cut_off.presence_leave("room", mailbox.channel, "ann")
     assert await layer.presence_count("room") == PresenceCount(0, 0)
+
+
+# -- crashes --------------------------------------------------------------------------------------
+
+
+async def test_who_was_cut_off_for_too_long_is_told_of_in_all_groups(
+    make_layer: MakeLayer, proxy: Proxy
+) -> None:
+    """Also if what has waited for the connection is written before the lease is."""
+    layer = make_layer(**QUICK)
+    cut_off = make_layer(hosts=[proxy.url], max_backoff=0.05, backlog_timeout=60, **QUICK)
+    mailbox, late = await cut_off.open_channel(), await cut_off.open_channel()
+    groups = ("room-a", "room-b", "room-c")
+    hear = {group: await listener(layer, group) for group in groups}
+    for group in groups:
+        await cut_off.presence_join(group, mailbox.channel, "ann")
+        assert await next_of(hear[group], group) == change(1, {"ann": {}})
+    proxy.refuse()
+    proxy.cut()
+    waiting = asyncio.ensure_future(cut_off.presence_join("room-b", late.channel, "bob"))
+    for group in groups:
+        assert await next_of(hear[group], group) == change(0, left={"ann": "crashed"})
+    await proxy.accept()
+    await waiting
+    joined: dict[str, Any] = {}
+    while joined.keys() != {"ann", "bob"}:
+        joined |= (await next_of(hear["room-b"], "room-b"))["joined"]
+    for group in ("room-a", "room-c"):
+        assert await next_of(hear[group], group) == change(1, {"ann": {}})
+
+
+async def test_who_was_taken_for_dead_in_one_group_is_back_in_it(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """By somebody who read that group, while the process hung; its lease is there still."""
+    # The only one that renews leases; the other one looks.
+    layer, other = make_layer(presence_lease=6), make_layer(presence_lease=6)
+    hears, channel = await listener(layer), await layer.new_channel()
+    for group in ("room", "another"):
+        await layer.presence_join(group, channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    process = hub_of(layer).process_id
+    while True:
+        client.zadd(f"{prefix}:e:", {process: 1})
+        if await other.presence_count("room") == PresenceCount(0, 0):
+            break
+    assert await next_of(hears) == change(0, left={"ann": "crashed"})
+    assert await next_of(hears) == change(1, {"ann": {}})
+    assert await members(other) == {"ann": {}}
+    assert await members(other, "another") == {"ann": {}}
