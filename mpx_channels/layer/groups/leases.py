@@ -250,7 +250,9 @@ class Leases:
             roster.mark = None
             self.rosters.write(roster)
 
-    def _written(self, roster: Roster, written: Written, ended: bool, lost: bool) -> None:
+    def _written(
+        self, roster: Roster, written: Written, ended: bool, lost: bool, quiet: bool
+    ) -> None:
         """A write was answered."""
         place = self._store.place_of(roster.name)
         standing = self._standing(place)
@@ -259,14 +261,18 @@ class Leases:
             standing.epoch = written.place
         elif known != written.place:
             self._run(self._renew(place))  # which has all others looked at
-        if lost:
-            roster.rewrite(quiet=known != written.place)
         elif not written.had:
             # We were told to be dead, and the next renewal finds the lease that this has got us.
             self._run(self._ignore(self._verify(place, quiet=False)))
+        if lost:
+            roster.rewrite(quiet=known != written.place)
         elif not roster.dirty and not roster.gone and written.holds != roster.held:
             self._run(self._compare(roster))
-        self._tell_later(roster.name, written.owed)
+        owed = written.owed
+        if quiet and not owed:
+            # The number is told all the same; when other processes have had the time to do as we.
+            owed = round(self._lease / RENEWALS * 1000)
+        self._tell_later(roster.name, owed)
         if ended:
             self._sweep_at(roster.name, written.due)
 

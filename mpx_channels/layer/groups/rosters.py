@@ -118,7 +118,7 @@ class Rosters:
         self,
         context: Context,
         store: Store,
-        on_written: Callable[[Roster, Written, bool, bool], None],
+        on_written: Callable[[Roster, Written, bool, bool, bool], None],
     ) -> None:
         self._context = context
         self._store = store
@@ -280,11 +280,9 @@ class Rosters:
         if not batch or not batch[0].quiet:
             gone = roster.gone[: CHUNK - len(batch)]
             kept += [Kept([name] * self._names, 0, False, 0, b"") for name in gone]
-        number = roster.number + 1
+        number, quiet = roster.number + 1, bool(batch) and batch[0].quiet
         try:
-            written = await self._store.write(
-                roster.name, number, kept, quiet=bool(batch) and batch[0].quiet
-            )
+            written = await self._store.write(roster.name, number, kept, quiet=quiet)
         except BaseException:
             # Before what came meanwhile.
             roster.dirty = dict.fromkeys(batch) | roster.dirty
@@ -309,7 +307,7 @@ class Rosters:
                 each.set_result(None)
         for entry in batch:
             entry.waiting = [each for each in entry.waiting if not each.done()]
-        self._on_written(roster, written, ended, lost)
+        self._on_written(roster, written, ended, lost, quiet)
 
     def _failed(self, roster: Roster, batch: list[Entry], error: MpxError) -> None:
         """Redis would not take it, for now; it will be told again, if that is still to be told."""

@@ -11,7 +11,7 @@ import redis
 
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.presence.values import PresenceCount
-from tests.conftest import eventually
+from tests.conftest import RestartableServer, eventually
 from tests.inside import hub_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
@@ -127,3 +127,23 @@ async def test_who_was_taken_for_dead_in_one_group_is_back_in_it(
     assert await next_of(hears) == change(1, {"ann": {}})
     assert await members(other) == {"ann": {}}
     assert await members(other, "another") == {"ann": {}}
+
+
+# -- what a server loses --------------------------------------------------------------------------
+
+
+async def test_after_a_flush_the_number_is_told(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    """Whoever asked for the list in between has to know that there is more."""
+    restartable_server.start()
+    one, two = [make_layer(hosts=[restartable_server.url], **QUICK) for _ in range(2)]
+    hears = await listener(one)
+    for layer, id in ((one, "ann"), (two, "bob")):
+        await layer.presence_join("room", await layer.new_channel(), id)
+        assert id in (await next_of(hears))["joined"]
+    with restartable_server.client() as client:
+        client.flushall()
+    while (event := await next_of(hears)) != change(2):
+        assert event == change(1)
+    assert set(await members(one)) == {"ann", "bob"}
