@@ -77,10 +77,10 @@ class Entry:
 class Roster:
     """A group, with the ids that channels of this process are in it as.
 
-    ``mark``: what the last write left in Redis.
+    ``mark``: what the last write left in Redis; ``held``: how many ids Redis is to hold for us.
     """
 
-    __slots__ = ("dirty", "entries", "gone", "mark", "name", "number", "task", "touched")
+    __slots__ = ("dirty", "entries", "gone", "held", "mark", "name", "number", "task", "touched")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -89,6 +89,7 @@ class Roster:
         self.dirty: dict[Entry, None] = {}
         # What Redis has of us, and we have not: by its names there.
         self.gone: list[bytes] = []
+        self.held = 0
         self.number = 0
         self.mark: bytes | None = None
         self.task: asyncio.Task[None] | None = None
@@ -98,20 +99,20 @@ class Roster:
         """Have all of it written anew; ``quiet`` tells nobody of those who were told of before."""
         for entry in self.entries.values():
             entry.quiet = quiet and bool(entry.at)
-            entry.written = UNKNOWN
             self.dirty[entry] = None
+            self.wrote(entry, UNKNOWN)
 
-    @property
-    def held(self) -> int:
-        """How many ids Redis is to hold for us."""
-        return sum(1 for entry in self.entries.values() if entry.written > 0)
+    def wrote(self, entry: Entry, connections: int) -> None:
+        """Redis knows of so many connections of an id."""
+        self.held += (connections > 0) - (entry.written > 0)
+        entry.written = connections
 
 
 class Rosters:
     """All rosters of an event loop, by the groups' names in Redis.
 
     ``on_written`` gets each write that was answered, with whether it ended the last connection of
-    somebody; and whether something had been lost before.
+    somebody; whether something had been lost before; and whether nobody was told who joined.
     """
 
     def __init__(
@@ -146,8 +147,8 @@ class Rosters:
                 mailbox.memberships = [seat]
             else:
                 mailbox.memberships.append(seat)
-        entry.record, entry.at, entry.leaves, entry.quiet = record, 0, False, False
         seat.joins += 1
+        entry.record, entry.at, entry.leaves, entry.quiet = record, 0, False, False
         try:
             await self._written(roster, entry)
         except BaseException:
@@ -274,7 +275,7 @@ class Rosters:
         for entry in batch:
             del roster.dirty[entry]
             waiting += entry.waiting
-            entry.written = UNKNOWN
+            roster.wrote(entry, UNKNOWN)
             kept.append(Kept(entry.names, len(entry.seats), entry.leaves, entry.at, entry.record))
         gone: list[bytes] = []
         if not batch or not batch[0].quiet:
@@ -295,11 +296,12 @@ class Rosters:
         ended = bool(gone)
         for entry, told in zip(batch, kept, strict=False):
             ended = ended or not told.connections
-            if entry in roster.dirty:
-                continue
-            entry.written, entry.quiet = told.connections, False
             if entry.record is told.record and not entry.at:
                 entry.at = written.at
+            if entry in roster.dirty:
+                continue
+            entry.quiet = False
+            roster.wrote(entry, told.connections)
             if not entry.seats:
                 del roster.entries[entry.id]
         for each in waiting:

@@ -4,6 +4,7 @@ that are noticed halfway, and events that come while messages are replayed."""
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -77,6 +78,50 @@ async def test_of_two_joins_of_a_channel_one_is_given_up(
     assert await members(layer) == {"ann": {"n": 1}}
     await cut_off.presence_leave("room", mailbox.channel, "ann")
     assert await layer.presence_count("room") == PresenceCount(0, 0)
+
+
+async def test_the_latest_info_counts_though_an_answer_was_late(
+    make_layer: MakeLayer, proxy: Proxy, layer: MpxChannelLayer
+) -> None:
+    cut_off = make_layer(hosts=[proxy.url])
+    first, second = await cut_off.open_channel(), await cut_off.open_channel()
+    await cut_off.presence_join("room", first.channel, "ann", {"n": 0})
+    proxy.to_client.freeze()
+    joining = asyncio.ensure_future(cut_off.presence_join("room", second.channel, "ann", {"n": 1}))
+    async with asyncio.timeout(30):
+        while await members(layer) != {"ann": {"n": 1}}:
+            pass
+    # What changes now is written behind that answer.
+    cut_off.close_channel(first)
+    await layer.presence_join("room", await layer.new_channel(), "ann", {"n": 2})
+    proxy.thaw()
+    await joining
+    async with asyncio.timeout(30):
+        while await layer.presence_count("room") != PresenceCount(1, 2):
+            pass
+    assert await members(layer) == {"ann": {"n": 2}}
+
+
+async def test_what_redis_holds_is_what_we_think(layer: MpxChannelLayer) -> None:
+    """Whatever happens at once; where it was not, all would be compared after each write."""
+    chance = random.Random(7)
+    mailboxes = [await layer.open_channel() for _ in range(5)]
+    roster: Any = None
+    for _ in range(100):
+        changes = []
+        for _ in range(chance.randrange(1, 8)):
+            mailbox, id = chance.choice(mailboxes), f"user-{chance.randrange(6)}"
+            if chance.random() < 0.6:
+                changes.append(layer.presence_join("room", mailbox.channel, id))
+            else:
+                changes.append(layer.presence_leave("room", mailbox.channel, id))
+        await asyncio.gather(*changes)
+        found = hub_of(layer).presence.rosters.by_name
+        if found:
+            (roster,) = found.values()
+            assert roster.held == len(roster.entries)
+            assert set(roster.entries) == set(await members(layer))
+    assert roster.number > 50
 
 
 # -- crashes --------------------------------------------------------------------------------------
