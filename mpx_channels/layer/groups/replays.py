@@ -119,6 +119,11 @@ class Track:
         replay.held.append((item, (self.epoch, self.offset)))
         return True
 
+    def held_for(self, mailbox: Mailbox) -> int:
+        """How many items are kept for a member."""
+        replay = self.behind.get(mailbox)
+        return len(replay.held) if replay is not None else 0
+
     def is_beyond(self, epoch: str, offset: int) -> bool:
         """Whether messages have come that are behind this position.
 
@@ -319,11 +324,14 @@ class Replay:
             if entry.offset > offset:
                 offset = entry.offset
                 if entry.item is not None and channel not in entry.excluded:
-                    items.append(entry.item)
-        self.position = (state.epoch, offset)
+                    items.append((offset, entry.item))
         self._raise(len(items))
-        for item in items:
+        for at, item in items:
+            if self.held:
+                self.position = (state.epoch, at - 1)
+                self._release()
             self.mailbox.put_always(item)
+        self.position = (state.epoch, offset)
         self._history.replayed(len(items))
         self._release()
         more = offset < state.top

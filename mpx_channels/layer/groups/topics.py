@@ -78,6 +78,9 @@ class Track(Protocol):
     def holds(self, mailbox: Mailbox, item: Item, /) -> bool:
         """Whether an item is kept for a member until it has what came before; else it has that."""
 
+    def held_for(self, mailbox: Mailbox, /) -> int:
+        """How many items are kept for it."""
+
     def end(self) -> None:
         """Nobody is a member any more."""
 

@@ -17,7 +17,8 @@ from tests.inside import hub_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
-from .presences import QUICK, change, listener, members, next_of
+from .histories import HISTORY, send
+from .presences import LISTENS, QUICK, change, listener, members, next_of
 
 
 def connections(layer: MpxChannelLayer) -> int:
@@ -192,3 +193,44 @@ async def test_after_a_flush_the_number_is_told(
     while (event := await next_of(hears)) != change(2):
         assert event == change(1)
     assert set(await members(one)) == {"ann", "bob"}
+
+
+# -- groups with a history ------------------------------------------------------------------------
+
+
+async def test_behind_what_is_replayed(make_layer: MakeLayer) -> None:
+    layer, other = make_layer(history=HISTORY), make_layer(history=HISTORY)
+    channel = await other.new_channel()
+    sent = await send(other, "room-1", *range(250))
+    hears = await layer.open_channel(hooks=LISTENS)
+    await layer.group_add("room-1", hears.channel, since=sent[0])
+    await other.presence_join("room-1", channel, "ann")
+    await send(other, "room-1", 250)
+    await other.presence_join("room-1", channel, "bob")
+    # It has all come here before the first is read.
+    delivered = hub_of(layer).counters
+    await eventually(lambda: delivered.messages_in == 3)
+    for number in range(1, 250):
+        assert (await hears.get())["n"] == number
+    assert await next_of(hears, "room-1") == change(1, {"ann": {}})
+    assert (await hears.get())["n"] == 250
+    assert await next_of(hears, "room-1") == change(2, {"bob": {}})
+
+
+async def test_what_waits_for_a_replay_is_bounded(make_layer: MakeLayer) -> None:
+    layer, other = make_layer(history=HISTORY, capacity=5), make_layer(history=HISTORY)
+    channel = await other.new_channel()
+    sent = await send(other, "room-1", 0, 1)
+    hears = await layer.open_channel(hooks=LISTENS)
+    await layer.group_add("room-1", hears.channel, since=sent[0])
+    for number in range(20):
+        await other.presence_join("room-1", channel, f"user-{number}")
+    counters = hub_of(layer).counters
+    await eventually(lambda: counters.messages_in == 20)
+    assert (await hears.get())["n"] == 1
+    told = 20 - counters.dropped_full
+    assert 5 <= told < 10
+    for number in range(told):
+        event = await next_of(hears, "room-1")
+        assert event == change(number + 1, {f"user-{number}": {}})
+    assert not hears.unread
