@@ -214,7 +214,8 @@ return {{place, epoch, mark or '', string.format('%.0f', us), holds, owed, first
 """
 
 # Take out whom nobody holds any more: those that lingered, and those of a process whose lease has
-# expired. One that has no lease gets one first: the key may have been evicted while it lives.
+# expired. One that has no lease gets one first: the key may have been evicted while it lives. But
+# not one that holds nothing here: others have taken it out, and without a lease it learns of that.
 #
 # ARGV, further: whether the process is thought to be dead, its lease (ms), whether to tell how many
 # there are. Return whether there is more to do, what is owed, and when the next leaves who lingers.
@@ -228,7 +229,11 @@ local more = #overdue == {CHUNK}
 if ARGV[6] == '1' then
   local until_ = redis.call('ZSCORE', leases, process)
   if not until_ then
-    redis.call('ZADD', leases, now + ARGV[7], process)
+    if redis.call('EXISTS', held) == 1 then
+      redis.call('ZADD', leases, now + ARGV[7], process)
+    else
+      has_left()
+    end
   elseif tonumber(until_) <= now then
     local mark = redis.call('HGET', held, '')
     if mark and string.match(mark, '^%d+') == epoch then

@@ -13,7 +13,7 @@ import redis
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.presence.values import PresenceCount
 from tests.conftest import RestartableServer, eventually
-from tests.inside import hub_of
+from tests.inside import hub_of, presence_store_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
@@ -173,6 +173,28 @@ async def test_who_was_taken_for_dead_in_one_group_is_back_in_it(
     assert await next_of(hears) == change(1, {"ann": {}})
     assert await members(other) == {"ann": {}}
     assert await members(other, "another") == {"ann": {}}
+
+
+async def test_two_take_out_the_same_process(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """Which only hung. The slower one does not give it a lease: it would think that all is well."""
+    layer, other = make_layer(presence_lease=6), make_layer(presence_lease=6)
+    hears, channel = await listener(layer), await layer.new_channel()
+    await layer.presence_join("room", channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    hub = hub_of(layer)
+    name = hub.names.group("room")
+    while True:
+        client.zadd(f"{prefix}:e:", {hub.process_id: 1})
+        if await other.presence_count("room") == PresenceCount(0, 0):
+            break
+    store = presence_store_of(other)
+    await store.end(store.place_of(name), hub.process_id)
+    await store.sweep(name, hub.process_id)
+    assert await next_of(hears) == change(0, left={"ann": "crashed"})
+    assert await next_of(hears) == change(1, {"ann": {}})
+    assert await members(other) == {"ann": {}}
 
 
 # -- what a server loses --------------------------------------------------------------------------
