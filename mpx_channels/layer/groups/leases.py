@@ -269,8 +269,9 @@ class Leases:
         elif not roster.dirty and not roster.gone and written.holds != roster.held:
             self._run(self._compare(roster))
         owed = written.owed
-        if quiet and not owed:
-            # The number is told all the same; when other processes have had the time to do as we.
+        if (lost or quiet) and not owed:
+            # The number is told all the same, also if it is because of one who was lost and left;
+            # when other processes have had the time to do as we.
             owed = round(self._lease / RENEWALS * 1000)
         self._tell_later(roster.name, owed)
         if ended:

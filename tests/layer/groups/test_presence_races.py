@@ -229,6 +229,23 @@ async def test_behind_what_is_replayed(make_layer: MakeLayer) -> None:
     await other.presence_join("room-1", channel, "ann")
     await send(other, "room-1", 250)
     await other.presence_join("room-1", channel, "bob")
+async def test_after_a_flush_who_leaves_is_told_by_the_number(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    """Redis does not know any more who that was, nor that there was anybody."""
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], presence_lease=3)
+    hears, channel = await listener(layer), await layer.new_channel()
+    await layer.presence_join("room", channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    with restartable_server.client() as client:
+        client.flushall()
+    await layer.presence_leave("room", channel, "ann")
+    while (event := await next_of(hears))["members"]:
+        assert event == change(1)  # it was written anew before it left
+    assert event in (change(0), change(0, left={"ann": "left"}))
+
+
     # It has all come here before the first is read.
     delivered = hub_of(layer).counters
     await eventually(lambda: delivered.messages_in == 3)
