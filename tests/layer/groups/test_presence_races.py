@@ -125,6 +125,18 @@ async def test_what_redis_holds_is_what_we_think(layer: MpxChannelLayer) -> None
     assert roster.number > 50
 
 
+async def test_what_is_due_while_a_layer_closes(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """And that waits for Redis. Nothing is begun any more, nor left behind unawaited."""
+    layer = make_layer(hosts=[proxy.url], presence_linger=0.2)
+    mailbox = await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    layer.close_channel(mailbox)
+    while (await layer.presence_count("room")).connections:
+        pass
+    proxy.freeze()
+    await layer.close()
+
+
 # -- crashes --------------------------------------------------------------------------------------
 
 
@@ -217,18 +229,6 @@ async def test_after_a_flush_the_number_is_told(
     assert set(await members(one)) == {"ann", "bob"}
 
 
-# -- groups with a history ------------------------------------------------------------------------
-
-
-async def test_behind_what_is_replayed(make_layer: MakeLayer) -> None:
-    layer, other = make_layer(history=HISTORY), make_layer(history=HISTORY)
-    channel = await other.new_channel()
-    sent = await send(other, "room-1", *range(250))
-    hears = await layer.open_channel(hooks=LISTENS)
-    await layer.group_add("room-1", hears.channel, since=sent[0])
-    await other.presence_join("room-1", channel, "ann")
-    await send(other, "room-1", 250)
-    await other.presence_join("room-1", channel, "bob")
 async def test_after_a_flush_who_leaves_is_told_by_the_number(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
@@ -246,6 +246,18 @@ async def test_after_a_flush_who_leaves_is_told_by_the_number(
     assert event in (change(0), change(0, left={"ann": "left"}))
 
 
+# -- groups with a history ------------------------------------------------------------------------
+
+
+async def test_behind_what_is_replayed(make_layer: MakeLayer) -> None:
+    layer, other = make_layer(history=HISTORY), make_layer(history=HISTORY)
+    channel = await other.new_channel()
+    sent = await send(other, "room-1", *range(250))
+    hears = await layer.open_channel(hooks=LISTENS)
+    await layer.group_add("room-1", hears.channel, since=sent[0])
+    await other.presence_join("room-1", channel, "ann")
+    await send(other, "room-1", 250)
+    await other.presence_join("room-1", channel, "bob")
     # It has all come here before the first is read.
     delivered = hub_of(layer).counters
     await eventually(lambda: delivered.messages_in == 3)
