@@ -17,7 +17,7 @@ from tests.inside import hub_of, presence_store_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
 
-from .histories import HISTORY, send
+from .histories import HISTORY, away, send
 from .presences import LISTENS, QUICK, change, listener, members, next_of
 
 
@@ -266,6 +266,35 @@ async def test_behind_what_is_replayed(make_layer: MakeLayer) -> None:
     assert await next_of(hears, "room-1") == change(1, {"ann": {}})
     assert (await hears.get())["n"] == 250
     assert await next_of(hears, "room-1") == change(2, {"bob": {}})
+
+
+@pytest.mark.parametrize("later", [[], [3]])
+@pytest.mark.parametrize("missed", [[], [1, 2]])
+async def test_behind_what_was_missed(
+    make_layer: MakeLayer, proxy: Proxy, missed: list[int], later: list[int]
+) -> None:
+    """An event that is here before it is known what the history has."""
+    layer = make_layer(hosts=[proxy.url], history=HISTORY, max_backoff=0.05, backlog_timeout=60)
+    other = make_layer(history=HISTORY)
+    hears, channel = await listener(layer, "room-1"), await other.new_channel()
+    await send(other, "room-1", 0)
+    assert (await hears.get())["n"] == 0
+    hub, name = hub_of(layer), hub_of(layer).names.group("room-1")
+    proxy.to_server.freeze_at = lambda piece: b"EVAL" in piece
+    async with away(layer, proxy):
+        await send(other, "room-1", *missed)
+    await eventually(lambda: hub.groups.topics[name].live)
+    received = hub.counters.messages_in
+    await other.presence_join("room-1", channel, "ann")
+    await send(other, "room-1", *later)
+    await eventually(lambda: hub.counters.messages_in == received + 1 + len(later))
+    proxy.thaw()
+    for number in missed:
+        assert (await hears.get())["n"] == number
+    assert await next_of(hears, "room-1") == change(1, {"ann": {}})
+    await send(other, "room-1", 4)
+    for number in (*later, 4):
+        assert (await hears.get())["n"] == number
 
 
 async def test_what_waits_for_a_replay_is_bounded(make_layer: MakeLayer) -> None:
