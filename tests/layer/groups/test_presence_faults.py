@@ -74,9 +74,13 @@ async def test_a_killed_process_that_only_a_listener_outlives(
             pass
         other.kill()
         left: dict[str, str] = {}
-        while (event := await next_of(hears))["members"]:
+        number = 1200
+        while number:
+            event = await next_of(hears)
+            if event["members"] > number:
+                left = {}  # it had been taken for dead before, as it was slow, and was back
             left |= event["left"]
-        left |= event["left"]
+            number = event["members"]
         # While there were more than 500, events had no names.
         assert 200 <= len(left) <= 700
         assert set(left.values()) == {"crashed"}
