@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mpx_channels.multiplexer.subscriber import Subscriber, Subscribers
     from mpx_channels.multiplexer.subscriptions import ChannelSubscription
     from mpx_channels.multiplexer.wire import Wire
+    from mpx_channels.presence.store import Store
     from tests.proxy import Proxy
 
 # -- the layer ------------------------------------------------------------------------------------
@@ -58,6 +59,11 @@ def hub_of(layer: MpxChannelLayer) -> Hub:
     hub = layer._hubs.here
     assert hub is not None, "the layer was not used on this event loop yet"
     return hub
+
+
+def presence_store_of(layer: MpxChannelLayer) -> Store:
+    """What it does with presence in Redis."""
+    return hub_of(layer).presence._store
 
 
 def shared_hub_of(layer: MpxChannelLayer) -> Hub | None:

@@ -56,7 +56,7 @@ class PresentLayer(MessagingLayer):
 
         The order is stable. Members whose last connection ended less than ``presence_linger``
         seconds ago are still listed. Raises `ValueError` for a `limit` below 1 and for an `after`
-        that no page returned, and as `Multiplexer.publish`.
+        that cannot be from a page, and as `Multiplexer.publish`.
         """
         name = self._group_name(group)
         require_limit(limit)

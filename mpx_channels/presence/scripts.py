@@ -138,7 +138,8 @@ end
 # counts, else the first.
 #
 # Return the place's epoch and the group's, what stood under '' in held, the time, how many ids this
-# process holds here, what is owed, and when the next of those that linger leaves (ms; -1 for none).
+# process holds here, what is owed, when the next of those that linger leaves (ms; -1 for none), and
+# whether the process had a lease.
 WRITE = f"""{_BEGIN}
 local number, lease, linger = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local quiet, names = ARGV[9] == '1', tonumber(ARGV[10])
@@ -206,15 +207,15 @@ else
   redis.call('SADD', groups, group)
 end
 {_PLACE}
-if not redis.call('ZSCORE', leases, process) then
-  redis.call('ZADD', leases, now + lease, process)
-end
+local had = redis.call('ZSCORE', leases, process) and 1 or 0
+if had == 0 then redis.call('ZADD', leases, now + lease, process) end
 local owed, first = finish(false)
-return {{place, epoch, mark or '', string.format('%.0f', us), holds, owed, first}}
+return {{place, epoch, mark or '', string.format('%.0f', us), holds, owed, first, had}}
 """
 
 # Take out whom nobody holds any more: those that lingered, and those of a process whose lease has
-# expired. One that has no lease gets one first: the key may have been evicted while it lives.
+# expired. One that has no lease gets one first: the key may have been evicted while it lives. But
+# not one that holds nothing here: others have taken it out, and without a lease it learns of that.
 #
 # ARGV, further: whether the process is thought to be dead, its lease (ms), whether to tell how many
 # there are. Return whether there is more to do, what is owed, and when the next leaves who lingers.
@@ -228,7 +229,11 @@ local more = #overdue == {CHUNK}
 if ARGV[6] == '1' then
   local until_ = redis.call('ZSCORE', leases, process)
   if not until_ then
-    redis.call('ZADD', leases, now + ARGV[7], process)
+    if redis.call('EXISTS', held) == 1 then
+      redis.call('ZADD', leases, now + ARGV[7], process)
+    else
+      has_left()
+    end
   elseif tonumber(until_) <= now then
     local mark = redis.call('HGET', held, '')
     if mark and string.match(mark, '^%d+') == epoch then

@@ -79,7 +79,8 @@ class Written:
     ``place``, ``epoch`` and ``mark``, which the write before left there, tell whether something was
     lost. ``at``: the server's time (microseconds); ``holds``: how many ids the process holds in the
     group; ``owed``: in how many ms it is to be told how many there are, 0 if it was told; ``due``:
-    in how many ms somebody leaves who lingers, -1 for nobody.
+    in how many ms somebody leaves who lingers, -1 for nobody; ``had``: whether the process had a
+    lease.
     """
 
     place: int
@@ -89,6 +90,7 @@ class Written:
     holds: int
     owed: int
     due: int
+    had: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,8 @@ class Store:
             words.append(b"%d" % each.at)
             words.append(each.record)
         answer = await self._call("write", name, self._id, *words)
-        place, epoch, mark, at, holds, owed, due = answer
-        return Written(int(float(place)), epoch, mark, int(at), holds, owed, due)
+        place, epoch, mark, at, holds, owed, due, had = answer
+        return Written(int(float(place)), epoch, mark, int(at), holds, owed, due, bool(had))
 
     async def sweep(self, name: str, dead: str | None = None, *, tell: bool = False) -> Swept:
         """Take out who has lingered for long enough, and what a dead process held, a part of it.

@@ -107,11 +107,11 @@ class Groups(ChannelTopics):
     def _for_ours(self, topic: Topic, item: Delivery) -> None:
         """A message that consumers of ours get, and that is not dropped for lack of room."""
         event = Event({**item.take(), "group": self.public(topic.name)})
-        track = topic.track
+        histories = self.histories if topic.track is not None else None
         for mailbox in topic.members.values():
             if mailbox.closable:
                 self.context.counters.deliveries += 1
-                if track is None or not track.holds(mailbox, event):
+                if histories is None or not histories.holds(topic, mailbox, event):
                     mailbox.put_always(event)
 
     # -- look ---------------------------------------------------------------------------------

@@ -160,6 +160,10 @@ class GroupHistory(Part):
                 self._overflowed(track, mailbox, position)
         context.counters.deliveries += delivered
 
+    def holds(self, topic: Topic, mailbox: Mailbox, item: Item) -> bool:
+        """Whether a member gets an item that is in no history behind what it has missed."""
+        return track_of(topic).holds(self, mailbox, item)
+
     def _put(self, track: Track, position: Position, mailbox: Mailbox, item: Item) -> None:
         if mailbox.put(item):
             self.context.counters.deliveries += 1
@@ -176,6 +180,7 @@ class GroupHistory(Part):
                 self._fall_behind(track, position)
             elif track.lost and track.held is None:
                 track.lost = False  # it follows upon what was there before the link broke
+                track.nothing_lost()
         else:
             self._nothing_known(track)
         track.epoch, track.offset, track.tentative = epoch, offset, False
@@ -256,8 +261,10 @@ class GroupHistory(Part):
             return
         track.lost = False
         held, track.held = track.held, None
-        waiting = {r for r in track.behind.values() if r.phase is Phase.WAITING and r.position[0]}
+        waiting = {replay for replay in track.behind.values() if replay.waits}
         if state is None and not failed:
+            if held is None:
+                track.nothing_lost()
             told.replays += waiting  # none, but for what came after the look
             return
         newest = (track.epoch, track.offset)

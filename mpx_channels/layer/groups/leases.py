@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 from mpx_channels.channels.part import Context
 from mpx_channels.multiplexer import MpxError, MultiplexerStopped, Node
@@ -19,6 +19,8 @@ from mpx_channels.presence.store import LIFE, Place, Renewed, Store, Written
 from .rosters import Roster, Rosters
 
 __all__ = ["Leases"]
+
+P = ParamSpec("P")
 
 # How many times a lease is renewed while it lasts: an expired one is noticed in a sixth of it.
 RENEWALS = 6
@@ -115,7 +117,7 @@ class Leases:
         if writing:
             await asyncio.wait(writing, timeout=timeout / 2)
         if places and self._context.multiplexer.running:
-            ends = [self._ignore(self._store.end(place)) for place in places]
+            ends = [self._ignore(self._store.end, place) for place in places]
             await asyncio.wait(list(map(asyncio.ensure_future, ends)), timeout=timeout / 2)
         self.clear()
 
@@ -135,7 +137,7 @@ class Leases:
             for place in list(self._places):
                 if place not in wanted:
                     del self._places[place]
-                    await self._ignore(self._store.end(place))
+                    await self._ignore(self._store.end, place)
             # Together: a server that is away does not cost us the leases on the others.
             await asyncio.gather(*map(self._renew, wanted))
             await self._touch()
@@ -160,7 +162,8 @@ class Leases:
         known, standing.epoch = standing.epoch, renewed.place
         if renewed.had == 2:
             self.cut_off()
-        if known is not None and (known != renewed.place or not renewed.had):
+        # Without a lease, or with an expired one, we may have been told to be dead, in some groups.
+        if known is not None and (known != renewed.place or renewed.had != 1):
             await self._verify(place, quiet=known != renewed.place)
         # Apart: whoever is busy with another one's death must not be late with its own lease.
         for dead in renewed.dead:
@@ -168,7 +171,7 @@ class Leases:
                 self._dead.add((place, dead))
                 self._run(self._take_out(place, dead))
         if renewed.overdue:
-            self._run(self._ignore(self._sweep_all(renewed.overdue)))
+            self._run(self._ignore(self._sweep_all, renewed.overdue))
 
     async def _take_out(self, place: Place, dead: str) -> None:
         """Nobody is anywhere any more by way of a process that is dead."""
@@ -223,7 +226,7 @@ class Leases:
         async def look() -> None:
             for place in [each for each in self._places if each.node is node]:
                 await self._renew(place)
-                await self._ignore(self._verify(place, quiet=True))
+                await self._ignore(self._verify, place, quiet=True)
 
         self._run(look())
 
@@ -249,7 +252,9 @@ class Leases:
             roster.mark = None
             self.rosters.write(roster)
 
-    def _written(self, roster: Roster, written: Written, ended: bool, lost: bool) -> None:
+    def _written(
+        self, roster: Roster, written: Written, ended: bool, lost: bool, quiet: bool
+    ) -> None:
         """A write was answered."""
         place = self._store.place_of(roster.name)
         standing = self._standing(place)
@@ -258,11 +263,19 @@ class Leases:
             standing.epoch = written.place
         elif known != written.place:
             self._run(self._renew(place))  # which has all others looked at
+        elif not written.had:
+            # We were told to be dead, and the next renewal finds the lease that this has got us.
+            self._run(self._ignore(self._verify, place, quiet=False))
         if lost:
             roster.rewrite(quiet=known != written.place)
         elif not roster.dirty and not roster.gone and written.holds != roster.held:
             self._run(self._compare(roster))
-        self._tell_later(roster.name, written.owed)
+        owed = written.owed
+        if (lost or quiet) and not owed:
+            # The number is told all the same, also if it is because of one who was lost and left;
+            # when other processes have had the time to do as we.
+            owed = round(self._lease / RENEWALS * 1000)
+        self._tell_later(roster.name, owed)
         if ended:
             self._sweep_at(roster.name, written.due)
 
@@ -289,7 +302,7 @@ class Leases:
 
     def _tell(self, name: str) -> None:
         self._tells.pop(name, None)
-        self._run(self._ignore(self.sweep(name, tell=True)))
+        self._run(self._ignore(self.sweep, name, tell=True))
 
     def _sweep_at(self, name: str, due: int) -> None:
         """Have those leave then who linger now, if there are any."""
@@ -301,7 +314,7 @@ class Leases:
             self._sweeps[name] = loop.call_later(due / 1000 + LATER, self._sweep, name)
 
     def _sweep(self, name: str) -> None:
-        self._run(self._ignore(self.sweep(name)))
+        self._run(self._ignore(self.sweep, name))
 
     async def _touch(self) -> None:
         """Have the keys of groups live on in which nothing happens."""
@@ -312,14 +325,16 @@ class Leases:
         for name, roster in list(self.rosters.by_name.items()):
             if roster.touched < now - LIFE / 4:
                 roster.touched = now
-                await self._ignore(self._store.sweep(name))
+                await self._ignore(self._store.sweep, name)
 
     # -- inside -------------------------------------------------------------------------------
 
-    async def _ignore(self, doing: Awaitable[object]) -> None:
+    async def _ignore(
+        self, do: Callable[P, Awaitable[object]], *args: P.args, **options: P.kwargs
+    ) -> None:
         """What fails here is done again, by us or by others."""
         try:
-            await doing
+            await do(*args, **options)
         except MpxError as error:
             self._failed(error, "look after presence")
 

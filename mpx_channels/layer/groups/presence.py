@@ -142,7 +142,19 @@ class GroupPresence(Part):
             return
         body = context.wrapping.encode(event, limit=False)
         item = Delivery(context.wrapping.decode, body, context.loop.time() + context.expiry)
+        if topic.track is not None:
+            listeners = [each for each in listeners if not self._waits(topic, each, item)]
         self._mailboxes.deliver(listeners, item, name)
+
+    def _waits(self, topic: Topic, mailbox: Mailbox, item: Delivery) -> bool:
+        """Whether an event comes to a member later, behind messages that it has missed."""
+        track, histories = topic.track, self._groups.histories
+        if track is None or histories is None:
+            return False
+        if track.held_for(mailbox) >= mailbox.capacity:
+            self._mailboxes.full(mailbox, topic.name)
+            return True
+        return histories.holds(topic, mailbox, item)
 
     def event(self, name: str, data: bytes) -> Message:
         """What somebody is told who hears of a change; raises `UnreadableMessage`."""

@@ -87,6 +87,8 @@ class Track:
     def known(self, state: State) -> None:
         """So far it had come on the server a moment ago."""
         self.epoch, self.offset = state.position
+        for replay in self.behind.values():
+            replay.came_by(state.position)
         if self.lost:
             self.tentative = False
 
@@ -108,16 +110,31 @@ class Track:
         if replay is not None:
             replay.end()
 
-    def holds(self, mailbox: Mailbox, item: Item) -> bool:
+    def holds(self, history: Source, mailbox: Mailbox, item: Item) -> bool:
         """Whether a member that is behind gets an item that is not in the history when it is not.
 
         When it has read what has come by now, that is: it may be behind for ever.
         """
+        if self.lost and self.position is not None and mailbox not in self.behind:
+            Replay(history, self, mailbox, self.position)  # whether it is behind is known soon
         replay = self.behind.get(mailbox)
-        if replay is None or replay.phase is Phase.RESTING:
+        if replay is None or (replay.phase is Phase.RESTING and not self.lost):
             return False
-        replay.held.append((item, (self.epoch, self.offset)))
+        # What came before it is not known if the link broke, and nothing has come since.
+        known = not self.lost or self.held is not None
+        replay.held.append((item, (self.epoch, self.offset) if known else None))
         return True
+
+    def nothing_lost(self) -> None:
+        """Who waited to hear that gets what comes."""
+        for replay in list(self.behind.values()):
+            if replay.waits and replay.phase is Phase.WAITING:
+                replay.end()
+
+    def held_for(self, mailbox: Mailbox) -> int:
+        """How many items a member is to get later."""
+        replay = self.behind.get(mailbox)
+        return len(replay.held) if replay is not None else 0
 
     def is_beyond(self, epoch: str, offset: int) -> bool:
         """Whether messages have come that are behind this position.
@@ -203,8 +220,8 @@ class Replay:
         self.overflowed = overflowed
         # Where the member was before; None while that is not known.
         self.before = None if track.tentative else track.position
-        # What is not in the history, and comes when the position behind it has been read.
-        self.held: list[tuple[Item, Position]] = []
+        # What is not in the history, and the position that it comes behind; None: not known yet.
+        self.held: list[tuple[Item, Position | None]] = []
         self.previous = previous = track.behind.get(mailbox)
         if previous is not None:
             self.held, previous.held = previous.held, []
@@ -220,6 +237,12 @@ class Replay:
     def is_new(self) -> bool:
         """Whether the member is one only by this, and by others that have not begun."""
         return self.joins and (self.previous is None or self.previous.is_new)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to hear what was missed when a link broke."""
+        waits = {Phase.WAITING: self.position[0], Phase.RESTING: self.held}
+        return bool(waits.get(self.phase))
 
     def begin(self, position: Position, count: int) -> None:
         """So many messages, or perhaps more, are to be replayed from a position."""
@@ -275,6 +298,7 @@ class Replay:
 
     def follows(self, position: Position) -> bool:
         """A live message has come; whether this member gets it as others do, from now on."""
+        self.came_by((position[0], position[1] - 1))
         if self.phase is not Phase.RESTING:
             if self.before is None:
                 self.before = (position[0], position[1] - 1)
@@ -289,6 +313,11 @@ class Replay:
         if not self.track.lost:
             self.read_on()
         return False
+
+    def came_by(self, position: Position) -> None:
+        """What is held, and it is not known since when, came at this position at the latest."""
+        if self.held and self.held[-1][1] is None:
+            self.held = [(item, at or position) for item, at in self.held]
 
     def _reached(self) -> None:
         self._lower()
@@ -319,11 +348,14 @@ class Replay:
             if entry.offset > offset:
                 offset = entry.offset
                 if entry.item is not None and channel not in entry.excluded:
-                    items.append(entry.item)
-        self.position = (state.epoch, offset)
+                    items.append((offset, entry.item))
         self._raise(len(items))
-        for item in items:
+        for at, item in items:
+            if self.held:
+                self.position = (state.epoch, at - 1)
+                self._release()
             self.mailbox.put_always(item)
+        self.position = (state.epoch, offset)
         self._history.replayed(len(items))
         self._release()
         more = offset < state.top
@@ -337,8 +369,12 @@ class Replay:
 
     def _release(self, *, all: bool = False) -> None:
         """Put what was held into the mailbox, as far as what came before it is there."""
-        while self.held and (all or self.held[0][1] <= self.position):
-            self.mailbox.put_always(self.held.pop(0)[0])
+        while self.held:
+            item, at = self.held[0]
+            if not all and (at is None or at > self.position):
+                return
+            del self.held[0]
+            self.mailbox.put_always(item)
 
     def _raise(self, count: int) -> None:
         self._raised += count

@@ -28,9 +28,12 @@ UNKNOWN = -1
 
 
 class Seat:
-    """A channel that is in a group as some id: one connection. It ends with the channel."""
+    """A channel that is in a group as some id: one connection. It ends with the channel.
 
-    __slots__ = ("_leave", "entry", "roster")
+    ``joins``: the calls that want it, those under way and those that came to a good end.
+    """
+
+    __slots__ = ("_leave", "entry", "joins", "roster")
 
     # What a channel subscribed to and Redis does not deliver would say here that it does not.
     live = True
@@ -40,6 +43,7 @@ class Seat:
     ) -> None:
         self.roster = roster
         self.entry = entry
+        self.joins = 0
         self._leave = leave
 
     def leave(self, mailbox: Mailbox) -> None:
@@ -73,10 +77,10 @@ class Entry:
 class Roster:
     """A group, with the ids that channels of this process are in it as.
 
-    ``mark``: what the last write left in Redis.
+    ``mark``: what the last write left in Redis; ``held``: how many ids Redis is to hold for us.
     """
 
-    __slots__ = ("dirty", "entries", "gone", "mark", "name", "number", "task", "touched")
+    __slots__ = ("dirty", "entries", "gone", "held", "mark", "name", "number", "task", "touched")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,6 +89,7 @@ class Roster:
         self.dirty: dict[Entry, None] = {}
         # What Redis has of us, and we have not: by its names there.
         self.gone: list[bytes] = []
+        self.held = 0
         self.number = 0
         self.mark: bytes | None = None
         self.task: asyncio.Task[None] | None = None
@@ -94,27 +99,27 @@ class Roster:
         """Have all of it written anew; ``quiet`` tells nobody of those who were told of before."""
         for entry in self.entries.values():
             entry.quiet = quiet and bool(entry.at)
-            entry.written = UNKNOWN
             self.dirty[entry] = None
+            self.wrote(entry, UNKNOWN)
 
-    @property
-    def held(self) -> int:
-        """How many ids Redis is to hold for us."""
-        return sum(1 for entry in self.entries.values() if entry.written > 0)
+    def wrote(self, entry: Entry, connections: int) -> None:
+        """Redis knows of so many connections of an id."""
+        self.held += (connections > 0) - (entry.written > 0)
+        entry.written = connections
 
 
 class Rosters:
     """All rosters of an event loop, by the groups' names in Redis.
 
     ``on_written`` gets each write that was answered, with whether it ended the last connection of
-    somebody; and whether something had been lost before.
+    somebody; whether something had been lost before; and whether nobody was told who joined.
     """
 
     def __init__(
         self,
         context: Context,
         store: Store,
-        on_written: Callable[[Roster, Written, bool, bool], None],
+        on_written: Callable[[Roster, Written, bool, bool, bool], None],
     ) -> None:
         self._context = context
         self._store = store
@@ -136,20 +141,22 @@ class Rosters:
             names = self._context.wrapping.digests(self._store.members_key(name), id)
             entry = roster.entries[id] = Entry(id, names)
         seat = entry.seats.get(mailbox)
-        is_new = seat is None
         if seat is None:
             seat = entry.seats[mailbox] = Seat(roster, entry, self._ended)
             if mailbox.memberships is None:
                 mailbox.memberships = [seat]
             else:
                 mailbox.memberships.append(seat)
+        seat.joins += 1
         entry.record, entry.at, entry.leaves, entry.quiet = record, 0, False, False
         try:
             await self._written(roster, entry)
         except BaseException:
-            if is_new and entry.seats.get(mailbox) is seat:
+            seat.joins -= 1
+            if not seat.joins and entry.seats.get(mailbox) is seat:
                 self._take_seat(seat, mailbox)
-                self._changed(roster, entry, leaves=True)
+                # Whoever was here before it, and lingers, goes on to.
+                self._changed(roster, entry, leaves=False)
             raise
 
     async def leave(self, name: str, mailbox: Mailbox, id: str) -> None:
@@ -268,17 +275,15 @@ class Rosters:
         for entry in batch:
             del roster.dirty[entry]
             waiting += entry.waiting
-            entry.written = UNKNOWN
+            roster.wrote(entry, UNKNOWN)
             kept.append(Kept(entry.names, len(entry.seats), entry.leaves, entry.at, entry.record))
         gone: list[bytes] = []
         if not batch or not batch[0].quiet:
             gone = roster.gone[: CHUNK - len(batch)]
             kept += [Kept([name] * self._names, 0, False, 0, b"") for name in gone]
-        number = roster.number + 1
+        number, quiet = roster.number + 1, bool(batch) and batch[0].quiet
         try:
-            written = await self._store.write(
-                roster.name, number, kept, quiet=bool(batch) and batch[0].quiet
-            )
+            written = await self._store.write(roster.name, number, kept, quiet=quiet)
         except BaseException:
             # Before what came meanwhile.
             roster.dirty = dict.fromkeys(batch) | roster.dirty
@@ -291,11 +296,12 @@ class Rosters:
         ended = bool(gone)
         for entry, told in zip(batch, kept, strict=False):
             ended = ended or not told.connections
-            if entry in roster.dirty:
-                continue
-            entry.written, entry.quiet = told.connections, False
             if entry.record is told.record and not entry.at:
                 entry.at = written.at
+            if entry in roster.dirty:
+                continue
+            entry.quiet = False
+            roster.wrote(entry, told.connections)
             if not entry.seats:
                 del roster.entries[entry.id]
         for each in waiting:
@@ -303,7 +309,7 @@ class Rosters:
                 each.set_result(None)
         for entry in batch:
             entry.waiting = [each for each in entry.waiting if not each.done()]
-        self._on_written(roster, written, ended, lost)
+        self._on_written(roster, written, ended, lost, quiet)
 
     def _failed(self, roster: Roster, batch: list[Entry], error: MpxError) -> None:
         """Redis would not take it, for now; it will be told again, if that is still to be told."""

@@ -75,8 +75,8 @@ class Track(Protocol):
     def left(self, mailbox: Mailbox, /) -> None:
         """It is no member any more."""
 
-    def holds(self, mailbox: Mailbox, item: Item, /) -> bool:
-        """Whether an item is kept for a member until it has what came before; else it has that."""
+    def held_for(self, mailbox: Mailbox, /) -> int:
+        """How many items are kept for it."""
 
     def end(self) -> None:
         """Nobody is a member any more."""
@@ -93,6 +93,9 @@ class Histories(Protocol):
 
     def received(self, topic: Topic, data: bytes, /) -> None:
         """A message with a position has come to a topic that has a track."""
+
+    def holds(self, topic: Topic, mailbox: Mailbox, item: Item, /) -> bool:
+        """Whether an item is kept for a member until it has what came before; else it has that."""
 
 
 class Tentative:

@@ -75,9 +75,13 @@ async def test_a_killed_process_that_only_a_listener_outlives(
             pass
         other.kill()
         left: dict[str, str] = {}
-        while (event := await next_of(hears))["members"]:
+        number = 1200
+        while number:
+            event = await next_of(hears)
+            if event["members"] > number:
+                left = {}  # it had been taken for dead before, as it was slow, and was back
             left |= event["left"]
-        left |= event["left"]
+            number = event["members"]
         # While there were more than 500, events had no names.
         assert 200 <= len(left) <= 700
         assert set(left.values()) == {"crashed"}
@@ -248,16 +252,17 @@ async def test_flushall(make_layer: MakeLayer, restartable_server: RestartableSe
         assert (await next_of(hears))["joined"] == event
     with restartable_server.client() as client:
         client.flushall()
-        # Nobody is told that somebody joined who was told of before.
         await counted(one, 3, 4)
         assert set(await members(one)) == {"ann", "bob", "carl"}
-        assert not hears.unread
         client.flushall()
         # Whoever writes next notices at once.
         await one.presence_join("room", await one.new_channel(), "dora")
-        assert (await next_of(hears))["joined"] == {"dora": {}}
         await counted(one, 4, 5)
-    assert not hears.unread
+    # Nobody is told that somebody joined who was told of before; of them, there are numbers.
+    joined: dict[str, Any] = {}
+    while (event := await next_of(hears))["members"] < 4:
+        joined |= event["joined"]
+    assert joined | event["joined"] == {"dora": {}}
 
 
 @pytest.mark.parametrize("kind", list("uzlvoekd"))
