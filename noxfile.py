@@ -125,7 +125,8 @@ def python(session: nox.Session) -> None:
     [
         nox.param(OLDEST, "5.2", id="5.2-oldest-python"),
         nox.param("3.12", "6.0", id="6.0-oldest-python"),
-        nox.param(NEWEST, "6.0", id="6.0-newest-python"),
+        nox.param("3.12", "6.1", id="6.1-oldest-python"),
+        nox.param(NEWEST, "6.1", id="6.1-newest-python"),
     ],
 )
 def django(session: nox.Session, django: str) -> None:

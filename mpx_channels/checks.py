@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
@@ -48,7 +49,7 @@ def _imported(entry: Any) -> object:
     """What BACKEND names, or None where it cannot be imported: Channels says that itself."""
     try:
         return import_string(entry["BACKEND"])
-    except (ImportError, KeyError, TypeError, AttributeError):
+    except (ImportError, KeyError, TypeError, AttributeError, ValueError):
         return None
 
 
@@ -78,11 +79,25 @@ def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
 
 
 def _is_meant_to_be_ours(backend: object) -> bool:
-    """Whether what is no layer of ours names our package, or nearly."""
+    """Whether what is no layer of ours names our package, or our class in none, or nearly."""
     if not isinstance(backend, str):
         return False
-    package, _, _ = backend.partition(".")
-    return bool(difflib.get_close_matches(package.lower(), ["mpx_channels"], cutoff=0.9))
+    package, _, path = backend.partition(".")
+    if _is_nearly(package, "mpx_channels"):
+        return True
+    class_ = path.rpartition(".")[2] or package
+    return _is_nearly(class_, "MpxChannelLayer") and not _is_there(package)
+
+
+def _is_nearly(name: str, ours: str) -> bool:
+    return bool(difflib.get_close_matches(name.strip().lower(), [ours.lower()], cutoff=0.9))
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # as of an empty name
+        return False
 
 
 def _check_keys(where: str, entry: Mapping[Any, Any]) -> Iterator[CheckMessage]:

@@ -114,10 +114,11 @@ def _nodes(own: int, ids: list[str], ports: list[tuple[int, int]]) -> str:
     for number, (port, bus) in enumerate(ports):
         first, end = (SLOTS * each // len(ports) for each in (number, number + 1))
         flags = "myself,master" if number == own else "master"
-        # Its name, address, flags, no master, no pings yet, its epoch and its slots.
+        # Its name, address and shard, flags, no master, no pings yet, its epoch and its slots. A
+        # node that is told of no shard ends at the first SPUBLISH (Valkey 9.1, an assertion).
         lines.append(
-            f"{ids[number]} 127.0.0.1:{port}@{bus} {flags} - 0 0 {number + 1} connected "
-            f"{first}-{end - 1}\n"
+            f"{ids[number]} 127.0.0.1:{port}@{bus},,tls-port=0,shard-id={ids[number][::-1]} {flags} "
+            f"- 0 0 {number + 1} connected {first}-{end - 1}\n"
         )
     return "".join([*lines, f"vars currentEpoch {len(ports)} lastVoteEpoch 0\n"])
 

@@ -102,6 +102,8 @@ def hints(**layers: dict[str, Any]) -> list[tuple[str, str, str]]:
         "mpx_channels.core.RedisChannelLayer",
         "mpxchannels.layer.MpxChannelLayer",
         "mpx_channel.layer.MpxChannelLayer",
+        "MpxChannelLayer",
+        "channels_mpx.MpxChannelLayer",
     ],
 )
 def test_a_backend_that_is_nearly_ours(name: str) -> None:
@@ -146,6 +148,11 @@ def test_the_order_of_the_apps() -> None:
     for apps in (["mpx_channels", "channels"], ["mpx_channels"]):
         with override_settings(INSTALLED_APPS=apps):
             assert hints(default=ours) == []
+
+
+@pytest.mark.parametrize("name", ["example_project.layers.MpxChannelLayer", "", ".", "layers.Own"])
+def test_a_backend_that_may_be_somebody_elses(name: str) -> None:
+    assert hints(default={"BACKEND": name}) == []
 
 
 def test_other_peoples_backends_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 """The embedded cluster, with real servers, processes and signals."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -91,6 +92,20 @@ def test_a_cluster_of_three_masters(url: str, tmp_path: Path) -> None:
         assert int((folder / "valkey.pid").read_text()) == pid(address)
         with redis.Redis(unix_socket_path=str(folder / "valkey.sock")) as client:
             assert client.info("server")["process_id"] == pid(address)
+
+
+def test_the_first_message_to_a_shard_ends_no_node(url: str) -> None:
+    addresses = embedded.start_cluster(url)
+    pids = [pid(address) for address in addresses]
+    for address in addresses:
+        taken = 0
+        with redis.Redis.from_url(address) as client:
+            for number in range(30):
+                with contextlib.suppress(redis.ResponseError):  # MOVED
+                    client.execute_command("SPUBLISH", f"name{number}", "hello")
+                    taken += 1
+        assert taken
+    assert [pid(address) for address in addresses] == pids
 
 
 def test_processes_share_it_and_the_last_one_ends_it(

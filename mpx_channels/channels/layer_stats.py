@@ -34,8 +34,8 @@ class LayerCounters(Counters):
     dropped_unroutable: int = drop("nobody has such a channel any more")
     dropped_unreadable: int = drop("not a message of a layer like ours")
     dropped_undecryptable: int = drop(
-        "not with one of ``symmetric_encryption_keys``, not sent here, not sent lately, or not "
-        "encrypted at all (or encrypted, and there are no keys)"
+        "encrypted with none of ``symmetric_encryption_keys``, for another name, or too long ago; "
+        "or not encrypted although there are keys, or encrypted although there are none"
     )
     dropped_undelivered: int = drop(
         "a plain channel's message that could not be given back to Redis"
@@ -60,16 +60,15 @@ class LayerStats:
     - ``replayed``: messages that were put into mailboxes out of a history; ``recoveries``: how
       often a channel missed messages, or asked whether it had, and gets all of them;
       ``failed_recoveries``: how often it does not.
-    - ``closed_slow``: consumers that were closed as their clients took nothing for
-      ``send_timeout``; ``refused``: connections that were refused as there were
-      ``max_consumers``; ``drained``: those that were closed, or not let in, as the process was
-      drained.
+    - ``closed_slow``: consumers that were closed because their clients took nothing for
+      ``send_timeout``; ``refused``: connections that were refused because of ``max_consumers``;
+      ``drained``: those that were closed, or not let in, because the process was drained.
     - ``drops``: what was dropped, by cause. ``full``: the mailbox was at its capacity,
       and its reader slow: it had its turn, and left it full;
       ``expired``: unread for longer than ``expiry``; ``unroutable``: nobody has such a channel
-      any more; ``unreadable``: not a message of a layer like ours; ``undecryptable``: not with
-      one of ``symmetric_encryption_keys``, not sent here, not sent lately, or not encrypted at all
-      (or encrypted, and there are no keys);
+      any more; ``unreadable``: not a message of a layer like ours; ``undecryptable``: encrypted
+      with none of ``symmetric_encryption_keys``, for another name, or too long ago; or not
+      encrypted although there are keys, or encrypted although there are none;
       ``undelivered``: a plain channel's message that could not be given back to Redis.
     - ``multiplexer``: the engine's own `MultiplexerStats`.
     """
@@ -136,17 +135,17 @@ class LayerStats:
     )
     closed_slow: int = counter(
         "mpx_channels_slow_consumers_total",
-        "Consumers that were closed as their clients took nothing for send_timeout.",
+        "Consumers that were closed because their clients took nothing for send_timeout.",
         "consumers",
     )
     refused: int = counter(
         "mpx_channels_refused_consumers_total",
-        "Connections that were refused as there were max_consumers.",
+        "Connections that were refused because of max_consumers.",
         "connections",
     )
     drained: int = counter(
         "mpx_channels_drained_consumers_total",
-        "Connections that were closed, or not let in, as the process was drained.",
+        "Connections that were closed, or not let in, because the process was drained.",
         "connections",
     )
     drops: Mapping[str, int] = counter(

@@ -128,7 +128,8 @@ class Dispatch:
         except StopConsumer:
             pass
         except OUTAGES as error:
-            await outages.end(type(self).__name__, scope, send, error, handshake=handshake)
+            name = type(self).__name__
+            await outages.end(name, scope, receive, send, error, handshake=handshake)
         finally:
             self._mpx_mailbox = None
             try:

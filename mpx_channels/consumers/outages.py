@@ -3,13 +3,15 @@ traceback for each browser."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from mpx_channels.layer.exceptions import OUTAGES
 from mpx_channels.multiplexer.logs import LimitedLog
+
+from .closes import Message, Send, close_socket
 
 __all__ = ["end", "traceback_of"]
 
@@ -20,12 +22,15 @@ log = LimitedLog(logger)
 INTERNAL_ERROR = 1011
 # The extension of ASGI by which a handshake gets a status of our choice.
 DENIAL = "websocket.http.response"
+# Seconds that a denied handshake's connection has to end.
+ENDING = 1.0
 
 
 async def end(
     class_name: str,
-    scope: Mapping[str, Any],
-    send: Callable[[dict[str, Any]], Awaitable[None]],
+    scope: Message,
+    receive: Callable[[], Awaitable[Message]],
+    send: Send,
     error: Exception,
     *,
     handshake: bool,
@@ -38,12 +43,25 @@ async def end(
     if scope["type"] != "websocket":
         raise error.with_traceback(None) from None
     log.warning((class_name, type(error)), "%s ended, as Redis is away: %s", class_name, str(error))
-    with contextlib.suppress(Exception):  # the browser may be gone
-        if handshake and DENIAL in (scope.get("extensions") or {}):
+    if handshake and DENIAL in (scope.get("extensions") or {}):
+        with contextlib.suppress(Exception):  # the browser may be gone
             await send({"type": f"{DENIAL}.start", "status": 503, "headers": []})
             await send({"type": f"{DENIAL}.body", "body": b""})
-        else:
-            await send({"type": "websocket.close", "code": INTERNAL_ERROR})
+            await _ended(receive)
+    else:
+        await close_socket(scope, send, INTERNAL_ERROR, "", accepted=True)
+
+
+async def _ended(receive: Callable[[], Awaitable[Message]]) -> None:
+    """Return when a denied connection has ended.
+
+    uvicorn takes an application that returns before for one that has forgotten the handshake, and
+    logs an error for each browser. It says "disconnect" twice: of the denial, and of the end.
+    """
+    said = 0
+    async with asyncio.timeout(ENDING):
+        while said < 2:
+            said += (await receive())["type"] == "websocket.disconnect"
 
 
 def traceback_of(error: Exception) -> Exception | None:

@@ -54,21 +54,13 @@ class Send(Subcommand):
         parser.add_argument(
             "--channel", action="store_true", help="the name is a plain channel, not a group"
         )
-        parser.add_argument(
-            "--force", action="store_true", help="also if no consumer has a handler for the type"
-        )
+        _add_force(parser)
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         target, message = options["target"], await _event(options["message"], out)
         to_channel = options["channel"] or "!" in target
         if not options["force"]:
-            # In a thread: what the project imports may refuse to be used on an event loop.
-            reason = await asyncio.to_thread(unhandled, message["type"])
-            if reason is not None:
-                raise Refusal(
-                    f"{reason}, so each consumer that gets the message would end; --force sends it",
-                    WRONG_USAGE,
-                )
+            await _require_handler(message, "each consumer that gets the message would end")
         layer = await session.connect()
         try:
             if to_channel:
@@ -123,7 +115,10 @@ class Request(Subcommand):
     """Sends a message to a channel and shows the answer."""
 
     name = "request"
-    help = "Send a message to a channel and wait for its consumer's answer."
+    help = (
+        "Send a message to a channel and wait for its consumer's answer. A consumer without a "
+        "handler for its type fails, and its browser's connection ends."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -140,6 +135,7 @@ class Request(Subcommand):
         parser.add_argument(
             "--channel", action="store_true", help="the name is a plain channel, of workers"
         )
+        _add_force(parser)
 
     async def run(self, session: Session, out: Output, options: dict[str, Any]) -> int:
         channel, message = options["target"], await _event(options["message"], out)
@@ -149,6 +145,8 @@ class Request(Subcommand):
                 "channel, where the question would wait for a worker: --channel means the latter",
                 WRONG_USAGE,
             )
+        if not options["force"]:
+            await _require_handler(message, "the consumer that gets the message would end")
         layer = await session.connect()
         started = time.perf_counter()
         try:
@@ -167,6 +165,20 @@ class Request(Subcommand):
             out.pretty(answer)
             out.say(f"answered in {milliseconds(took)}", "dim")
         return FINE
+
+
+def _add_force(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="also if no consumer has a handler for the type"
+    )
+
+
+async def _require_handler(message: dict[str, Any], otherwise: str) -> None:
+    """Refuse a message that no consumer of the project can handle, as far as that is known."""
+    # In a thread: what the project imports may refuse to be used on an event loop.
+    reason = await asyncio.to_thread(unhandled, message["type"])
+    if reason is not None:
+        raise Refusal(f"{reason}, so {otherwise}; --force sends it", WRONG_USAGE)
 
 
 async def _json(text: str, out: Output) -> Any:

@@ -135,7 +135,7 @@ class MultiplexerStats:
     )
     probe_reconnects: int = counter(
         "mpx_channels_probe_reconnects_total",
-        "Subscribing connections made anew as they stood and delivered nothing: probes stayed out.",
+        "Subscribing connections that were replaced as a probe showed that they delivered nothing.",
         "connections",
     )
     slots_moved: int = counter(
@@ -145,8 +145,8 @@ class MultiplexerStats:
     )
     redirections: int = counter(
         "mpx_channels_cluster_redirections_total",
-        "Commands that a node of a cluster did not do, as their slot was another's; they were sent "
-        "on.",
+        "Commands that a node of a cluster did not run, as their slot was another's; they were "
+        "sent there.",
         "commands",
     )
     callback_errors: int = counter(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any
 
 from opentelemetry.context import Context
@@ -46,7 +47,20 @@ class TracedMessage(dict[str, Any]):
 
     def copy(self) -> TracedMessage:
         """As `dict.copy`: each reader gets one."""
-        copied = TracedMessage(self)
+        return self._with(self)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedMessage:
+        """What handlers may do with an event; OpenTelemetry's contexts cannot be copied."""
+        return self._with(deepcopy(dict(self), memo))
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        """For pickle: what is kept elsewhere has no sender any more."""
+        return dict, (dict(self),)
+
+    def _with(self, values: dict[str, Any]) -> TracedMessage:
+        copied = TracedMessage(values)
         copied.carried = self.carried
         return copied
 

@@ -22,6 +22,9 @@ class Member(AsyncWebsocketConsumer):
     groups = ["room"]
     send_timeout = 0.5
 
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.channel_layer.group_send("room", {"type": "say", "text": text_data})
+
     async def say(self, event: Any) -> None:
         await self.send(text_data=event["text"])
 

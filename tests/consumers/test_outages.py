@@ -61,7 +61,7 @@ async def test_one_line_for_all_that_cannot_begin(
     sockets = [opened(consumer) for _ in range(20)]
     for socket in sockets:
         await socket.ended()
-        assert socket.sent == [{"type": "websocket.close", "code": 1011}]
+        assert socket.sent == [{"type": "websocket.close", "code": 1011, "reason": ""}]
     # One, and on a loaded machine, where that takes seconds, another with the number of the rest.
     record, *later = [each for each in caplog.records if each.name == "mpx_channels.consumers"]
     assert all("more in the last" in each.getMessage() for each in later)
@@ -92,7 +92,7 @@ async def test_in_a_handler(
         socket.say("hello")
     for socket in sockets:
         await socket.ended()
-        assert socket.sent[-1] == {"type": "websocket.close", "code": 1011}
+        assert socket.sent[-1] == {"type": "websocket.close", "code": 1011, "reason": ""}
     lines = [each for each in caplog.records if each.name == "mpx_channels.consumers"]
     # Of those, one may have been sent when the link broke.
     assert len(lines) in (1, 2)

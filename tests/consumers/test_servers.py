@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
-from tests.conftest import PATIENCE, missing
+from tests.conftest import PATIENCE, RestartableServer, missing
 
 from .conftest import MakeLayer
 
 try:
     from websockets.asyncio import client
-    from websockets.exceptions import ConnectionClosed
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
 except ImportError:
     client = None  # type: ignore[assignment]
 
@@ -47,7 +47,14 @@ class Server:
             [sys.executable, "-m", *COMMANDS[name], str(port), APPLICATION],
             env=os.environ | {"MPX_CONFIG": json.dumps(config), "PYTHONPATH": str(ROOT)},
             cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+
+    def log(self) -> list[str]:
+        """What it has logged by its end."""
+        self.process.terminate()
+        return self.process.communicate(timeout=PATIENCE)[1].splitlines()
 
     async def connect(self, **options: Any) -> Any:
         """A WebSocket; waits for the server to be up."""
@@ -82,6 +89,8 @@ async def serve(request: Any, redis_url: str, prefix: str) -> AsyncIterator[Serv
     for server in servers:
         server.process.kill()
         server.process.wait()
+        assert server.process.stderr is not None
+        server.process.stderr.close()
 
 
 async def close_of(websocket: Any) -> tuple[int, str]:
@@ -132,6 +141,27 @@ async def test_there_are_too_many(serve: Serve) -> None:
     assert await close_of(await server.connect()) == server.expected(1013, "try again later")
     await first.close()
     await (await server.connect()).close()
+
+
+async def test_redis_goes_away(serve: Serve, restartable_server: RestartableServer) -> None:
+    """Every browser is told, those that were let in and those that come; the log has a line."""
+    restartable_server.start()
+    server = serve(hosts=[restartable_server.url], connect_timeout=0.3, backlog_timeout=0.3)
+    websockets = [await server.connect() for _ in range(3)]
+    restartable_server.kill()
+    for websocket in websockets:
+        await websocket.send("hello")
+    for websocket in websockets:
+        assert await close_of(websocket) == server.expected(1011, "")
+    for _ in range(3):
+        with pytest.raises(InvalidStatus) as refused:
+            await client.connect(f"ws://127.0.0.1:{server.port}/")
+        assert refused.value.response.status_code == (503 if server.name == "uvicorn" else 403)
+    lines = [line for line in server.log() if "Redis is away" in line or "ERROR" in line]
+    # With the number of the others, where all of this takes a minute; and the link may have broken
+    # while one of them was sent, which is another kind.
+    assert 1 <= len(lines) <= 3
+    assert all("Member ended, as Redis is away" in line for line in lines)
 
 
 async def test_a_client_stops_reading(serve: Serve, make_layer: MakeLayer) -> None:

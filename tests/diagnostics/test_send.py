@@ -230,6 +230,19 @@ def test_requests_that_fail(project: Project) -> None:
     assert "no process has the channel" in refused(project.run("request", channel, ASK), 1)
 
 
+def test_a_request_that_no_consumer_has_a_handler_for(project: Project) -> None:
+    worker = project.worker()
+    (channel,) = worker.channels
+    chat = {"MPX_ASGI_APPLICATION": "example_project.asgi.application"}
+    fail = '{"type": "fail"}'
+    said = refused(project.run("request", channel, fail, variables=chat), 2)
+    assert "no consumer of this project has a handler fail for 'fail'" in said
+    assert "--force sends it" in said
+    done = project.run("request", channel, fail, "--force", variables=chat)
+    assert "the consumer is not in the mood" in refused(done, 1)
+    assert worker.read() == {"received": {"type": "fail"}}
+
+
 def test_a_request_to_a_name_that_may_be_a_group(project: Project, client: redis.Redis) -> None:
     worker = project.worker(groups={"room-1": 1})
     said = refused(project.run("request", "room-1", ASK), 2)

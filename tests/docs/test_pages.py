@@ -1,4 +1,4 @@
-"""The URLs of these pages that the package names."""
+"""The URLs of these pages that the package names, and what publishes them there."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ NAMED = sorted(
 def test_the_address_is_that_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["urls"]["Documentation"] == DOCUMENTATION
+
+
+def test_who_publishes_them_can_build_them() -> None:
+    yaml = pytest.importorskip("yaml")
+    settings = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())
+    assert (ROOT / settings["sphinx"]["configuration"]).is_file()
+    (package,) = settings["python"]["install"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(package["extra_requirements"]) <= set(project["optional-dependencies"])
+    assert (
+        f"Programming Language :: Python :: {settings['build']['tools']['python']}"
+        in (project["classifiers"])
+    )
 
 
 def test_there_are_some() -> None:

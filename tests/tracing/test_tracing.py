@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +98,22 @@ async def test_a_group(traced: TracedChannelLayer, spans: Spans, connected: Any,
         assert span.attributes["messaging.operation.type"] == "process"
         assert span.attributes["messaging.destination.name"] == "room"
         assert span.attributes["code.function.name"].endswith("Room.say")
+
+
+async def test_an_event_can_be_copied(traced: TracedChannelLayer) -> None:
+    """As handlers and their helpers do it, which know of no trace."""
+    channel = await traced.new_channel()
+    with tracer.start_as_current_span("view"):
+        await traced.send(channel, {"type": "say", "to": ["Ann", {"n": 1}]})
+    event = await traced.receive(channel)
+    for made in (copy.copy(event), copy.deepcopy(event), pickle.loads(pickle.dumps(event))):
+        assert made == event == {"type": "say", "to": ["Ann", {"n": 1}]}
+        assert made is not event
+    copied = copy.deepcopy(event)
+    assert copied.carried is event.carried
+    assert copied["to"] is not event["to"]
+    await traced.send(channel, copied)
+    assert await traced.receive(channel) == event
 
 
 async def test_a_channel(traced: TracedChannelLayer, spans: Spans, connected: Any) -> None:

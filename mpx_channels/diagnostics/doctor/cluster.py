@@ -136,7 +136,7 @@ def _unreachable(exam: Examination, servers: list[Server]) -> Finding:
         f"{len(servers)} of {len(exam.servers)} masters cannot be reached at the address that the "
         f"cluster has for them: {_listed(listed)}",
         "Their share of the groups is silent here. Nodes behind NAT, in containers or in a tunnel "
-        "announce addresses that are good among themselves only.",
+        "announce addresses that only they can reach.",
         "If they run: "
         + ("have address_remap in CONFIG return" if remap else "set address_remap in CONFIG to")
         + " addresses that this machine reaches, or cluster-announce-ip and cluster-announce-port "

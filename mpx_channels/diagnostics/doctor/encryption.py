@@ -28,7 +28,7 @@ async def check_keys(exam: Examination) -> list[Finding]:
         return [
             info(
                 "no symmetric_encryption_keys: messages are not encrypted",
-                "Who can read the server's memory or its wire reads the messages.",
+                "Whoever can read the server's memory or its connections can read the messages.",
                 "If that matters, set symmetric_encryption_keys in CONFIG, in all processes.",
             )
         ]
@@ -54,8 +54,8 @@ async def check_keys(exam: Examination) -> list[Finding]:
             findings.append(
                 warning(
                     f"symmetric_encryption_keys[{number}] {weak}",
-                    "Keys are not slowed down against guessing: who has one message can try all "
-                    "likely ones.",
+                    "Keys can be guessed at full speed: whoever has one message can try all likely "
+                    "keys on it.",
                     "Take 32 random bytes: python -c 'import secrets; "
                     "print(secrets.token_urlsafe(32))'. Add it at the end first, in all processes, "
                     "then move it to the front, then remove the old one.",

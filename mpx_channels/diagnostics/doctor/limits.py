@@ -34,7 +34,7 @@ async def check_output_buffer(server: Server) -> list[Finding]:
         return [
             info(
                 f"pubsub without a limit; max_message_size is {_bytes(largest)}",
-                "A subscriber that hangs makes the server's memory grow until it is out of it.",
+                "A subscriber that hangs makes the server's memory grow until there is none left.",
                 f"CONFIG SET client-output-buffer-limit 'pubsub {_mb(AT_ONCE * largest)}mb "
                 f"{_mb(FOR_A_WHILE * largest)}mb 60' (and in redis.conf)",
             )
@@ -44,8 +44,8 @@ async def check_output_buffer(server: Server) -> list[Finding]:
         f"{_mb(FOR_A_WHILE * largest)}mb 60' (and in redis.conf), or a lower max_message_size."
     )
     why = (
-        "The server disconnects a subscriber when it has not read so much yet: a burst over it "
-        "cuts off all processes with members in that group, with all that was on its way to them."
+        "The server disconnects a subscriber that has so much unread: a larger burst cuts off all "
+        "processes with members in that group, and what was on its way to them is lost."
     )
     if 0 < hard < largest or (0 < soft < largest and seconds == 0):
         return [problem(f"{found}: not even one message of that size fits", why, todo)]

@@ -73,7 +73,7 @@ async def check_login(server: Server) -> list[Finding]:
         findings.append(
             info(
                 "the connection is not encrypted (no TLS)",
-                "Who can listen on the network between reads the password and the messages.",
+                "Whoever listens on the network in between can read the password and the messages.",
                 "Use rediss:// in hosts if that network is not yours alone.",
             )
         )
@@ -244,7 +244,7 @@ CHECKS: tuple[Check, ...] = (
     ServerCheck(
         "login",
         "Login",
-        "The server lets us do nothing before, and others anything without.",
+        "Before it the server lets us do nothing; without a password it lets anybody do anything.",
         ("settings", "reachable"),
         run=check_login,
     ),

@@ -19,14 +19,17 @@ __all__ = ["LayerPromise", "Promises"]
 
 # How long a promise's name is listened to after its end (seconds).
 LINGER = 1.0
+# A name that a server has not confirmed in so many seconds is for want of that server, although the
+# connection to it stands. In less time a promise may be over before the answer can have come.
+PATIENCE = 0.5
 
 
 class LayerPromise:
     """A promise in force: await it for its value.
 
     Raises `TimeoutError`, `PromiseRejected`, `PromiseDisconnected` when the link broke (the answer
-    may have been missed), or `NotConnected` when there was none before the time was over. Made by
-    `MpxChannelLayer.new_promise`.
+    may have been missed), or `NotConnected` when Redis did not confirm it before the time was over.
+    Made by `MpxChannelLayer.new_promise`.
     """
 
     __slots__ = ("_future", "_promises", "_redis_name", "_timer", "name")
@@ -135,12 +138,14 @@ class Promises(Part):
             self._leaving.add(name)
 
     def outage(self, name: str, timeout: float) -> Exception | None:
-        """Why nobody could settle a promise on a Redis name: there is no connection for it.
+        """Why nobody could settle a promise on a Redis name: Redis never confirmed it.
 
-        There was none all the time: whoever is cut off hears of it at once.
+        There was no connection all the time, as whoever is cut off hears of it at once; or there
+        is one, and the server that it leads to stands still.
         """
         context, subscription = self._context, self._subscription
-        if all(map(context.multiplexer.is_up, subscription.pending(name))):
+        pending = subscription.pending(name)
+        if not pending or (timeout < PATIENCE and all(map(context.multiplexer.is_up, pending))):
             return None
         return context.confirmations.error(subscription, name, timeout)
 

@@ -123,10 +123,12 @@ class Requests(Part):
                 await self._inbox.ready()
                 poll = await self._collect(send, None, 1)
         except TimeoutError:
+            text = f"no answer from {channel!r} in {timeout} s"
             if not sent:
                 name = inbox or self._context.names.queue(channel)
                 self._require_connected(name, timeout)
-            raise RequestTimeout(f"no answer from {channel!r} in {timeout} s") from None
+                text += ", and Redis has not said that it has the question"
+            raise RequestTimeout(text) from None
         if not poll.answers:
             assert poll.broken is not None
             raise poll.broken

@@ -295,6 +295,17 @@ async def test_the_link_does_not_come_up(
     assert await promise == 1
 
 
+async def test_the_server_stands_still(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """A connection to a server that answers nothing is as good as none."""
+    layer = make_layer(hosts=[proxy.url])
+    await layer.connect()
+    proxy.freeze()
+    with pytest.raises(NotConnected, match=r"did not confirm '.*order-42' in 0.6 s"):
+        await layer.promise("order-42", timeout=0.6)
+    proxy.thaw()
+    assert waited_for(layer) == 0
+
+
 async def test_the_layer_is_closed(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:

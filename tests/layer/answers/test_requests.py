@@ -233,6 +233,17 @@ async def test_the_link_is_down(
     assert await asked(layer, channel, layer.request(channel, {"type": "x"}), layer.reply) is None
 
 
+async def test_the_server_stands_still(make_layer: MakeLayer, proxy: Proxy) -> None:
+    """Nobody knows whether the question will come to somebody: it is no outage for certain."""
+    layer = make_layer(hosts=[proxy.url])
+    channel = await layer.new_channel()
+    proxy.freeze()
+    for name in (channel, "plain"):
+        with pytest.raises(RequestTimeout, match="Redis has not said that it has the question"):
+            await layer.request(name, {"type": "make"}, timeout=0.2)
+    proxy.thaw()
+
+
 async def test_redis_goes_away_in_between(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
