@@ -39,7 +39,7 @@ OWN_OPTIONS = {
 }
 # Options that do not tell one server from another.
 _NOT_PLACE = frozenset({"db", "username", "password", "credential_provider", "client_name"})
-_PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*", re.IGNORECASE)
+_PASSWORD_OPTION = re.compile(r"((?:\b|ssl_)password=)[^&]*", re.IGNORECASE)
 # What ends the part of a URL with the credentials, unless it is percent-encoded.
 _ENDS_CREDENTIALS = re.compile(r"[/?#\[\]]")
 # Names are hashed to so many places, which the nodes share; channels_redis does the same.
@@ -230,6 +230,8 @@ def without_password(url: str) -> str:
     if at:
         user, colon, _ = credentials.partition(":")
         at = f"{user}:***@" if colon else "***@"
+        if _PASSWORD_OPTION.search(credentials):
+            place = "***"  # it may be the rest of that one
     return scheme + mark + at + _PASSWORD_OPTION.sub(r"\1***", place)
 
 

@@ -88,6 +88,8 @@ def test_no_part_of_a_password_that_is_not_encoded(mark: str) -> None:
         ("redis://:hush@[::1", "redis://:***@[::1"),
         ("redis://x:y?password=hush&db=1", "redis://x:y?password=***&db=1"),
         ("redis://x:y?db=1&Password=hush", "redis://x:y?db=1&Password=***"),
+        ("rediss://x:y?ssl_password=hush", "rediss://x:y?ssl_password=***"),
+        ("redis://x:y/?password=hush@hush", "redis://x:***@***"),
     ],
 )
 def test_no_password_of_what_is_no_url(url: str, shown: str) -> None:
