@@ -16,8 +16,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
 from .tls import host_and_port, look_closer
-from .tls_options import tls_options
-from .topology import Node, connection_class
+from .tls_options import refuse_tls_options, tls_options, wants_tls
+from .topology import Node, connection_class, port_number, require_provider, without_brackets
 from .wire import hang_up
 
 __all__ = ["AnySentinel", "SentinelNode"]
@@ -61,7 +61,8 @@ class SentinelNode(Node):
         given = {**(options or {})}
         for name in ("host", "port"):  # which only Sentinels know
             given.pop(name, None)
-        tls = given.pop("ssl", False)
+        tls = wants_tls(given)
+        given.pop("ssl", None)
         # redis-py's own class for this: it asks its pool for the address and connects there.
         by_tls = SentinelManagedSSLConnection if tls else SentinelManagedConnection
         self._sentinel_kwargs = {
@@ -72,8 +73,17 @@ class SentinelNode(Node):
             "protocol": 2,
             **dict.fromkeys(_TIMEOUTS),
         }
-        if self._sentinel_kwargs.get("ssl"):
-            self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
+        try:
+            require_provider(self._sentinel_kwargs)
+            if wants_tls(self._sentinel_kwargs):
+                self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
+            else:
+                # redis-py's client would pass over them, and send the password for all to read.
+                refuse_tls_options(
+                    self._sentinel_kwargs, "set 'ssl': True there, or leave them out"
+                )
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"sentinel_kwargs: {error}") from None
         patience = [(sentinel_kwargs or {}).get(name) for name in _TIMEOUTS]
         # One Sentinel that does not answer must leave time for the others, and for the master.
         share = connect_timeout / (len(self._sentinels) + 1)
@@ -252,9 +262,9 @@ def _addresses(sentinels: object) -> list[Address]:
         match each:
             case [str(host), int() | str() as port] if not isinstance(port, bool):
                 try:
-                    addresses.append((host, int(port)))
-                except ValueError:
-                    raise ValueError(f"a Sentinel's port must be a number, not {port!r}") from None
+                    addresses.append((without_brackets(host), port_number(port)))
+                except ValueError as error:
+                    raise ValueError(f"a Sentinel's port must be {error}, not {port!r}") from None
             case _:
                 raise TypeError(
                     f"a Sentinel must be a (host, port) pair, not a {type(each).__name__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.credentials import CredentialProvider
 
 from mpx_channels.multiplexer.topology import OWN_OPTIONS, Node
 
@@ -142,4 +143,4 @@ def test_values_that_redis_py_refuses(options: dict[str, Any]) -> None:
 
 def test_combinations_that_redis_py_refuses() -> None:
     with pytest.raises(ValueError, match="credential_provider"):
-        new_node("redis://example.org", password="hush", credential_provider=object())
+        new_node("redis://example.org", password="hush", credential_provider=CredentialProvider())
