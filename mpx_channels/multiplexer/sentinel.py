@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
 from .tls import host_and_port, look_closer
-from .tls_options import refuse_tls_options, tls_options, wants_tls
+from .tls_options import Trouble, refuse_tls_options, tls_options, wants_tls
 from .topology import Node, connection_class, port_number, require_provider, without_brackets
 from .wire import hang_up
 
@@ -194,7 +194,7 @@ class SentinelNode(Node):
             # Where none was reached yet, what is wrong may be in the settings.
             look = self.master is None
             if look and (trouble := await look_closer(error, connection)) is not None:
-                raise trouble.error() from error
+                raise _of_sentinel(trouble).error() from error
             raise
         finally:
             hang_up(connection)
@@ -249,6 +249,12 @@ class _AddressPool:
 
     async def get_master_address(self) -> Address:
         return await self._node.master_address()
+
+
+def _of_sentinel(trouble: Trouble) -> Trouble:
+    """What is wrong with TLS, with the options at their place: those in hosts are the master's."""
+    todo = trouble.todo.replace("rediss:// (or 'ssl': True)", "'ssl': True")
+    return trouble._replace(todo=todo.replace("in hosts", "in sentinel_kwargs"))
 
 
 def _addresses(sentinels: object) -> list[Address]:

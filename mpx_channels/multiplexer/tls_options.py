@@ -119,6 +119,14 @@ def file_troubles(connection: AbstractConnection) -> Iterator[Trouble]:
             )
     if not missing:
         yield from _unfit_files(named, getattr(context, "password", None))
+    if text := getattr(context, "ca_data", None):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+        except (ssl.SSLError, TypeError, ValueError):
+            yield Trouble(
+                "the text in ssl_ca_data is no certificate",
+                "correct it in hosts, or name the file of the authority as ssl_ca_certs",
+            )
 
 
 def _unfit_files(named: Mapping[str, Any], password: Any) -> Iterator[Trouble]:
