@@ -16,6 +16,9 @@ __all__ = ["NotOurs", "Session", "entry"]
 
 # Seconds that a server has to be reached: who sits at a terminal does not want to wait longer.
 PATIENCE = 2.0
+# The same with TLS: a port that speaks none says nothing, and is asked in plain words after half of
+# `connect_timeout`, which takes a second at most.
+PATIENCE_WITH_TLS = 4.5
 # How often a process id is drawn that belongs to a server that is there: with two, one of which is
 # away, fewer than one in two hundred look in vain.
 TRIES = 8
@@ -77,7 +80,8 @@ class Session:
     async def connect(self) -> MpxChannelLayer:
         """The layer, connected; raises `NotConnected` with the reason if that takes too long."""
         layer = self.layer
-        patience = min(PATIENCE, layer.config.connect_timeout)
+        by_tls = any(str(node).startswith("rediss") for node in layer.nodes())
+        patience = min(PATIENCE_WITH_TLS if by_tls else PATIENCE, layer.config.connect_timeout)
         try:
             await layer.connect(patience)
         except NotConnected as error:
