@@ -16,9 +16,9 @@ __all__ = ["NotOurs", "Session", "entry"]
 
 # Seconds that a server has to be reached: who sits at a terminal does not want to wait longer.
 PATIENCE = 2.0
-# The same with TLS: a port that speaks none says nothing, and is asked in plain words after half of
-# `connect_timeout`, which takes a second at most.
-PATIENCE_WITH_TLS = 4.5
+# With TLS, those after half of `connect_timeout`: a port that speaks none says nothing until then,
+# and is asked in plain words what it is.
+PATIENCE_WITH_TLS = 2.0
 # How often a process id is drawn that belongs to a server that is there: with two, one of which is
 # away, fewer than one in two hundred look in vain.
 TRIES = 8
@@ -80,8 +80,11 @@ class Session:
     async def connect(self) -> MpxChannelLayer:
         """The layer, connected; raises `NotConnected` with the reason if that takes too long."""
         layer = self.layer
-        by_tls = any(str(node).startswith("rediss") for node in layer.nodes())
-        patience = min(PATIENCE_WITH_TLS if by_tls else PATIENCE, layer.config.connect_timeout)
+        timeout = layer.config.connect_timeout
+        patience = PATIENCE
+        if any(str(node).startswith("rediss") for node in layer.nodes()):
+            patience = timeout / 2 + PATIENCE_WITH_TLS
+        patience = min(patience, timeout)
         try:
             await layer.connect(patience)
         except NotConnected as error:
