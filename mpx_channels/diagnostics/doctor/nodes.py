@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 
 from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.values import milliseconds
+from mpx_channels.multiplexer.tls import host_and_port
 
 from .examination import Check, Server, ServerCheck
 from .findings import Finding, info, ok, problem, warning
@@ -81,6 +82,12 @@ async def check_login(server: Server) -> list[Finding]:
 
 
 def _refused(server: Server, error: AuthenticationError) -> Finding:
+    if server.probe.has_provider:
+        return problem(
+            f"what the credential_provider in hosts returned is refused: {error}",
+            todo="See what it returns: a user and its password, or a password alone; and the user "
+            "on the server (ACL SETUSER).",
+        )
     if server.probe.has_credentials:
         return problem(
             f"the password of the user {server.user!r} is refused: {error}",
@@ -134,7 +141,7 @@ async def check_role(server: Server) -> list[Finding]:
         role = facts.get("role", "master")
         # Redis' name for it, and that of Valkey from 9 on.
         mode = facts.get("redis_mode") or facts.get("server_mode") or "standalone"
-        master = f"{facts.get('master_host', '?')}:{facts.get('master_port', '?')}"
+        master = host_and_port(facts.get("master_host", "?"), facts.get("master_port", "?"))
     except Forbidden:
         facts = await server.hello()
         role, mode = facts.get("role", "master"), facts.get("mode", "standalone")
