@@ -80,13 +80,9 @@ class Session:
     async def connect(self) -> MpxChannelLayer:
         """The layer, connected; raises `NotConnected` with the reason if that takes too long."""
         layer = self.layer
-        timeout = layer.config.connect_timeout
-        patience = PATIENCE
-        if any(str(node).startswith("rediss") for node in layer.nodes()):
-            patience = timeout / 2 + PATIENCE_WITH_TLS
-        patience = min(patience, timeout)
+        patience = min(PATIENCE, layer.config.connect_timeout)
         try:
-            await layer.connect(patience)
+            await self._connect_or_say_why(patience)
         except NotConnected as error:
             if len(layer.servers) < 2 or not await self._connect_to_some(patience):
                 raise
@@ -94,6 +90,19 @@ class Session:
             self._note(f"Warning: going on without one of the servers: {error}")
         self._several = len(layer.servers) > 1
         return layer
+
+    async def _connect_or_say_why(self, patience: float) -> None:
+        """Connect; take longer where TLS is spoken, and it is not known yet why nobody answers."""
+        layer = self.layer
+        try:
+            await layer.connect(patience)
+        except NotConnected as error:
+            timeout = layer.config.connect_timeout
+            more = min(timeout, timeout / 2 + PATIENCE_WITH_TLS) - patience
+            by_tls = any(str(node).startswith("rediss") for node in layer.nodes())
+            if error.__cause__ is not None or not by_tls or more <= 0:
+                raise
+            await layer.connect(more)
 
     async def stay_connected(self, patience: float) -> None:
         """See that the layer is connected still; of several servers some may be away by now.
