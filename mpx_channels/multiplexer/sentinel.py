@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
-from .tls import host_and_port, look_closer
+from .tls import host_and_port, look_closer, trouble_of
 from .tls_options import Trouble, refuse_tls_options, tls_options, wants_tls
 from .topology import Node, connection_class, port_number, require_provider, without_brackets
 from .wire import hang_up
@@ -151,33 +151,42 @@ class SentinelNode(Node):
         self._sentinels.remove(sentinel)
         self._sentinels.insert(0, sentinel)
 
+    @property
+    def sentinels(self) -> Sequence[Address]:
+        """All of them, the one to ask first before the others."""
+        return tuple(self._sentinels)
+
     async def master_address(self) -> Address:
         """Where the master is now; raises `NotConnected` when no Sentinel says."""
         said = []
-        for sentinel in tuple(self._sentinels):
+        for sentinel in self.sentinels:
             news = self._news
-            try:
-                address = await self._address_from(sentinel)
-            except TimeoutError:
-                reason = f"no answer in {self._patience:g} s"
-            except NotConnected as error:
-                said.append(str(error))  # which names it
+            answer = await self.ask(sentinel)
+            if isinstance(answer, str):
+                said.append(answer)
                 continue
-            except Exception as error:
-                # Also of what is no Sentinel, or of a credential provider: another may do better.
-                reason = describe(error)
-            else:
-                if news != self._news and self.master is not None:
-                    return self.master
-                if address is not None:
-                    self._ask_first(sentinel)
-                    self.master = address
-                    return address
-                reason = "knows no such service"
-            said.append(f"{host_and_port(*sentinel)}: {reason}")
+            if news != self._news and self.master is not None:
+                return self.master
+            self._ask_first(sentinel)
+            self.master = answer
+            return answer
         raise NotConnected(
             f"no Sentinel knows a master of {self.master_name!r} ({'; '.join(said)})"
         )
+
+    async def ask(self, sentinel: Address) -> Address | str:
+        """Where the master is, as one Sentinel says, or in words why it does not."""
+        at = host_and_port(*sentinel)
+        try:
+            address = await self._address_from(sentinel)
+        except TimeoutError:
+            return f"{at}: no answer in {self._patience:g} s"
+        except NotConnected as error:
+            return str(error)  # which names it
+        except Exception as error:
+            # Also of what is no Sentinel, or of a credential provider: another may do better.
+            return f"{at}: {describe(error)}"
+        return address or f"{at}: knows no such service"
 
     async def _address_from(self, sentinel: Address) -> Address | None:
         """What one Sentinel says; None when it knows no such service."""
@@ -192,8 +201,9 @@ class SentinelNode(Node):
                 said = await connection.read_response()
         except Exception as error:
             # Where none was reached yet, what is wrong may be in the settings.
-            look = self.master is None
-            if look and (trouble := await look_closer(error, connection)) is not None:
+            looked = look_closer(error, connection) if self.master is None else None
+            trouble = trouble_of(error, connection) if looked is None else await looked
+            if trouble is not None:
                 raise _of_sentinel(trouble).error() from error
             raise
         finally:
