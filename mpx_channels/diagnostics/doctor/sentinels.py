@@ -9,17 +9,22 @@ from mpx_channels.diagnostics.pages import page
 from mpx_channels.multiplexer import SentinelNode
 from mpx_channels.multiplexer.tls import host_and_port
 
-from .examination import Check, Server, ServerCheck
+from .examination import Check, Examination, ProjectCheck
 from .findings import Finding, ok, warning
 
 __all__ = ["CHECKS"]
 
 
-async def check_sentinels(server: Server) -> list[Finding]:
-    """Ask each where the master is."""
-    node = server.node
-    if not isinstance(node, SentinelNode):
-        return []
+async def check_sentinels(exam: Examination) -> list[Finding]:
+    """Ask each where the master is; of what no Sentinel says, 'Reachable' has the reasons."""
+    findings = []
+    for server in exam.servers:
+        if isinstance(server.node, SentinelNode) and "reachable" not in server.failed:
+            findings += await _check(server.node)
+    return findings
+
+
+async def _check(node: SentinelNode) -> list[Finding]:
     # As one who has heard nothing yet, and so looks closer at what is wrong.
     asking = copy(node)
     asking.master = None
@@ -52,17 +57,15 @@ async def check_sentinels(server: Server) -> list[Finding]:
     if findings:
         return findings
     number = len(node.sentinels)
-    if number == 1:
-        return [ok(f"it names {next(iter(masters))}")]
-    return [ok(f"all {number} name {next(iter(masters))}")]
+    all_ = "it names" if number == 1 else f"all {number} name"
+    return [ok(f"{all_} {next(iter(masters))} as the master of {node.master_name!r}")]
 
 
 CHECKS: tuple[Check, ...] = (
-    ServerCheck(
+    ProjectCheck(
         "sentinels",
         "Sentinels",
         "They know where the master is.",
-        ("settings", "reachable"),
         run=check_sentinels,
     ),
 )
