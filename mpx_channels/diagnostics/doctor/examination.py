@@ -72,7 +72,7 @@ class Server:
         self.failed: dict[str, str] = {}
         # Whether its ACL refuses patterns that it does not have word for word.
         self.only_literal_patterns = False
-        self.user = self.probe.user or "default"
+        self.user = self.probe.user or ("USER" if self.probe.has_provider else "default")
         # Those that it has as the master of a cluster.
         self.slots: Sequence[range] = ()
         self._info: dict[str, str] | None = None

@@ -21,6 +21,8 @@ from .probe import Forbidden
 __all__ = ["CHECKS", "is_local"]
 
 OLDEST_REDIS = (6, 2)
+# What Redis says from 7.0 on of whom it forbids a command.
+NAMED = re.compile(r"User (\S+) has no permissions")
 # PINGs that the round trip is measured with.
 PINGS = 20
 # Seconds: a median above this is a server far away, or one that has too much to do.
@@ -55,8 +57,12 @@ async def check_login(server: Server) -> list[Finding]:
             pass  # such as for want of +ping, which is said elsewhere
     if server.login_error is not None:
         return [_refused(server, server.login_error)]
-    with contextlib.suppress(Forbidden):  # the name in the settings will do
+    try:
         server.user = (await server.probe.ask("+acl|whoami", "ACL", "WHOAMI")).decode()
+    except Forbidden as error:
+        # The name in the settings will do. Of one that a provider gave, the refusal has it.
+        if server.probe.has_provider and (named := NAMED.search(str(error.__cause__))):
+            server.user = named[1]
     findings = [ok(f"logged in as {server.user!r}")]
     address = server.probe.address
     if address is None or is_local(address):

@@ -20,6 +20,7 @@ from mpx_channels.multiplexer.topology import Node
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy, free_port
 from tests.sentinels import Sentinels
+from tests.servers import major_version
 
 from .examine import examine, of, one, worst
 
@@ -148,6 +149,19 @@ async def test_a_provider_that_is_wrong(server_alone: RestartableServer) -> None
     assert row.finding.level == Level.PROBLEM
     assert row.finding.found.startswith("what the credential_provider in hosts returned is refused")
     assert "hush" not in str(row.as_json())
+
+
+async def test_a_user_whom_a_provider_names(server_alone: RestartableServer) -> None:
+    """It is no rule of the default user's that is missing."""
+    with server_alone.client() as admin:
+        rules = ("~*", "&*", "+@all", "-acl", "-config|get")
+        admin.execute_command("ACL", "SETUSER", "nobody", "on", ">hush", *rules)
+    host = {"address": server_alone.url, "credential_provider": Vault()}
+    rows = await examine({"hosts": [host]}, "login", "timeout")
+    # Before 7.0 Redis does not say whom it forbids something.
+    user = "USER" if major_version() < 7 else "nobody"
+    assert one(rows, "login") == (Level.OK, f"logged in as {user!r}")
+    assert of(rows, "timeout")[0].finding.todo.startswith(f"ACL SETUSER {user} +config|get ")
 
 
 async def test_no_password_on_another_machine(server_alone: RestartableServer) -> None:
