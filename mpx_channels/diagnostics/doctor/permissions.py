@@ -305,7 +305,7 @@ async def check_permissions(server: Server) -> list[Finding]:
         uses(*of_this),
         lambda rules: "Look for rename-command in the server's configuration; no ACL helps here.",
     )
-    if findings:
+    if refusals.commands or refusals.keys or refusals.channels:
         findings.append(
             Finding(
                 Level.INFO,
@@ -314,7 +314,7 @@ async def check_permissions(server: Server) -> list[Finding]:
                 + acl_rules(prefix, cluster=config.cluster, sharded=config.sharded_pubsub),
             )
         )
-    else:
+    elif not findings:
         findings.append(ok(f"{user!r} may run all {len(commands(*of_this))} commands of the layer"))
     if server.only_literal_patterns and "psubscribe" not in (
         *refusals.commands,
