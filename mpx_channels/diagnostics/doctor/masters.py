@@ -34,12 +34,11 @@ async def check_masters(exam: Examination) -> list[Finding]:
         return []
     answers = await asyncio.gather(*(_ask(seed, config.address_remap) for seed in exam.servers))
     asked = list(zip(exam.servers, answers, strict=True))
-    found = next(((s, a) for s, a in asked if isinstance(a, Layout)), None)
+    found = next((answer for answer in answers if isinstance(answer, Layout)), None)
     if found is None:
         return [answer for answer in answers if isinstance(answer, Finding)]
-    seed, layout = found
-    exam.layout = layout
-    _take(exam, layout, seed)
+    exam.layout = layout = found
+    _take(exam, layout)
     nodes = ", ".join(str(server.node) for server in exam.servers)
     findings = [ok(f"{_number(len(layout.masters), 'master')}: {nodes}; as {layout.said_by} says")]
     for server, answer in asked:
@@ -76,16 +75,16 @@ async def _ask(seed: Server, remap: Remap | None) -> Layout | Finding | str:
     return layout
 
 
-def _take(exam: Examination, layout: Layout, seed: Server) -> None:
-    """Have all masters examined, and not the seeds."""
+def _take(exam: Examination, layout: Layout) -> None:
+    """Have all masters examined, and not the seeds: with the options of the first, as the layer."""
     assert exam.config is not None
     seeds = exam.servers
-    known = {server.node.endpoint: server for server in seeds}
+    first = seeds[0]
     exam.servers = []
     for master in layout.masters:
-        server = known.get(master.address)
-        if server is None:
-            server = Server(seed.node.at(*master.address), exam.config)
+        server = first
+        if first.node.endpoint != master.address:
+            server = Server(first.node.at(*master.address), exam.config)
         server.slots = master.slots
         exam.servers.append(server)
     exam.others = [server for server in seeds if server not in exam.servers]
