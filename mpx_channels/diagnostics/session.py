@@ -16,6 +16,9 @@ __all__ = ["NotOurs", "Session", "entry"]
 
 # Seconds that a server has to be reached: who sits at a terminal does not want to wait longer.
 PATIENCE = 2.0
+# With TLS, those after half of `connect_timeout`: a port that speaks none says nothing until then,
+# and is asked in plain words what it is.
+PATIENCE_WITH_TLS = 2.0
 # How often a process id is drawn that belongs to a server that is there: with two, one of which is
 # away, fewer than one in two hundred look in vain.
 TRIES = 8
@@ -79,7 +82,7 @@ class Session:
         layer = self.layer
         patience = min(PATIENCE, layer.config.connect_timeout)
         try:
-            await layer.connect(patience)
+            await self._connect_or_say_why(patience)
         except NotConnected as error:
             if len(layer.servers) < 2 or not await self._connect_to_some(patience):
                 raise
@@ -87,6 +90,19 @@ class Session:
             self._note(f"Warning: going on without one of the servers: {error}")
         self._several = len(layer.servers) > 1
         return layer
+
+    async def _connect_or_say_why(self, patience: float) -> None:
+        """Connect; take longer where TLS is spoken, and it is not known yet why nobody answers."""
+        layer = self.layer
+        try:
+            await layer.connect(patience)
+        except NotConnected as error:
+            timeout = layer.config.connect_timeout
+            more = min(timeout, timeout / 2 + PATIENCE_WITH_TLS) - patience
+            by_tls = any(str(node).startswith("rediss") for node in layer.nodes())
+            if error.__cause__ is not None or not by_tls or more <= 0:
+                raise
+            await layer.connect(more)
 
     async def stay_connected(self, patience: float) -> None:
         """See that the layer is connected still; of several servers some may be away by now.

@@ -19,7 +19,8 @@ from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from .sentinel import SentinelNode
-from .topology import Node, without_password
+from .tls_options import wants_tls
+from .topology import Node, port_number, without_brackets, without_password
 
 __all__ = ["DEFAULT_HOST", "IGNORED_OPTIONS", "Host", "nearest", "parse_hosts"]
 
@@ -99,7 +100,7 @@ def _parse_host(entry: object) -> Host:
     if isinstance(entry, tuple | list) and len(entry) >= 2:
         host, port = entry[:2]
         if isinstance(host, str):
-            return Host("redis://", {"host": host, "port": _port(port)})
+            return Host("redis://", {"host": without_brackets(host), "port": _port(port)})
     raise ValueError(
         "a host must be a URL, a (host, port) pair or a dict of connection options, "
         f"not {_shown(entry)}"
@@ -127,6 +128,9 @@ def _parse_options(options: dict[str, Any]) -> Host:
         options = {**options, **host.options}
         for key in _said_by(url):
             options.pop(key, None)
+        if "ssl" in options and class_ in _OWN_CLASSES:
+            url = _with_tls(url, wants_tls(options))
+            del options["ssl"]
     else:
         url = f"{_scheme(class_, options)}://"
         if class_ in _CLASSES:
@@ -135,6 +139,8 @@ def _parse_options(options: dict[str, Any]) -> Host:
             url += str(options.pop("path", ""))
     if "port" in options:
         options["port"] = _port(options["port"])
+    if isinstance(options.get("host"), str):
+        options["host"] = without_brackets(options["host"])
     settings = {}
     for key, instead in TRANSLATED_OPTIONS.items():
         value = options.pop(key, None)
@@ -167,25 +173,35 @@ def _parse_sentinels(asked: dict[str, Any], address: object) -> dict[str, Any]:
 
 
 def _scheme(class_: type | None, options: dict[str, Any]) -> str:
-    tls = options.pop("ssl", False)
-    if not isinstance(tls, bool):
-        raise ValueError(
-            f"ssl must be True or False, not {tls!r}: further keys (ssl_ca_certs, ...) say more"
-        )
+    tls = wants_tls(options)
+    options.pop("ssl", None)
     if class_ is None:
+        if tls and "path" in options:
+            raise ValueError("a Unix socket has no TLS: leave ssl or path out")
         return "unix" if "path" in options else "rediss" if tls else "redis"
     if issubclass(class_, UnixDomainSocketConnection):
         return "unix"
     return "rediss" if issubclass(class_, SSLConnection) else "redis"
 
 
+def _with_tls(url: str, tls: bool) -> str:
+    """The address of a host that has ``ssl``, too: the two have to say the same."""
+    scheme = url.partition("://")[0].lower()
+    if tls and url == "redis://":
+        return "rediss://"  # of a (host, port) pair, which says nothing of it
+    if tls != (scheme == "rediss"):
+        raise ValueError(
+            f"ssl is {tls}, and the address begins with {scheme}://: leave ssl out, and write "
+            f"{'rediss' if tls else 'redis'}://"
+        )
+    return url
+
+
 def _port(port: object) -> int:
-    if isinstance(port, int | str) and not isinstance(port, bool):
-        try:
-            return int(port)
-        except ValueError:
-            pass
-    raise ValueError(f"a host's port must be a number, not {port!r}")
+    try:
+        return port_number(port)
+    except ValueError as error:
+        raise ValueError(f"a host's port must be {error}, not {port!r}") from None
 
 
 def _said_by(url: str) -> Collection[str]:

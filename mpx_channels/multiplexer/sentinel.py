@@ -15,9 +15,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
-from .tls import host_and_port, look_closer
-from .tls_options import tls_options
-from .topology import Node, connection_class
+from .tls import host_and_port, look_closer, trouble_of
+from .tls_options import Trouble, refuse_tls_options, tls_options, wants_tls
+from .topology import Node, connection_class, port_number, require_provider, without_brackets
 from .wire import hang_up
 
 __all__ = ["AnySentinel", "SentinelNode"]
@@ -61,7 +61,8 @@ class SentinelNode(Node):
         given = {**(options or {})}
         for name in ("host", "port"):  # which only Sentinels know
             given.pop(name, None)
-        tls = given.pop("ssl", False)
+        tls = wants_tls(given)
+        given.pop("ssl", None)
         # redis-py's own class for this: it asks its pool for the address and connects there.
         by_tls = SentinelManagedSSLConnection if tls else SentinelManagedConnection
         self._sentinel_kwargs = {
@@ -72,8 +73,17 @@ class SentinelNode(Node):
             "protocol": 2,
             **dict.fromkeys(_TIMEOUTS),
         }
-        if self._sentinel_kwargs.get("ssl"):
-            self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
+        try:
+            require_provider(self._sentinel_kwargs)
+            if wants_tls(self._sentinel_kwargs):
+                self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
+            else:
+                # redis-py's client would pass over them, and send the password for all to read.
+                refuse_tls_options(
+                    self._sentinel_kwargs, "set 'ssl': True there, or leave them out"
+                )
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"sentinel_kwargs: {error}") from None
         patience = [(sentinel_kwargs or {}).get(name) for name in _TIMEOUTS]
         # One Sentinel that does not answer must leave time for the others, and for the master.
         share = connect_timeout / (len(self._sentinels) + 1)
@@ -141,33 +151,42 @@ class SentinelNode(Node):
         self._sentinels.remove(sentinel)
         self._sentinels.insert(0, sentinel)
 
+    @property
+    def sentinels(self) -> Sequence[Address]:
+        """All of them, the one to ask first before the others."""
+        return tuple(self._sentinels)
+
     async def master_address(self) -> Address:
         """Where the master is now; raises `NotConnected` when no Sentinel says."""
         said = []
-        for sentinel in tuple(self._sentinels):
+        for sentinel in self.sentinels:
             news = self._news
-            try:
-                address = await self._address_from(sentinel)
-            except TimeoutError:
-                reason = f"no answer in {self._patience:g} s"
-            except NotConnected as error:
-                said.append(str(error))  # which names it
+            answer = await self.ask(sentinel)
+            if isinstance(answer, str):
+                said.append(answer)
                 continue
-            except Exception as error:
-                # Also of what is no Sentinel, or of a credential provider: another may do better.
-                reason = describe(error)
-            else:
-                if news != self._news and self.master is not None:
-                    return self.master
-                if address is not None:
-                    self._ask_first(sentinel)
-                    self.master = address
-                    return address
-                reason = "knows no such service"
-            said.append(f"{host_and_port(*sentinel)}: {reason}")
+            if news != self._news and self.master is not None:
+                return self.master
+            self._ask_first(sentinel)
+            self.master = answer
+            return answer
         raise NotConnected(
             f"no Sentinel knows a master of {self.master_name!r} ({'; '.join(said)})"
         )
+
+    async def ask(self, sentinel: Address) -> Address | str:
+        """Where the master is, as one Sentinel says, or in words why it does not."""
+        at = host_and_port(*sentinel)
+        try:
+            address = await self._address_from(sentinel)
+        except TimeoutError:
+            return f"{at}: no answer in {self._patience:g} s"
+        except NotConnected as error:
+            return str(error)  # which names it
+        except Exception as error:
+            # Also of what is no Sentinel, or of a credential provider: another may do better.
+            return f"{at}: {describe(error)}"
+        return address or f"{at}: knows no such service"
 
     async def _address_from(self, sentinel: Address) -> Address | None:
         """What one Sentinel says; None when it knows no such service."""
@@ -182,9 +201,10 @@ class SentinelNode(Node):
                 said = await connection.read_response()
         except Exception as error:
             # Where none was reached yet, what is wrong may be in the settings.
-            look = self.master is None
-            if look and (trouble := await look_closer(error, connection)) is not None:
-                raise trouble.error() from error
+            looked = look_closer(error, connection) if self.master is None else None
+            trouble = trouble_of(error, connection) if looked is None else await looked
+            if trouble is not None:
+                raise _of_sentinel(trouble).error() from error
             raise
         finally:
             hang_up(connection)
@@ -241,6 +261,12 @@ class _AddressPool:
         return await self._node.master_address()
 
 
+def _of_sentinel(trouble: Trouble) -> Trouble:
+    """What is wrong with TLS, with the options at their place: those in hosts are the master's."""
+    todo = trouble.todo.replace("rediss:// (or 'ssl': True)", "'ssl': True")
+    return trouble._replace(todo=todo.replace("in hosts", "in sentinel_kwargs"))
+
+
 def _addresses(sentinels: object) -> list[Address]:
     if not isinstance(sentinels, list | tuple) or not sentinels:
         raise TypeError(
@@ -252,9 +278,9 @@ def _addresses(sentinels: object) -> list[Address]:
         match each:
             case [str(host), int() | str() as port] if not isinstance(port, bool):
                 try:
-                    addresses.append((host, int(port)))
-                except ValueError:
-                    raise ValueError(f"a Sentinel's port must be a number, not {port!r}") from None
+                    addresses.append((without_brackets(host), port_number(port)))
+                except ValueError as error:
+                    raise ValueError(f"a Sentinel's port must be {error}, not {port!r}") from None
             case _:
                 raise TypeError(
                     f"a Sentinel must be a (host, port) pair, not a {type(each).__name__}"

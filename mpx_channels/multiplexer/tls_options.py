@@ -12,7 +12,14 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 
 from .exceptions import NotConnected
 
-__all__ = ["Trouble", "file_troubles", "tls_options", "unverified"]
+__all__ = [
+    "Trouble",
+    "file_troubles",
+    "refuse_tls_options",
+    "tls_options",
+    "unverified",
+    "wants_tls",
+]
 
 # Options that name files, of redis-py's connections and, without "ssl_", of its contexts.
 FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
@@ -29,13 +36,43 @@ class Trouble(NamedTuple):
         return NotConnected(f"{self.found}: {self.todo}")
 
 
+def wants_tls(options: Mapping[str, Any]) -> bool:
+    """What ``ssl`` says among options; raises `ValueError` for what is neither True nor False."""
+    tls = options.get("ssl", False)
+    if not isinstance(tls, bool):
+        raise ValueError(
+            f"ssl must be True or False, not {tls!r}: further keys (ssl_ca_certs, ...) say more"
+        )
+    return tls
+
+
+def refuse_tls_options(options: Mapping[str, Any], todo: str) -> None:
+    """Raise `TypeError` for options of TLS where none is spoken: they would be without effect."""
+    given = [key for key, value in options.items() if key.startswith("ssl_") and value is not None]
+    if given:
+        raise TypeError(f"{', '.join(given)} without TLS: {todo}")
+
+
 def tls_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of redis-py's TLS connections, with what its older versions do without.
 
     Host names are checked unless that is turned off, and a file with certificate and key need be
-    named once. Raises `ValueError` for a key without a certificate.
+    named once. Raises `ValueError` for a key without a certificate, and for values that would be
+    taken for something else.
     """
     given = dict(options)
+    version = given.get("ssl_min_version")
+    if isinstance(version, str) and version.isdigit():
+        given["ssl_min_version"] = version = int(version)  # of a URL, with an older redis-py
+    if not isinstance(version, int | None):
+        raise ValueError(
+            "ssl_min_version must be one of ssl.TLSVersion, such as ssl.TLSVersion.TLSv1_3, and "
+            f"not {version!r}"
+        )
+    if not isinstance(given.get("ssl_check_hostname", True), bool):
+        raise ValueError(
+            f"ssl_check_hostname must be True or False, not {given['ssl_check_hostname']!r}"
+        )
     if given.get("ssl_keyfile") and not given.get("ssl_certfile"):
         raise ValueError("ssl_keyfile is the key of a certificate: name that with ssl_certfile")
     if given.get("ssl_certfile") and not given.get("ssl_keyfile"):
@@ -82,6 +119,14 @@ def file_troubles(connection: AbstractConnection) -> Iterator[Trouble]:
             )
     if not missing:
         yield from _unfit_files(named, getattr(context, "password", None))
+    if text := getattr(context, "ca_data", None):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+        except (ssl.SSLError, TypeError, ValueError):
+            yield Trouble(
+                "the text in ssl_ca_data is no certificate",
+                "correct it in hosts, or name the file of the authority as ssl_ca_certs",
+            )
 
 
 def _unfit_files(named: Mapping[str, Any], password: Any) -> Iterator[Trouble]:

@@ -18,9 +18,18 @@ from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
 from .tls import host_and_port
-from .tls_options import tls_options
+from .tls_options import refuse_tls_options, tls_options
 
-__all__ = ["Node", "Topology", "connection_class", "nodes_of", "without_password"]
+__all__ = [
+    "Node",
+    "Topology",
+    "connection_class",
+    "nodes_of",
+    "port_number",
+    "require_provider",
+    "without_brackets",
+    "without_password",
+]
 
 # Ours to set: the multiplexer reads bytes, reconnects by itself and watches over idle connections.
 OWN_OPTIONS = {
@@ -39,7 +48,7 @@ OWN_OPTIONS = {
 }
 # Options that do not tell one server from another.
 _NOT_PLACE = frozenset({"db", "username", "password", "credential_provider", "client_name"})
-_PASSWORD_OPTION = re.compile(r"(\bpassword=)[^&]*", re.IGNORECASE)
+_PASSWORD_OPTION = re.compile(r"((?:\b|ssl_)password=)[^&]*", re.IGNORECASE)
 # What ends the part of a URL with the credentials, unless it is percent-encoded.
 _ENDS_CREDENTIALS = re.compile(r"[/?#\[\]]")
 # Names are hashed to so many places, which the nodes share; channels_redis does the same.
@@ -101,8 +110,11 @@ class Node:
             "socket_timeout": None,
             "socket_connect_timeout": connect_timeout,
         }
+        require_provider(self._options)
         if self._tls:
             self._options = tls_options(self._options)
+        elif self._class.__module__.startswith("redis."):
+            self._require_plain_options()
         try:
             self.connection()
         except TypeError as error:
@@ -111,6 +123,18 @@ class Node:
             ) from None
         except RedisError as error:
             raise ValueError(f"redis-py refuses these options: {error}") from None
+
+    def _require_plain_options(self) -> None:
+        """What connects without TLS needs, and has no use for."""
+        if not issubclass(self._class, UnixDomainSocketConnection):
+            todo = "write rediss:// in hosts (or 'ssl': True), or leave them out"
+            refuse_tls_options(self._options, todo)
+            return
+        refuse_tls_options(self._options, "a Unix socket has none")
+        if not self._options.get("path"):
+            raise ValueError(
+                "a Unix socket needs its path, with three slashes in a URL: unix:///run/redis.sock"
+            )
 
     def connection(self) -> AbstractConnection:
         """A fresh connection of redis-py, not connected yet."""
@@ -221,6 +245,41 @@ def connection_class(chosen: object) -> type[AbstractConnection]:
     raise TypeError(f"connection_class {chosen!r} is no subclass of a connection in redis.asyncio")
 
 
+def port_number(port: object) -> int:
+    """A TCP port; raises `ValueError` with what it has to be for anything else."""
+    if not isinstance(port, int | str) or isinstance(port, bool):
+        raise ValueError("a number")
+    try:
+        number = int(port)
+    except ValueError:
+        raise ValueError("a number") from None
+    if not 0 < number < 65536:
+        raise ValueError("a number from 1 to 65535")
+    return number
+
+
+def without_brackets(host: str) -> str:
+    """A host; an IPv6 address stands in brackets in URLs, and nowhere else."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def require_provider(options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for a ``credential_provider`` that cannot be asked."""
+    provider = options.get("credential_provider")
+    if provider is None:
+        return
+    if inspect.isclass(provider):
+        raise TypeError(
+            f"credential_provider must be an object, and not the class {provider.__name__}: "
+            f"{provider.__name__}()"
+        )
+    if not callable(getattr(provider, "get_credentials", None)):
+        raise TypeError(
+            "credential_provider must be a redis.credentials.CredentialProvider, not a "
+            f"{type(provider).__name__}"
+        )
+
+
 def without_password(url: str) -> str:
     """A URL as errors may show it, also one that cannot be read."""
     scheme, mark, rest = url.partition("://")
@@ -230,6 +289,8 @@ def without_password(url: str) -> str:
     if at:
         user, colon, _ = credentials.partition(":")
         at = f"{user}:***@" if colon else "***@"
+        if _PASSWORD_OPTION.search(credentials):
+            place = "***"  # it may be the rest of that one
     return scheme + mark + at + _PASSWORD_OPTION.sub(r"\1***", place)
 
 
@@ -237,5 +298,8 @@ def _why(error: ValueError, url: str) -> str:
     """What is wrong with a URL. What parsers say may have a part of its password in it."""
     credentials = url.partition("://")[2].rpartition("@")[0]
     if not _ENDS_CREDENTIALS.search(credentials):
+        place = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+        if place.count(":") > 1 and "[" not in place:
+            return "an IPv6 address stands in brackets, as in redis://[::1]:6379"
         return str(error)
     return "in a user name or password, characters such as / ? # [ ] must be percent-encoded"

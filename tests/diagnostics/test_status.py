@@ -231,6 +231,12 @@ def test_wrong_password(make_project: MakeProject, redis_url: str) -> None:
     assert ":wrong" not in sentence
 
 
+def test_tls_to_a_port_that_speaks_none(make_project: MakeProject, redis_url: str) -> None:
+    """It is silent: who waits for less than the look at why would only hear that."""
+    project = make_project(hosts=[redis_url.replace("redis://", "rediss://")])
+    assert "speaks no TLS: write redis://" in refused(project.run("status"), 1)
+
+
 def test_wrong_alias(project: Project) -> None:
     assert "there is no layer 'other'" in refused(project.run("status", "--layer", "other"), 2)
     project.layers["other"] = {"BACKEND": "channels.layers.InMemoryChannelLayer"}

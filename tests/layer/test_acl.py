@@ -12,7 +12,7 @@ import redis
 
 from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.doctor.permissions import acl_rules
-from mpx_channels.layer import CommandRefused, MpxChannelLayer
+from mpx_channels.layer import CommandRefused, MpxChannelLayer, Tapped
 from tests.conftest import PATIENCE, eventually
 from tests.diagnostics.doctor.examine import complaints, examine, of
 from tests.docs.pages import DOCS
@@ -98,6 +98,15 @@ async def operations(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
     assert (await layer.fleet_stats()).queues == {}
 
 
+async def listening(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
+    """As `mpx listen` does it without options."""
+    async with layer.tap(everything=True) as tap:
+        await other.group_send("room", {"type": "x"})
+        passing = await within(anext(tap))
+        assert isinstance(passing, Tapped)
+        assert passing.message == {"type": "x"}
+
+
 ALL = (groups, queues, histories, presences, operations)
 MAY: dict[str, tuple[Use, ...]] = {
     "chat": ALL,
@@ -106,10 +115,10 @@ MAY: dict[str, tuple[Use, ...]] = {
     "workers": (groups, queues),
     "histories": (groups, histories),
     "members": (groups, presences),
-    "operator": ALL,
+    "operator": (*ALL, listening),
 }
 MAY_NOT: dict[str, tuple[Use, ...]] = {
-    "chat": (wildcards,),
+    "chat": (wildcards, listening),
     "consumers": (wildcards, queues, histories, presences),
     "wildcards": (queues, histories, presences),
     "workers": (wildcards, histories, presences),

@@ -13,6 +13,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 
 from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
@@ -67,6 +68,16 @@ class PickyTls(SSLConnection):
         ([{"address": "redis://example.org", "password": "secret"}], "redis://example.org:6379"),
         ([{"address": "redis://example.org:7000", "port": 1}], "redis://example.org:7000"),
         ([{"address": ("example.org", 7000)}], "redis://example.org:7000"),
+        ([{"address": ("example.org", 7000), "ssl": True}], "rediss://example.org:7000"),
+        ([{"address": "rediss://x", "ssl": True}], "rediss://x:6379"),
+        ([{"address": "redis://x", "ssl": False}], "redis://x:6379"),
+        ([("[::1]", 7000)], "redis://[::1]:7000"),
+        ([{"host": "[::1]"}], "redis://[::1]:6379"),
+        ([{**SENTINEL, "sentinels": [("[::1]", 1)]}], "redis+sentinel://[::1]:1/chat"),
+        (
+            [{**SENTINEL, "sentinel_kwargs": {"ssl_ca_certs": None}}],
+            "redis+sentinel://s:26379/chat",
+        ),
         ([{"host": "example.org", "master_name": None}], "redis://example.org:6379"),
         ([{"address": "rediss://x:7000", "ssl_cert_reqs": None}], "rediss://x:7000"),
         (["rediss://x:7000?ssl_cert_reqs=none&ssl_check_hostname=false"], "rediss://x:7000"),
@@ -248,7 +259,55 @@ def test_config_wins_over_a_hosts_options() -> None:
             {"hosts": ["rediss://x?ssl_cert_reqz=none"]},
             "'ssl_cert_reqz' in a host's URL; did you mean 'ssl_cert_reqs'?",
         ),
-        ({"hosts": [{"host": "x", "ssl_keyfile": "y"}]}, "does not take these options"),
+        (
+            {"hosts": [{"host": "x", "ssl_keyfile": "y"}]},
+            "ssl_keyfile without TLS: write rediss://",
+        ),
+        ({"hosts": [{**SENTINEL, "ssl_ca_certs": "y"}]}, "ssl_ca_certs without TLS"),
+        # redis-py would pass over it, and speak without.
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {"ssl_ca_certs": "y"}}]},
+            "sentinel_kwargs: ssl_ca_certs without TLS: set 'ssl': True there",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {"ssl": "yes"}}]},
+            "sentinel_kwargs: ssl must be True or False, not 'yes'",
+        ),
+        ({"hosts": [{**SENTINEL, "ssl": "yes"}]}, "ssl must be True or False, not 'yes'"),
+        (
+            {"hosts": [{"address": "redis://x", "ssl": True}]},
+            "ssl is True, and the address begins with redis://: leave ssl out, and write rediss://",
+        ),
+        ({"hosts": [{"address": "rediss://x", "ssl": False}]}, "leave ssl out, and write redis://"),
+        ({"hosts": [{"path": "/x", "ssl": True}]}, "a Unix socket has no TLS"),
+        (
+            {"hosts": ["unix:///x?ssl_ca_certs=y"]},
+            "ssl_ca_certs without TLS: a Unix socket has none",
+        ),
+        (
+            {"hosts": [{"address": "rediss://x", "ssl_min_version": "TLSv1.3"}]},
+            "ssl_min_version must be one of ssl.TLSVersion",
+        ),
+        (
+            {"hosts": [{"address": "rediss://x", "ssl_check_hostname": "False"}]},
+            "ssl_check_hostname must be True or False, not 'False'",
+        ),
+        ({"hosts": ["unix://redis.sock"]}, "with three slashes in a URL"),
+        ({"hosts": ["redis://::1:6379"]}, "an IPv6 address stands in brackets"),
+        ({"hosts": [("x", 65536)]}, "a host's port must be a number from 1 to 65535, not 65536"),
+        ({"hosts": [{"host": "x", "port": "0"}]}, "a number from 1 to 65535, not '0'"),
+        (
+            {"hosts": [{**SENTINEL, "sentinels": [("s", -1)]}]},
+            "a Sentinel's port must be a number from 1 to 65535, not -1",
+        ),
+        (
+            {"hosts": [{"host": "x", "credential_provider": CredentialProvider}]},
+            "an object, and not the class CredentialProvider: CredentialProvider()",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {"credential_provider": "secret"}}]},
+            "sentinel_kwargs: credential_provider must be a redis.credentials.CredentialProvider",
+        ),
         ({"hosts": [{"host": "x", "ssl": "yes"}]}, "ssl must be True or False, not 'yes'"),
         ({"hosts": [{"host": "x", "connection_class": int}]}, "connection_class <class 'int'>"),
         ({"prefx": "x"}, "unknown CONFIG key 'prefx'; did you mean 'prefix'?"),

@@ -111,6 +111,11 @@ WRONG = {
         "correct ssl_ca_certs in hosts",
         host=lambda certificates: {"ssl_ca_certs": "/nowhere/ca.pem"},
     ),
+    "no certificate in a text": Case(
+        "the text in ssl_ca_data is no certificate",
+        "correct it in hosts",
+        host=lambda certificates: {"ssl_ca_data": "nonsense"},
+    ),
     "a key of another": Case(
         "the key in '{client}' is not that of the certificate in '{server}'",
         "correct ssl_certfile and ssl_keyfile",
@@ -338,7 +343,7 @@ async def test_sentinels_and_master(
 AT_SENTINEL = {
     "unknown authority": Case(
         "the certificate of 127.0.0.1:{sentinel} was signed by nobody",
-        "ssl_ca_certs",
+        "as ssl_ca_certs in sentinel_kwargs",
         options={"sentinel_kwargs": {"ssl": True}},
     ),
     "other name": Case(
@@ -353,12 +358,12 @@ AT_SENTINEL = {
     ),
     "none of ours": Case(
         "127.0.0.1:{sentinel} wants a certificate of ours and has got none",
-        "ssl_certfile",
+        "that of its key as ssl_keyfile, in sentinel_kwargs",
         server=lambda certificates: {"wants_ours": True},
     ),
     "spoken to without TLS": Case(
         "127.0.0.1:{sentinel} speaks TLS and is spoken to without",
-        "'ssl': True",
+        "write 'ssl': True in sentinel_kwargs",
         options={"sentinel_kwargs": None},
     ),
     "master without TLS": Case(
@@ -368,7 +373,7 @@ AT_SENTINEL = {
     ),
     "master unknown": Case(
         "the certificate of 127.0.0.1:{master} was signed by nobody",
-        "ssl_ca_certs",
+        "as ssl_ca_certs in hosts",
         leaves_out=("ssl_ca_certs",),
     ),
 }

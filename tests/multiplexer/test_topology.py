@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.credentials import CredentialProvider
 
 from mpx_channels.multiplexer.topology import OWN_OPTIONS, Node
 
@@ -88,6 +89,8 @@ def test_no_part_of_a_password_that_is_not_encoded(mark: str) -> None:
         ("redis://:hush@[::1", "redis://:***@[::1"),
         ("redis://x:y?password=hush&db=1", "redis://x:y?password=***&db=1"),
         ("redis://x:y?db=1&Password=hush", "redis://x:y?db=1&Password=***"),
+        ("rediss://x:y?ssl_password=hush", "rediss://x:y?ssl_password=***"),
+        ("redis://x:y/?password=hush@hush", "redis://x:***@***"),
     ],
 )
 def test_no_password_of_what_is_no_url(url: str, shown: str) -> None:
@@ -140,4 +143,4 @@ def test_values_that_redis_py_refuses(options: dict[str, Any]) -> None:
 
 def test_combinations_that_redis_py_refuses() -> None:
     with pytest.raises(ValueError, match="credential_provider"):
-        new_node("redis://example.org", password="hush", credential_provider=object())
+        new_node("redis://example.org", password="hush", credential_provider=CredentialProvider())

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from mpx_channels.channels.cluster_names import ClusterNames
 from mpx_channels.multiplexer.slots import SLOTS, slot_of
+from mpx_channels.multiplexer.tls import host_and_port
 
-from .examination import Check, Examination, ProjectCheck, Server, ServerCheck
+from .examination import Check, Examination, ProjectCheck, Server, ServerCheck, not_shown
 from .findings import Finding, info, ok, problem, skipped, warning
 from .nodes import REACHED
 from .probe import Forbidden
@@ -49,7 +50,12 @@ async def check_cluster(server: Server) -> list[Finding]:
                 "Upgrade the cluster, or set 'sharded_pubsub': False in CONFIG, in all processes.",
             )
         )
-    state = await _state(server)
+    try:
+        state = await _state(server)
+    except Forbidden as error:
+        # What is known without is said all the same.
+        findings.append(not_shown(error, server))
+        state = {"cluster_state": "ok"}
     if state.get("cluster_state") != "ok":
         findings.append(
             problem(
@@ -73,10 +79,10 @@ async def _state(server: Server) -> dict[str, str]:
 
 def _used_as_one(state: dict[str, str]) -> Finding:
     """A node of a cluster whose users do not know that it is one."""
-    nodes = int(state.get("cluster_known_nodes", 1))
-    others = "of one node" if nodes == 1 else f"of {nodes} nodes, of which this layer uses this one"
+    nodes = state.get("cluster_known_nodes")
+    others = f" of {nodes} nodes, of which this layer uses this one" if nodes else ""
     return warning(
-        f"a cluster {others}",
+        f"a cluster{' of one node' if nodes == '1' else others}",
         "Without 'cluster': True in CONFIG the layer takes it for a server like any other: every "
         "PUBLISH is sent to all nodes, counts of receivers are this node's alone, and plain "
         "channels and histories fail where a key belongs to another node.",
@@ -107,7 +113,7 @@ async def check_slots(exam: Examination) -> list[Finding]:
     if alone := [each for each in layout.masters if not each.replicas]:
         findings.append(
             info(
-                f"without a replica: {_listed(_address(each.address) for each in alone)}",
+                f"without a replica: {_listed(host_and_port(*each.address) for each in alone)}",
                 "When such a master dies, its share of the groups is silent until it is back, and "
                 "what is kept there may be lost.",
                 "Add replicas (redis-cli --cluster add-node ... --cluster-slave) if that matters.",
@@ -129,8 +135,8 @@ def _unreachable(exam: Examination, servers: list[Server]) -> Finding:
     listed = []
     for server in servers:
         address = server.node.endpoint
-        via = "" if told[address] == address else f" (announced as {_address(told[address])})"
-        listed.append(f"{_address(address)}{via}")
+        via = "" if told[address] == address else f" (announced as {host_and_port(*told[address])})"
+        listed.append(f"{host_and_port(*address)}{via}")
     remap = exam.config.address_remap is not None
     return problem(
         f"{len(servers)} of {len(exam.servers)} masters cannot be reached at the address that the "
@@ -170,10 +176,6 @@ async def check_partitions(exam: Examination) -> list[Finding]:
             f"stop them, delete the key (redis-cli -c UNLINK '{key}'), and start them.",
         )
     ]
-
-
-def _address(address: tuple[str, int]) -> str:
-    return f"{address[0]}:{address[1]}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from . import (
     nodes,
     permissions,
     roundtrips,
+    sentinels,
     settings,
     versions,
 )
@@ -41,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     *versions.CHECKS,
     *masters.CHECKS,
     *nodes.CHECKS,
+    *sentinels.CHECKS,
     *permissions.CHECKS,
     *limits.CHECKS,
     *cluster.CHECKS,

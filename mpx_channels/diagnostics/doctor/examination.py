@@ -18,7 +18,7 @@ from .findings import Finding, Level, not_looked_at, problem, skipped
 from .layout import Layout
 from .probe import Forbidden, Probe, cause_of
 
-__all__ = ["Check", "Examination", "ProjectCheck", "Row", "Server", "ServerCheck"]
+__all__ = ["Check", "Examination", "ProjectCheck", "Row", "Server", "ServerCheck", "not_shown"]
 
 # Seconds that a check has as a whole: one that hangs must not keep the others from being run.
 LONGEST = 20.0
@@ -72,7 +72,7 @@ class Server:
         self.failed: dict[str, str] = {}
         # Whether its ACL refuses patterns that it does not have word for word.
         self.only_literal_patterns = False
-        self.user = self.probe.user or "default"
+        self.user = self.probe.user or ("USER" if self.probe.has_provider else "default")
         # Those that it has as the master of a cluster.
         self.slots: Sequence[range] = ()
         self._info: dict[str, str] | None = None
@@ -87,7 +87,7 @@ class Server:
 
     async def hello(self) -> dict[str, str]:
         """What HELLO tells, which no ACL forbids: server, version, role, mode."""
-        reply = await self.probe.ask("", "HELLO")
+        reply = await self.probe.ask("+hello", "HELLO")
         pairs = reply.items() if isinstance(reply, dict) else zip(*[iter(reply)] * 2, strict=False)
         return {_text(key): _text(value) for key, value in pairs}
 
@@ -138,7 +138,7 @@ class Examination:
                 assert isinstance(check, ProjectCheck)
                 return await check.run(self)
         except Forbidden as error:
-            return [_not_shown(error, server)]
+            return [not_shown(error, server)]
         except (CommandRefused, ResponseError) as error:
             return [
                 problem(
@@ -192,7 +192,8 @@ class ServerCheck(Check):
     run: Callable[[Server], Awaitable[list[Finding]]] = field(kw_only=True)
 
 
-def _not_shown(error: Forbidden, server: Server | None) -> Finding:
+def not_shown(error: Forbidden, server: Server | None) -> Finding:
+    """What could not be looked at, and why."""
     if error.unknown:
         return skipped(
             f"the server does not have this command, or disabled it ({error.command})", folded=True

@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 
 from mpx_channels.diagnostics.pages import page
 from mpx_channels.diagnostics.values import milliseconds
+from mpx_channels.multiplexer.tls import host_and_port
 
 from .examination import Check, Server, ServerCheck
 from .findings import Finding, info, ok, problem, warning
@@ -20,6 +21,8 @@ from .probe import Forbidden
 __all__ = ["CHECKS", "is_local"]
 
 OLDEST_REDIS = (6, 2)
+# What Redis says from 7.0 on of whom it forbids a command.
+NAMED = re.compile(r"User (\S+) has no permissions")
 # PINGs that the round trip is measured with.
 PINGS = 20
 # Seconds: a median above this is a server far away, or one that has too much to do.
@@ -54,8 +57,12 @@ async def check_login(server: Server) -> list[Finding]:
             pass  # such as for want of +ping, which is said elsewhere
     if server.login_error is not None:
         return [_refused(server, server.login_error)]
-    with contextlib.suppress(Forbidden):  # the name in the settings will do
+    try:
         server.user = (await server.probe.ask("+acl|whoami", "ACL", "WHOAMI")).decode()
+    except Forbidden as error:
+        # The name in the settings will do. Of one that a provider gave, the refusal has it.
+        if server.probe.has_provider and (named := NAMED.search(str(error.__cause__))):
+            server.user = named[1]
     findings = [ok(f"logged in as {server.user!r}")]
     address = server.probe.address
     if address is None or is_local(address):
@@ -81,6 +88,12 @@ async def check_login(server: Server) -> list[Finding]:
 
 
 def _refused(server: Server, error: AuthenticationError) -> Finding:
+    if server.probe.has_provider:
+        return problem(
+            f"what the credential_provider in hosts returned is refused: {error}",
+            todo="See what it returns: a user and its password, or a password alone; and the user "
+            "on the server (ACL SETUSER).",
+        )
     if server.probe.has_credentials:
         return problem(
             f"the password of the user {server.user!r} is refused: {error}",
@@ -134,7 +147,7 @@ async def check_role(server: Server) -> list[Finding]:
         role = facts.get("role", "master")
         # Redis' name for it, and that of Valkey from 9 on.
         mode = facts.get("redis_mode") or facts.get("server_mode") or "standalone"
-        master = f"{facts.get('master_host', '?')}:{facts.get('master_port', '?')}"
+        master = host_and_port(facts.get("master_host", "?"), facts.get("master_port", "?"))
     except Forbidden:
         facts = await server.hello()
         role, mode = facts.get("role", "master"), facts.get("mode", "standalone")

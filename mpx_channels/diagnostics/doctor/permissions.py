@@ -15,7 +15,7 @@ from itertools import count
 
 from redis.exceptions import ResponseError
 
-from mpx_channels.multiplexer import escape_glob
+from mpx_channels.multiplexer import SentinelNode, escape_glob
 from mpx_channels.multiplexer.slots import slot_of
 
 from .examination import Check, Server, ServerCheck
@@ -85,13 +85,13 @@ NOT_IN_CLUSTER = ("blpop",)
 # and a rule for it would be refused by Redis before 7.2, which has no such command.
 HANDSHAKE = ("select", "client|setname")
 # What the engine asks behind Sentinels; where it may not, their word has to do.
-BEHIND_SENTINELS = ("role",)
+ROLE = Use("knowing that what the Sentinels name is the master", ("role",), Level.WARNING)
 
 
-def uses(cluster: bool = False, sharded: bool = True) -> tuple[Use, ...]:
-    """What a layer uses on a server, or in a cluster."""
+def uses(cluster: bool = False, sharded: bool = True, sentinels: bool = False) -> tuple[Use, ...]:
+    """What a layer uses on a server, behind Sentinels or not, or in a cluster."""
     if not cluster:
-        return NEEDED
+        return (*NEEDED, ROLE) if sentinels else NEEDED
     core = (*IN_CLUSTER[:1], *SHARDED[:1]) if sharded else IN_CLUSTER[:1]
     rest = (*IN_CLUSTER[1:], *(SHARDED[1:] if sharded else CLASSIC))
     common = [
@@ -101,9 +101,9 @@ def uses(cluster: bool = False, sharded: bool = True) -> tuple[Use, ...]:
     return (*core, *common, *rest)
 
 
-def commands(cluster: bool = False, sharded: bool = True) -> list[str]:
+def commands(cluster: bool = False, sharded: bool = True, sentinels: bool = False) -> list[str]:
     """All commands of `uses`, each once."""
-    every = (command for use in uses(cluster, sharded) for command in use.commands)
+    every = (command for use in uses(cluster, sharded, sentinels) for command in use.commands)
     return list(dict.fromkeys(every))
 
 
@@ -123,7 +123,7 @@ def acl_rules(prefix: str, *, cluster: bool = False, sharded: bool = True) -> st
     For ``ACL SETUSER name on >password`` before it. Those for a cluster are for each of its nodes,
     and with ``sharded`` channels for Redis from 7.0 on.
     """
-    connecting = HANDSHAKE[1:] if cluster else (*HANDSHAKE, *BEHIND_SENTINELS)
+    connecting = HANDSHAKE[1:] if cluster else (*HANDSHAKE, *ROLE.commands)
     allowed = " ".join(f"+{command}" for command in (*commands(cluster, sharded), *connecting))
     return f"resetkeys {keys_rule(prefix)} resetchannels {channels_rule(prefix)} -@all {allowed}"
 
@@ -177,6 +177,8 @@ async def try_everything(server: Server) -> tuple[Refusals, bool]:
     keys = [each for each in _on_keys(queue, wake) if not cluster or each[0] not in NOT_IN_CLUSTER]
     for command, words in (*keys, *_on_history(*history), *_on_presence(*presence)):
         await attempt(probe, command, *words)
+    if isinstance(server.node, SentinelNode):
+        await attempt(probe, "role")
     if cluster:
         for command in ("asking", "cluster|slots", "cluster|nodes", "cluster|myid"):
             await attempt(probe, command)
@@ -274,7 +276,7 @@ async def check_permissions(server: Server) -> list[Finding]:
     refusals, server.only_literal_patterns = await try_everything(server)
     config = server.config
     prefix, user = config.prefix, server.user
-    of_cluster = (config.cluster, config.sharded_pubsub)
+    of_this = (config.cluster, config.sharded_pubsub, isinstance(server.node, SentinelNode))
     findings = []
     for kind, refused, rule in (
         ("channels", refusals.channels, channels_rule(prefix)),
@@ -294,16 +296,16 @@ async def check_permissions(server: Server) -> list[Finding]:
     findings += _missing(
         f"the user {user!r} may not",
         refusals.commands,
-        uses(*of_cluster),
+        uses(*of_this),
         lambda rules: f"ACL SETUSER {user} {rules}",
     )
     findings += _missing(
         "the server does not know",
         refusals.unknown,
-        uses(*of_cluster),
+        uses(*of_this),
         lambda rules: "Look for rename-command in the server's configuration; no ACL helps here.",
     )
-    if findings:
+    if refusals.commands or refusals.keys or refusals.channels:
         findings.append(
             Finding(
                 Level.INFO,
@@ -312,10 +314,8 @@ async def check_permissions(server: Server) -> list[Finding]:
                 + acl_rules(prefix, cluster=config.cluster, sharded=config.sharded_pubsub),
             )
         )
-    else:
-        findings.append(
-            ok(f"{user!r} may run all {len(commands(*of_cluster))} commands of the layer")
-        )
+    elif not findings:
+        findings.append(ok(f"{user!r} may run all {len(commands(*of_this))} commands of the layer"))
     if server.only_literal_patterns and "psubscribe" not in (
         *refusals.commands,
         *refusals.channels,

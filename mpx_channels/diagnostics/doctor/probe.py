@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from mpx_channels.diagnostics.pages import page
 from mpx_channels.multiplexer.exceptions import describe
 from mpx_channels.multiplexer.tls import look_closer
 from mpx_channels.multiplexer.topology import Node
@@ -63,6 +64,11 @@ class Probe:
         """Whether the settings have a password, or something that provides one."""
         names = ("password", "credential_provider")
         return any(getattr(self._connection, name, None) for name in names)
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether they have something that provides one."""
+        return getattr(self._connection, "credential_provider", None) is not None
 
     @property
     def protocol(self) -> str:
@@ -144,6 +150,14 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     text = describe(error)
+    if "no Sentinel knows" in text:
+        # And what each of them said, which are words that mean something else below.
+        return text, (
+            "Start the Sentinels, or correct sentinels, master_name and sentinel_kwargs in hosts; "
+            f"what their user needs: {page('acl', 'sentinel')}"
+        )
+    if "refused the command" in text:
+        return text, "See 'ACL permissions' above, and the server's log."
     # What was raised last hides what it was raised for.
     for each in reversed(chain):
         if isinstance(each, ConnectionRefusedError):
@@ -186,8 +200,6 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         )
     if any(isinstance(each, AuthenticationError) for each in chain):
         return f"the server refuses the login ({text})", "Correct the password in hosts."
-    if "no Sentinel knows" in text:
-        return text, "Start the Sentinels, or correct sentinels and master_name in hosts."
     if isinstance(error, RedisError | OSError):
         return text, "See the server's log; something other than Redis may listen there."
     return f"{type(error).__name__}: {text}", "Correct the options of hosts."

@@ -26,7 +26,7 @@ from .publisher import ClusterPublisher
 from .publishers import ClusterPublishers
 from .subscribers import ClusterSubscribers
 from .topology import ClusterTopology
-from .view import Remap
+from .view import Remap, WrongRemap, remapped
 
 __all__ = ["Detours"]
 
@@ -145,7 +145,14 @@ class Detours:
             route.came_back(sent, turn)
         elif asked and not moved:
             assert isinstance(error, redis.exceptions.AskError)
-            self._helper(error, slot).take_over([sent], asking=True)
+            try:
+                helper = self._helper(error, slot)
+            except WrongRemap as wrong:
+                # Of this one alone: the connection that says so is well.
+                if not sent.future.done():
+                    sent.future.set_exception(wrong)
+            else:
+                helper.take_over([sent], asking=True)
         elif moved:
             self._divert(route, {slot}).came_back(sent, turn)
             self.pace.soon(route.link.node)
@@ -194,7 +201,7 @@ class Detours:
     def _helper(self, error: redis.exceptions.AskError, slot: int) -> ClusterPublisher:
         """The publisher of the node that a slot is on its way to."""
         address = error.host or self._topology.owner(slot).endpoint[0], error.port
-        node = self._topology.at(address if self._remap is None else self._remap(address))
+        node = self._topology.at(remapped(self._remap, address))
         if node not in self._publishers:
             self._publishers.add(node).start()
         return self._publishers.of(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ..exceptions import CommandRefused, NotConnected
+from ..topology import port_number
 
-__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "view_of"]
+__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "WrongRemap", "remapped", "view_of"]
 
 # To be asked together: the epochs are those of the moment when the slots were so.
 QUESTIONS = ((b"CLUSTER", b"SLOTS"), (b"CLUSTER", b"NODES"))
@@ -42,11 +44,33 @@ class View:
     shares: tuple[Share, ...]
 
 
+class WrongRemap(NotConnected):
+    """``address_remap`` raised, or returned what is no address."""
+
+
+def remapped(remap: Remap | None, announced: Address) -> Address:
+    """Where the node that announces an address is reached; raises `WrongRemap`."""
+    if remap is None:
+        return announced
+    try:
+        found: Any = remap(announced)
+    except Exception as error:  # whatever a function of somebody else's raises
+        raise WrongRemap(f"address_remap raised {error!r} for {announced!r}") from error
+    match found:
+        case [str(host), int() | str() as port]:
+            with contextlib.suppress(ValueError):
+                return host, port_number(port)
+    raise WrongRemap(
+        f"address_remap must return (host, port), such as ('10.0.0.1', 6379), and returned "
+        f"{found!r} for {announced!r}"
+    )
+
+
 def view_of(answers: Sequence[Any], asked: Address, name: str, remap: Remap | None) -> View:
     """What the node at `asked` has answered, or the errors, to `QUESTIONS`.
 
     Raises `NotConnected` for what is no cluster's, or one without slots, and the error that the
-    first one got, if it got one.
+    first one got, if it got one; `WrongRemap` for what `remap` does.
 
     Where the ACL forbids CLUSTER NODES, all epochs are 0, and whoever answers last is believed.
     """
@@ -78,9 +102,7 @@ def _shares(
         host, port, *more = master
         # An empty host, or none: the node does not know its own, or its clients are to keep theirs.
         text = host.decode() if host else ""
-        address: Address = (text if text and text != "?" else asked[0], int(port))
-        if remap is not None:
-            address = remap(address)
+        address = remapped(remap, (text if text and text != "?" else asked[0], int(port)))
         epoch = epochs.get(more[0], 0) if more else 0
         shares.append(Share(int(first), int(last), address, epoch))
     return sorted(shares, key=lambda share: share.first)

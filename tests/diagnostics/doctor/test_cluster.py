@@ -107,6 +107,18 @@ async def test_a_cluster_that_config_knows_nothing_of(config: dict[str, Any]) ->
     assert of(rows, "masters") == []
 
 
+async def test_what_may_not_be_asked_hides_nothing_else(user: User) -> None:
+    """CLUSTER INFO, which a user with the layer's rules may not: INFO says that it is a cluster."""
+    for rule, others in (("+cluster|info", " of 3 nodes, of which"), ("-cluster|info", "")):
+        user.set(acl_rules(user.prefix), rule)
+        rows = await examine({**user.config, "cluster": False}, "cluster")
+        (warned,) = [row for row in of(rows, "cluster") if row.finding.level == Level.WARNING]
+        assert warned.finding.found.startswith(f"a cluster{others}")
+        assert "Set 'cluster': True" in warned.finding.todo
+        unseen = [row for row in of(rows, "cluster") if row.finding.level == Level.SKIPPED]
+        assert len(unseen) == (rule == "-cluster|info")
+
+
 async def test_a_server_that_is_none(redis_url: str) -> None:
     rows = await examine({"hosts": [redis_url], "cluster": True})
     (row,) = of(rows, "masters")
@@ -129,6 +141,46 @@ async def test_seeds_that_are_away(config: dict[str, Any]) -> None:
         assert row.node in gone
 
 
+async def test_seeds_that_are_of_no_use(config: dict[str, Any], redis_url: str) -> None:
+    """Wherever they stand in hosts: a process begins with the one that is good."""
+    gone = f"redis://127.0.0.1:{free_port()}"
+    for hosts in ([*config["hosts"], redis_url, gone], [redis_url, gone, *config["hosts"]]):
+        rows = await examine({**config, "hosts": hosts})
+        findings = [row.finding for row in of(rows, "masters")]
+        assert [each.level for each in findings] == [Level.OK, Level.WARNING, Level.WARNING]
+        said = {url: each for url in (redis_url, gone) for each in findings if url in each.found}
+        assert "is no node of a cluster" in said[redis_url].found
+        assert "does not answer: the connection was refused" in said[gone].found
+        # And the masters are looked at.
+        assert one(rows, "groups")[0] == Level.OK
+
+
+async def test_a_user_of_some_nodes_only(user: User, cluster: Cluster, prefix: str) -> None:
+    """A seed that is a master is looked at as such: what it refuses is said once."""
+    user.set(acl_rules(prefix, cluster=True))
+    first, second = cluster.masters[:2]
+    first.ask("ACL", "SETUSER", USER, "-cluster|slots")
+    seeds = [each.url.replace("://", f"://{USER}:secret@") for each in (first, second)]
+    rows = await examine({**user.config, "hosts": seeds}, "masters", "permissions")
+    assert one(rows, "masters")[0] == Level.OK
+    (refused,) = [row for row in of(rows, "permissions") if row.finding.level == Level.PROBLEM]
+    assert (refused.node, refused.finding.todo) == (
+        first.url,
+        f"ACL SETUSER {USER} +cluster|slots",
+    )
+
+
+async def test_the_first_seed_has_the_options_of_all(user: User, cluster: Cluster) -> None:
+    """The layer connects to all masters with these, whichever seed it has asked."""
+    user.set(acl_rules(user.prefix, cluster=True))
+    (good,) = user.config["hosts"]
+    wrong = cluster.seeds[1].replace("redis://", f"redis://{USER}:wrong@")
+    rows = await examine({**user.config, "hosts": [wrong, good]}, "masters", "login")
+    assert one(rows, "masters")[0] == Level.OK
+    logins = {row.node: row.finding.level for row in of(rows, "login")}
+    assert logins == dict.fromkeys(cluster.seeds, Level.PROBLEM)
+
+
 async def test_addresses_that_cannot_be_reached(config: dict[str, Any], cluster: Cluster) -> None:
     port = free_port()
     second = cluster.masters[1]
@@ -141,6 +193,17 @@ async def test_addresses_that_cannot_be_reached(config: dict[str, Any], cluster:
     assert problem.level == Level.PROBLEM
     assert f"127.0.0.1:{port} (announced as 127.0.0.1:{second.announced})" in problem.found
     assert "address_remap" in problem.todo
+
+
+async def test_a_remap_that_is_wrong(config: dict[str, Any]) -> None:
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        raise LookupError("who is that?")
+
+    rows = await examine({**config, "address_remap": remap}, "masters", "connect")
+    level, found = one(rows, "masters")
+    assert (level, found.startswith("address_remap raised LookupError")) == (Level.PROBLEM, True)
+    # What would only fail in other words is not tried.
+    assert one(rows, "connect")[0] == Level.SKIPPED
 
 
 async def test_slots_without_a_master(own_cluster: Cluster, prefix: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from redis.credentials import CredentialProvider
 
 from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.doctor.nodes import is_local
@@ -18,6 +19,8 @@ from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer.topology import Node
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy, free_port
+from tests.sentinels import Sentinels
+from tests.servers import major_version
 
 from .examine import examine, of, one, worst
 
@@ -135,6 +138,32 @@ async def test_a_wrong_password(server_alone: RestartableServer) -> None:
     assert one(rows, "login") == (Level.OK, "logged in as 'default'")
 
 
+class Vault(CredentialProvider):
+    def get_credentials(self) -> tuple[str, str]:
+        return "nobody", "hush"
+
+
+async def test_a_provider_that_is_wrong(server_alone: RestartableServer) -> None:
+    host = {"address": server_alone.url, "credential_provider": Vault()}
+    (row,) = of(await examine({"hosts": [host]}, "login"), "login")
+    assert row.finding.level == Level.PROBLEM
+    assert row.finding.found.startswith("what the credential_provider in hosts returned is refused")
+    assert "hush" not in str(row.as_json())
+
+
+async def test_a_user_whom_a_provider_names(server_alone: RestartableServer) -> None:
+    """It is no rule of the default user's that is missing."""
+    with server_alone.client() as admin:
+        rules = ("~*", "&*", "+@all", "-acl", "-config|get")
+        admin.execute_command("ACL", "SETUSER", "nobody", "on", ">hush", *rules)
+    host = {"address": server_alone.url, "credential_provider": Vault()}
+    rows = await examine({"hosts": [host]}, "login", "timeout")
+    # Before 7.0 Redis does not say whom it forbids something.
+    user = "USER" if major_version() < 7 else "nobody"
+    assert one(rows, "login") == (Level.OK, f"logged in as {user!r}")
+    assert of(rows, "timeout")[0].finding.todo.startswith(f"ACL SETUSER {user} +config|get ")
+
+
 async def test_no_password_on_another_machine(server_alone: RestartableServer) -> None:
     configure(server_alone, bind="0.0.0.0", protected_mode="no")
     # For Linux another name of this machine, for us none that is surely local.
@@ -207,6 +236,20 @@ async def test_no_sentinel_answers() -> None:
     assert row.finding.level is Level.PROBLEM
     assert "no Sentinel knows a master of 'mymaster'" in row.finding.found
     assert "Sentinels" in row.finding.todo
+
+
+async def test_what_sentinels_say_is_no_word_of_the_server(session_sentinels: Sentinels) -> None:
+    """A user of theirs who may not ask: it is no rule of the server's that is missing."""
+    known = {"username": "nobody", "password": "secret"}
+    with redis.Redis(port=session_sentinels.ports[0]) as sentinel:
+        sentinel.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "-@all")
+        host = {**session_sentinels.host, "sentinel_kwargs": known}
+        (row,) = of(await examine({"hosts": [host]}, "reachable"), "reachable")
+        sentinel.execute_command("ACL", "DELUSER", "nobody")
+    assert "cannot be reached: no Sentinel knows a master of" in row.finding.found
+    assert "permissions" in row.finding.found
+    assert "sentinel_kwargs" in row.finding.todo
+    assert "+select" not in row.finding.todo
 
 
 async def test_a_sentinel(proxy: Proxy) -> None:

@@ -25,6 +25,7 @@ from mpx_channels.diagnostics.doctor.permissions import (
 )
 from mpx_channels.layer import MpxChannelLayer
 from tests.proxy import Proxy
+from tests.sentinels import Sentinels
 
 from ..conftest import ROOT, MakeProject, Project
 from .examine import examine, of, one, worst
@@ -236,6 +237,24 @@ def test_the_rules_are_in_the_documentation() -> None:
     for use in NEEDED:
         named = re.findall("`([^`]+)`", table[use.what])
         assert [name.replace("\\|", "|") for name in named] == list(use.commands)
+
+
+async def test_behind_sentinels(session_sentinels: Sentinels, prefix: str) -> None:
+    master = session_sentinels.master
+    host = {**session_sentinels.host, "username": USER, "password": "secret"}
+    with master.client() as admin:
+        for rule in ("+role", "-role"):
+            words = [*acl_rules(prefix).split(), rule]
+            admin.execute_command("ACL", "SETUSER", USER, "reset", "on", ">secret", *words)
+            rows = await examine({"hosts": [host], "prefix": prefix}, "permissions")
+            refused = [row for row in of(rows, "permissions") if row.finding.level == Level.WARNING]
+            if rule == "+role":
+                assert refused == []
+            else:
+                (row,) = refused
+                assert row.finding.todo == f"ACL SETUSER {USER} +role"
+                assert "what the Sentinels name is the master" in row.finding.why
+        admin.acl_deluser(USER)
 
 
 async def test_no_handshake_rule_is_superfluous(user: User) -> None:

@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
 from mpx_channels.multiplexer.cluster import scout
 from mpx_channels.multiplexer.cluster.agreement import Agreement
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
-from tests.clusters import Cluster
+from tests.clusters import Cluster, slot_of
 from tests.conftest import RestartableServer, eventually
 from tests.proxy import Proxy, free_port
 
@@ -114,6 +115,56 @@ async def test_a_remap_that_raises_is_said_and_tried_again(cluster: Cluster, new
         await mpx.wait_connected(0.5)
     broken = False
     await mpx.wait_connected(30)
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "10.0.0.1:6379", ("10.0.0.1",), (None, 1), ("10.0.0.1", 0), {}], ids=repr
+)
+async def test_what_is_no_address_is_said(cluster: Cluster, new: New, returned: Any) -> None:
+    mpx = new(cluster, address_remap=lambda address: returned)
+    await mpx.start()
+    says = rf"address_remap must return \(host, port\), .* and returned {re.escape(repr(returned))}"
+    with pytest.raises(NotConnected, match=says):
+        await mpx.wait_connected(0.5)
+
+
+async def test_addresses_of_other_types(cluster: Cluster, new: New) -> None:
+    mpx = new(cluster, address_remap=lambda address: [address[0], str(address[1])])
+    await mpx.start()
+    await mpx.wait_connected(30)
+    assert {str(node) for node in mpx.nodes} == set(cluster.seeds)
+    assert await mpx.publish("any", b"x") == 0
+
+
+async def test_a_remap_that_raises_of_a_slot_on_its_way(cluster: Cluster, new: New) -> None:
+    """ASK names a node: the command fails, and the connection that it came over stays."""
+    broken = False
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        if broken:
+            raise LookupError("who is that?")
+        return address
+
+    mpx = new(cluster, address_remap=remap)
+    await mpx.start()
+    await mpx.wait_connected(30)
+    key = b"on-its-way"
+    source = cluster.master_of(key)
+    target = next(node for node in cluster.masters if node is not source)
+    steps = cluster.migrating(slot_of(key), target)
+    for step in steps:
+        if step == "migrating":
+            break
+    try:
+        broken = True
+        with pytest.raises(NotConnected, match="address_remap raised LookupError"):
+            await mpx.command(b"GET", key)
+        assert mpx.stats().reconnects == 0
+        broken = False
+        assert await mpx.command(b"GET", key) is None
+    finally:
+        list(steps)
+        cluster.migrate_slot(slot_of(key), source)
 
 
 async def test_a_cluster_of_one(lonely: Cluster, traffic: Start) -> None:
