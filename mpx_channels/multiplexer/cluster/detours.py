@@ -11,7 +11,7 @@ import redis.exceptions
 
 from ..closed_loops import forget_task
 from ..counters import EngineCounters
-from ..exceptions import MultiplexerStopped, NotConnected
+from ..exceptions import ConnectionLost, MultiplexerStopped, NotConnected
 from ..packing import key_of, unpack
 from ..publisher import Sent
 from ..refusals import slot_moved
@@ -26,7 +26,7 @@ from .publisher import ClusterPublisher
 from .publishers import ClusterPublishers
 from .subscribers import ClusterSubscribers
 from .topology import ClusterTopology
-from .view import Remap
+from .view import Remap, announced, remapped
 
 __all__ = ["Detours"]
 
@@ -144,7 +144,11 @@ class Detours:
             route.came_back(sent, turn)
         elif asked and not moved:
             assert isinstance(error, redis.exceptions.AskError)
-            self._helper(error, slot).take_over([sent], asking=True)
+            try:
+                self._helper(error, slot).take_over([sent], asking=True)
+            except NotConnected as nowhere:
+                class_ = ConnectionLost if sent.in_doubt else NotConnected
+                sent.future.set_exception(class_(str(nowhere)))
         elif moved:
             self._divert(route, {slot}).came_back(sent, turn)
             self.pace.soon(route.link.node)
@@ -182,9 +186,9 @@ class Detours:
         return found
 
     def _helper(self, error: redis.exceptions.AskError, slot: int) -> ClusterPublisher:
-        """The publisher of the node that a slot is on its way to."""
-        address = error.host or self._topology.owner(slot).endpoint[0], error.port
-        node = self._topology.at(address if self._remap is None else self._remap(address))
+        """The publisher of the node that a slot is on its way to; raises as `remapped`."""
+        told = announced(error.host, error.port, self._topology.owner(slot).endpoint)
+        node = self._topology.at(remapped(told, self._remap))
         if node not in self._publishers:
             self._publishers.add(node).start()
         return self._publishers.of(node)

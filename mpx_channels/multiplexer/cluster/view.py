@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from ..exceptions import CommandRefused, NotConnected
 
-__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "view_of"]
+__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "announced", "remapped", "view_of"]
 
 # To be asked together: the epochs are those of the moment when the slots were so.
 QUESTIONS = ((b"CLUSTER", b"SLOTS"), (b"CLUSTER", b"NODES"))
@@ -40,6 +40,31 @@ class View:
 
     seen_from: str
     shares: tuple[Share, ...]
+
+
+def announced(host: str, port: int, asked: Address) -> Address:
+    """The address in a node's answer; ``asked`` is that of the node, for want of another host.
+
+    An empty host, or none: the node does not know its own, or its clients are to keep theirs.
+    """
+    return (host if host and host != "?" else asked[0], port)
+
+
+def remapped(address: Address, remap: Remap | None) -> Address:
+    """Where the node that announces this is reached; raises `NotConnected` for what is nowhere."""
+    if remap is None:
+        return address
+    try:
+        given: Any = remap(address)
+    except Exception as error:
+        raise NotConnected(f"address_remap raised {error!r} for {address}") from error
+    try:
+        host, port = given
+        if isinstance(host, str) and host and 0 < int(port) < 65536:
+            return host, int(port)
+    except (TypeError, ValueError):
+        pass
+    raise NotConnected(f"address_remap returned {given!r} for {address}, and not (host, port)")
 
 
 def view_of(answers: Sequence[Any], asked: Address, name: str, remap: Remap | None) -> View:
@@ -74,13 +99,13 @@ def _shares(
     slots: Sequence[Any], epochs: Mapping[bytes, int], asked: Address, remap: Remap | None
 ) -> list[Share]:
     shares = []
+    at: dict[Address, Address] = {}
     for first, last, master, *_ in slots:
         host, port, *more = master
-        # An empty host, or none: the node does not know its own, or its clients are to keep theirs.
-        text = host.decode() if host else ""
-        address: Address = (text if text and text != "?" else asked[0], int(port))
-        if remap is not None:
-            address = remap(address)
+        told = announced(host.decode() if host else "", int(port), asked)
+        address = remapped(told, remap)
+        if (other := at.setdefault(address, told)) != told:
+            raise NotConnected(f"address_remap returned {address} for both {other} and {told}")
         epoch = epochs.get(more[0], 0) if more else 0
         shares.append(Share(int(first), int(last), address, epoch))
     return sorted(shares, key=lambda share: share.first)
