@@ -46,10 +46,11 @@ async def ask_for_layout(
     """Ask the node at an address by `ask`, which sends a command, for CLUSTER SLOTS; raises as
     that, and as `remapped`."""
     masters: dict[Address, Master] = {}
+    taken: dict[Address, Address] = {}
     for first, last, master, *replicas in await ask("CLUSTER", "SLOTS"):
         host = master[0].decode() if master[0] else ""
         told = announced(host, int(master[1]), asked)
-        address = remapped(told, remap)
+        address = remapped(told, remap, taken)
         known = masters.setdefault(address, Master(address, told, len(replicas)))
         known.slots.append(range(int(first), int(last) + 1))
     ordered = sorted(masters.values(), key=lambda each: min(span.start for span in each.slots))

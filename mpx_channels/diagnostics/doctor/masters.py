@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from redis.exceptions import AuthenticationError, ResponseError
 
+from mpx_channels.multiplexer import NotConnected
+
 from .examination import Check, Examination, ProjectCheck, Server
 from .findings import Finding, ok, problem, warning
 from .layout import Layout, ask_for_layout
@@ -30,6 +32,8 @@ async def check_masters(exam: Examination) -> list[Finding]:
             away[str(seed.node)] = str(error)
         except ResponseError as error:
             return [_refused(seed, error)]
+        except NotConnected as error:  # of what is ours here
+            return [_nowhere(seed, error)]
         except Exception as error:  # whatever connecting raises
             away[str(seed.node)], _ = await seed.probe.why(error)
         else:
@@ -79,6 +83,15 @@ def _refused(seed: Server, error: ResponseError) -> Finding:
         f"{seed.node} is no node of a cluster: {error}",
         "CONFIG has 'cluster': True, so the layer asks for the masters, and finds none.",
         "Name nodes of a cluster in hosts, or leave 'cluster' out of CONFIG.",
+    )
+
+
+def _nowhere(seed: Server, error: NotConnected) -> Finding:
+    return problem(
+        f"{error}, as {seed.node} announces it",
+        "The layer connects to the masters at what address_remap in CONFIG makes of the addresses "
+        "that they announce, and to none if it fails for one.",
+        "Have it return a (host, port) for every address, one that this machine reaches.",
     )
 
 

@@ -188,7 +188,7 @@ class Detours:
     def _helper(self, error: redis.exceptions.AskError, slot: int) -> ClusterPublisher:
         """The publisher of the node that a slot is on its way to; raises as `remapped`."""
         told = announced(error.host, error.port, self._topology.owner(slot).endpoint)
-        node = self._topology.at(remapped(told, self._remap))
+        node = self._topology.at(remapped(told, self._remap, {}))
         if node not in self._publishers:
             self._publishers.add(node).start()
         return self._publishers.of(node)

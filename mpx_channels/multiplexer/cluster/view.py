@@ -50,8 +50,12 @@ def announced(host: str, port: int, asked: Address) -> Address:
     return (host if host and host != "?" else asked[0], port)
 
 
-def remapped(address: Address, remap: Remap | None) -> Address:
-    """Where the node that announces this is reached; raises `NotConnected` for what is nowhere."""
+def remapped(address: Address, remap: Remap | None, taken: dict[Address, Address]) -> Address:
+    """Where the node that announces an address is reached.
+
+    ``taken``: what nodes announce that were looked at before, by where they are. Raises
+    `NotConnected` for what is no address, or that of another node.
+    """
     if remap is None:
         return address
     try:
@@ -60,11 +64,14 @@ def remapped(address: Address, remap: Remap | None) -> Address:
         raise NotConnected(f"address_remap raised {error!r} for {address}") from error
     try:
         host, port = given
-        if isinstance(host, str) and host and 0 < int(port) < 65536:
-            return host, int(port)
+        found: Address | None = (host, int(port))
     except (TypeError, ValueError):
-        pass
-    raise NotConnected(f"address_remap returned {given!r} for {address}, and not (host, port)")
+        found = None
+    if found is None or not isinstance(found[0], str) or not found[0] or not 0 < found[1] < 65536:
+        raise NotConnected(f"address_remap returned {given!r} for {address}, and not (host, port)")
+    if (other := taken.setdefault(found, address)) != address:
+        raise NotConnected(f"address_remap returned {found} for both {other} and {address}")
+    return found
 
 
 def view_of(answers: Sequence[Any], asked: Address, name: str, remap: Remap | None) -> View:
@@ -99,13 +106,11 @@ def _shares(
     slots: Sequence[Any], epochs: Mapping[bytes, int], asked: Address, remap: Remap | None
 ) -> list[Share]:
     shares = []
-    at: dict[Address, Address] = {}
+    taken: dict[Address, Address] = {}
     for first, last, master, *_ in slots:
         host, port, *more = master
         told = announced(host.decode() if host else "", int(port), asked)
-        address = remapped(told, remap)
-        if (other := at.setdefault(address, told)) != told:
-            raise NotConnected(f"address_remap returned {address} for both {other} and {told}")
+        address = remapped(told, remap, taken)
         epoch = epochs.get(more[0], 0) if more else 0
         shares.append(Share(int(first), int(last), address, epoch))
     return sorted(shares, key=lambda share: share.first)
