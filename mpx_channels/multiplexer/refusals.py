@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import redis.exceptions
 
-__all__ = ["Refused", "doubling", "is_transient", "kind_of", "slot_moved"]
+__all__ = ["Refused", "doubling", "explained", "is_transient", "kind_of", "slot_moved"]
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -50,6 +50,15 @@ def is_transient(error: BaseException | None) -> bool:
 def slot_moved(error: BaseException | None) -> int | None:
     """The slot that a cluster's node says to be another's, by MOVED; None for any other error."""
     return error.slot_id if isinstance(error, redis.exceptions.MovedError) else None
+
+
+def explained(error: BaseException) -> str:
+    """The text of an error, with what it means where it is a cluster's and we know of none."""
+    # redis-py leaves MOVED and ASK out of the text, and has one for the other.
+    clusters = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError)
+    if isinstance(error, clusters):
+        return f"{error} (it is a node of a cluster: set 'cluster': True in CONFIG)"
+    return str(error)
 
 
 def doubling(attempts: int) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mpx_channels.multiplexer import CommandRefused, NotConnected
+from mpx_channels.multiplexer import CommandRefused, Multiplexer, NotConnected
 from mpx_channels.multiplexer.cluster import pace
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from mpx_channels.multiplexer.scripts import FrequentScript
@@ -143,6 +143,19 @@ async def test_asked_for_a_node_that_says_no_host(kind: str, server: object, new
             pass
         assert await append(mpx, "{a}new", 1) == 1
         assert len(mpx.nodes) == len(running.masters)
+
+
+async def test_whoever_takes_a_node_for_a_server_is_told(cluster: Cluster) -> None:
+    _, other = two(cluster, "{a}")
+    mpx = Multiplexer(other.url)
+    await mpx.start()
+    try:
+        for keys in ([b"{a}"], [b"{a}", b"{b}"]):
+            words = (b"EVAL", APPEND, b"%d" % len(keys), *keys, b"x")
+            with pytest.raises(CommandRefused, match="it is a node of a cluster: set 'cluster'"):
+                await mpx.command(*words)
+    finally:
+        await mpx.stop()
 
 
 async def test_try_again(cluster: Cluster, new: New) -> None:
