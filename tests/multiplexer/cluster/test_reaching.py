@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
+from mpx_channels.multiplexer.cluster import pace
 from mpx_channels.multiplexer.cluster.agreement import Agreement
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from tests.clusters import Cluster
@@ -252,6 +253,25 @@ async def test_another_number_is_noted(cluster: Cluster, new: New) -> None:
     await other.start()
     await asyncio.wait_for(late.wait_for_activation("late"), 30)
     cluster.master_of("agreed").ask("DEL", "agreed")
+
+
+async def test_a_number_that_got_lost_is_noted_again(
+    cluster: Cluster, new: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else whoever comes then could have another one."""
+    monkeypatch.setattr(pace, "EVERY", 0.05)
+    mpx = new(cluster, agreement=Agreement("kept", "1", what="the number", todo="choose one"))
+    await mpx.start()
+    await mpx.wait_connected(30)
+    master = cluster.master_of("kept")
+    master.ask("DEL", "kept")
+    await eventually(lambda: master.ask("GET", "kept") == b"1")
+    # Who was there before goes on, whatever others have noted meanwhile.
+    master.ask("SET", "kept", "2")
+    await eventually(lambda: "do not hear this one: the number is 1 here and 2" in caplog.text)
+    assert await mpx.publish("name", b"x") == 0
+    await mpx.stop()
+    master.ask("DEL", "kept")
 
 
 async def test_the_log_names_the_masters_once(
