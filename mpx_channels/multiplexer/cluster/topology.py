@@ -50,7 +50,8 @@ class ClusterTopology(Topology):
     def __init__(self, seeds: Sequence[Node], *, sharded: bool) -> None:
         for seed in seeds:
             require_cluster_node(seed)
-        self.seeds = tuple(seeds)
+        # With what the first one has of user, password and TLS, as all other nodes.
+        self.seeds = (seeds[0], *(seeds[0].at(*seed.endpoint) for seed in seeds[1:]))
         self.sharded = sharded
         self.unknown: Node = Unknown(self.seeds)
         self.home: Node = self.unknown

@@ -46,6 +46,16 @@ async def test_all_seeds_but_one_are_wrong(
     assert await mpx.publish("any", b"x") == 0
 
 
+async def test_the_first_seed_is_away_and_has_the_password(server: object, new: New) -> None:
+    with Cluster(password="secret") as running:
+        first = nowhere().replace("://", "://:secret@")
+        mpx = new([first, f"redis://127.0.0.1:{running.nodes[1].port}"])
+        await mpx.start()
+        await mpx.wait_connected(30)
+        assert await mpx.publish("any", b"x") == 0
+        await mpx.stop()
+
+
 async def test_all_seeds_are_wrong(new: New, restartable_server: RestartableServer) -> None:
     restartable_server.start()
     away = nowhere()

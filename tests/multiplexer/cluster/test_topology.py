@@ -54,6 +54,16 @@ def test_seeds_have_their_options_passed_on() -> None:
     assert connection.client_name == "x"
 
 
+def test_the_first_seed_s_options_are_all_seeds_options() -> None:
+    first = Node("redis://me:secret@seed:1", options={"client_name": "x"})
+    topology = ClusterTopology([first, Node("redis://other:2")], sharded=True)
+    assert list(map(str, topology.seeds)) == ["redis://seed:1", "redis://other:2"]
+    connection = topology.seeds[1].connection()
+    assert (connection.host, connection.port) == ("other", 2)
+    assert (connection.username, connection.password) == ("me", "secret")
+    assert connection.client_name == "x"
+
+
 def test_names_are_on_the_master_of_their_slot(topology: ClusterTopology) -> None:
     assert topology.node_of(b"{x}1") is topology.node_of(b"{x}2") is topology.owner(slot_of(b"x"))
     assert topology.server_of(b"{x}1") is topology.node_of(b"{x}1")
