@@ -389,7 +389,7 @@ class Publisher:
             sent = self._sent(future, command)
             if take_over(sent, error):
                 return
-        why = error if take_over is not None else explained(error)
+        why = explained(error, clustered=take_over is not None)
         refusal = CommandRefused(f"{self.link.node} refused the command: {why}")
         refusal.__cause__ = error
         future.set_exception(refusal)

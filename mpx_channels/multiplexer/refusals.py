@@ -29,6 +29,9 @@ _TRANSIENT_WORDS = frozenset(
 
 _IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
 
+# What servers without sharded channels say of them, with one kind of quotes or another.
+_UNKNOWN = re.compile(r"(?:ERR )?unknown command .(SSUBSCRIBE|SPUBLISH)\b", re.IGNORECASE)
+
 # Beyond this many attempts in a row the wait is at its longest anyway; 2**n must stay a float.
 _MOST_ATTEMPTS = 64
 
@@ -52,11 +55,17 @@ def slot_moved(error: BaseException | None) -> int | None:
     return error.slot_id if isinstance(error, redis.exceptions.MovedError) else None
 
 
-def explained(error: BaseException) -> str:
-    """The text of an error, with what it means where it is a cluster's and we know of none."""
+def explained(error: BaseException, *, clustered: bool = False) -> str:
+    """The text of an error, with what to set where it says that another setting is needed.
+
+    ``clustered``: whether we know that it is a cluster's.
+    """
+    if unknown := _UNKNOWN.match(str(error)):
+        todo = "Redis has sharded channels from 7.0 on: set 'sharded_pubsub': False in CONFIG"
+        return f"unknown command {unknown[1]!r} ({todo})"
     # redis-py leaves MOVED and ASK out of the text, and has one for the other.
     clusters = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError)
-    if isinstance(error, clusters):
+    if isinstance(error, clusters) and not clustered:
         return f"{error} (it is a node of a cluster: set 'cluster': True in CONFIG)"
     return str(error)
 
