@@ -93,6 +93,15 @@ def test_a_cluster_of_three_masters(url: str, tmp_path: Path) -> None:
             assert client.info("server")["process_id"] == pid(address)
 
 
+def test_what_is_published_to_sharded_channels_ends_no_node(url: str) -> None:
+    """As they did at the first, where they had to think of a shard for themselves."""
+    addresses = embedded.start_cluster(url)
+    pids = list(map(pid, addresses))
+    with redis.RedisCluster.from_url(addresses[0]) as client:
+        assert {client.spublish(f"channel{number}", "x") for number in range(30)} == {0}
+    assert list(map(pid, addresses)) == pids
+
+
 def test_processes_share_it_and_the_last_one_ends_it(
     url: str, user: Callable[[], User], tmp_path: Path
 ) -> None:
