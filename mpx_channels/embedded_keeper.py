@@ -62,9 +62,9 @@ def keep_cluster(runtime: Path, users: Path, ports: list[tuple[int, int]]) -> No
         )
         for folder, (port, bus) in zip(folders, ports, strict=True)
     ]
-    ids = [secrets.token_hex(20) for _ in ports]
+    ids, shards = ([secrets.token_hex(20) for _ in ports] for _ in range(2))
     for number, folder in enumerate(folders):
-        (folder / "nodes.conf").write_text(_nodes(number, ids, ports))
+        (folder / "nodes.conf").write_text(_nodes(number, ids, shards, ports))
     # Processes that have ended, and None when all is over.
     ended: SimpleQueue[int | None] = SimpleQueue()
     try:
@@ -108,17 +108,19 @@ def _start(server: Any) -> int:
     return int((server.data_dir / PID_FILE).read_text())
 
 
-def _nodes(own: int, ids: list[str], ports: list[tuple[int, int]]) -> str:
-    """The nodes.conf of a cluster whose nodes all know each other, and have even shares."""
+def _nodes(own: int, ids: list[str], shards: list[str], ports: list[tuple[int, int]]) -> str:
+    """The nodes.conf of a cluster whose nodes all know each other, and have even shares.
+
+    With their shards: a Valkey that has to think of one for itself crashes at its first SPUBLISH.
+    """
     lines = []
     for number, (port, bus) in enumerate(ports):
         first, end = (SLOTS * each // len(ports) for each in (number, number + 1))
         flags = "myself,master" if number == own else "master"
-        # Its name, address and shard, flags, no master, no pings yet, its epoch and its slots. A
-        # node that is told of no shard ends at the first SPUBLISH (Valkey 9.1, an assertion).
+        # Its name, address, flags, no master, no pings yet, its epoch and its slots.
         lines.append(
-            f"{ids[number]} 127.0.0.1:{port}@{bus},,tls-port=0,shard-id={ids[number][::-1]} {flags} "
-            f"- 0 0 {number + 1} connected {first}-{end - 1}\n"
+            f"{ids[number]} 127.0.0.1:{port}@{bus},,shard-id={shards[number]} {flags} - 0 0 "
+            f"{number + 1} connected {first}-{end - 1}\n"
         )
     return "".join([*lines, f"vars currentEpoch {len(ports)} lastVoteEpoch 0\n"])
 

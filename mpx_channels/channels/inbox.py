@@ -60,7 +60,9 @@ class Inbox(Part):
         context = self._context
         context.counters.messages_out += 1
         data = context.wrapping.wrap(inbox, message, {"to": channel})
-        if exactly or not context.multiplexer.counts_all:
+        if exactly:
+            received = await commands.publish_to_one(context.multiplexer, inbox, data)
+        elif not context.multiplexer.counts_all:
             received = await commands.publish_counted(context.multiplexer, inbox, data)
         else:
             received = await context.multiplexer.publish_soon(inbox, data)

@@ -18,6 +18,7 @@ __all__ = [
     "ping",
     "pop_first",
     "publish_counted",
+    "publish_to_one",
     "scan",
     "server_time",
     "sharded_channels",
@@ -29,6 +30,8 @@ __all__ = [
 # Keys that one SCAN looks at, about; and items that one LRANGE asks for.
 SCANNED_AT_ONCE = 1000
 ITEMS_AT_ONCE = 100
+# Seconds between two publishes to somebody who may be about to follow.
+FOLLOWING = 0.02
 
 
 async def publish_counted(
@@ -51,6 +54,17 @@ async def publish_counted(
     if count is None:
         return int(received)
     return min(received, count) if multiplexer.counts_all and not classic else count
+
+
+async def publish_to_one(multiplexer: Multiplexer, name: str, data: bytes) -> int:
+    """As `publish_counted`, to a name that a process has for its life; if nobody got it, again
+    until those who follow its slot have had time to.
+    """
+    while not (received := await publish_counted(multiplexer, name, data)):
+        if not multiplexer.moved_lately(name):
+            break
+        await asyncio.sleep(FOLLOWING)
+    return received
 
 
 async def subscribers(multiplexer: Multiplexer, name: str, received: int) -> int:

@@ -132,6 +132,10 @@ class Multiplexer:
     cluster = False
     sharded = False
 
+    def moved_lately(self, name: str | bytes) -> bool:
+        """Whether those who listen to a name may be about to follow it to another server."""
+        return False
+
     @property
     def counts_all(self) -> bool:
         """Whether the number that `publish` returns counts all receivers."""

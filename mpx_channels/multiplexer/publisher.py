@@ -22,6 +22,7 @@ from .exceptions import (
 from .link import Link, LinkOptions
 from .logs import LimitedLog
 from .packing import pack, tail
+from .refusals import explained
 from .sent import OnRefusal, Sent
 from .subscriber import Subscriber
 from .topology import Node
@@ -388,7 +389,8 @@ class Publisher:
             sent = self._sent(future, command)
             if take_over(sent, error):
                 return
-        refusal = CommandRefused(f"{self.link.node} refused the command: {error}")
+        why = explained(error, clustered=take_over is not None)
+        refusal = CommandRefused(f"{self.link.node} refused the command: {why}")
         refusal.__cause__ = error
         future.set_exception(refusal)
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import redis.exceptions
 
-__all__ = ["Refused", "doubling", "is_transient", "kind_of", "slot_moved"]
+__all__ = ["Refused", "doubling", "explained", "is_transient", "kind_of", "slot_moved"]
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -28,6 +28,9 @@ _TRANSIENT_WORDS = frozenset(
 )
 
 _IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+
+# What servers without sharded channels say of them, with one kind of quotes or another.
+_UNKNOWN = re.compile(r"(?:ERR )?unknown command .(SSUBSCRIBE|SPUBLISH)\b", re.IGNORECASE)
 
 # Beyond this many attempts in a row the wait is at its longest anyway; 2**n must stay a float.
 _MOST_ATTEMPTS = 64
@@ -50,6 +53,21 @@ def is_transient(error: BaseException | None) -> bool:
 def slot_moved(error: BaseException | None) -> int | None:
     """The slot that a cluster's node says to be another's, by MOVED; None for any other error."""
     return error.slot_id if isinstance(error, redis.exceptions.MovedError) else None
+
+
+def explained(error: BaseException, *, clustered: bool = False) -> str:
+    """The text of an error, with what to set where it says that another setting is needed.
+
+    ``clustered``: whether we know that it is a cluster's.
+    """
+    if unknown := _UNKNOWN.match(str(error)):
+        todo = "Redis has sharded channels from 7.0 on: set 'sharded_pubsub': False in CONFIG"
+        return f"unknown command {unknown[1]!r} ({todo})"
+    # redis-py leaves MOVED and ASK out of the text, and has one for the other.
+    clusters = (redis.exceptions.AskError, redis.exceptions.ClusterCrossSlotError)
+    if isinstance(error, clusters) and not clustered:
+        return f"{error} (it is a node of a cluster: set 'cluster': True in CONFIG)"
+    return str(error)
 
 
 def doubling(attempts: int) -> float:

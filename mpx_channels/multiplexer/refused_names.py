@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from redis.exceptions import ResponseError
+
 from .logs import LimitedLog
-from .refusals import is_transient, slot_moved
+from .refusals import explained, is_transient, slot_moved
 from .registry import Entry, Registry
 from .topology import Node
 
@@ -30,6 +32,8 @@ class RefusedNames:
             self.on_moved()
             return
         transient = is_transient(error)
+        if not transient and (text := explained(error)) != str(error):
+            error = ResponseError(text)
         refused = self._registry.refuse(error, now, transient=transient)
         if transient:
             # Whoever waits goes on waiting.

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from mpx_channels.multiplexer import Multiplexer, SubscriptionRefused
-from mpx_channels.multiplexer.refusals import is_transient
+from mpx_channels.multiplexer.refusals import explained, is_transient
 from tests.inside import ask_again_in, forbidden_in, registry_of, rounds_of, subscriber_of
 
 from ..conftest import RestartableServer, eventually
@@ -226,6 +226,34 @@ async def test_states_of_the_server_are_no_refusals(
 )
 def test_what_is_transient(text: str, transient: bool) -> None:
     assert is_transient(redis.ResponseError(text)) is transient
+
+
+@pytest.mark.parametrize("quotes", ["`SSUBSCRIBE`", "'SSUBSCRIBE'"])
+async def test_servers_that_know_no_sharded_channels(
+    new_multiplexer: NewMultiplexer, quotes: str
+) -> None:
+    """As those before Redis 7: what to set is said, and not what was sent."""
+    async with RawServer() as raw:
+        mpx = new_multiplexer(raw.url)
+        subscriber_of(mpx).start()
+        await eventually(lambda: raw.connected)
+        sub = mpx.new_channel_subscription()
+        sub.add("name")
+        waiting = sub.activation("name")
+        await eventually(lambda: b"SUBSCRIBE" in raw.received)
+        raw.send(f"-ERR unknown command {quotes}, with args beginning with: `name`, \r\n".encode())
+        with pytest.raises(SubscriptionRefused, match="'sharded_pubsub': False") as caught:
+            await waiting
+        assert "beginning" not in str(caught.value)
+        await mpx.stop()
+
+
+def test_what_is_explained() -> None:
+    moved = redis.exceptions.MovedError("1 127.0.0.1:7000")
+    assert "set 'cluster': True" in explained(moved)
+    assert explained(moved, clustered=True) == str(moved)
+    assert "set 'sharded_pubsub'" in explained(redis.ResponseError("unknown command 'SPUBLISH', x"))
+    assert explained(redis.ResponseError("unknown command 'X'")) == "unknown command 'X'"
 
 
 def test_names_stay_refused_over_a_break() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpx_channels.multiplexer.cluster.view import Address, Remap, remapped
+from mpx_channels.multiplexer.cluster.view import Address, Remap, announced, remapped
 from mpx_channels.multiplexer.slots import SLOTS
 
 __all__ = ["Layout", "Master", "ask_for_layout"]
@@ -46,11 +46,12 @@ async def ask_for_layout(
     """Ask the node at an address by `ask`, which sends a command, for CLUSTER SLOTS; raises as
     that, and as `remapped`."""
     masters: dict[Address, Master] = {}
+    taken: dict[Address, Address] = {}
     for first, last, master, *replicas in await ask("CLUSTER", "SLOTS"):
         host = master[0].decode() if master[0] else ""
-        announced = (host if host and host != "?" else asked[0], int(master[1]))
-        address = remapped(remap, announced)
-        known = masters.setdefault(address, Master(address, announced, len(replicas)))
+        told = announced(host, int(master[1]), asked)
+        address = remapped(told, remap, taken)
+        known = masters.setdefault(address, Master(address, told, len(replicas)))
         known.slots.append(range(int(first), int(last) + 1))
     ordered = sorted(masters.values(), key=lambda each: min(span.start for span in each.slots))
     return Layout(name, tuple(ordered))

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from redis.exceptions import AuthenticationError, ResponseError
 
-from mpx_channels.multiplexer.cluster.view import Remap, WrongRemap
+from mpx_channels.multiplexer import NotConnected
+from mpx_channels.multiplexer.cluster.view import Remap
 
 from .examination import Check, Examination, ProjectCheck, Server
 from .findings import Finding, Level, ok, problem, warning
@@ -66,7 +67,7 @@ async def _ask(seed: Server, remap: Remap | None) -> Layout | Finding | str:
         return str(error)
     except ResponseError as error:
         return _refused(seed, error)
-    except WrongRemap as error:
+    except NotConnected as error:
         return problem(str(error), todo=REMAP)
     except Exception as error:  # whatever connecting raises
         return (await seed.probe.why(error))[0]

@@ -83,17 +83,21 @@ class Requests(Part):
         *,
         enough: int | None = None,
         classic: bool = False,
+        one: bool = False,
     ) -> Poll:
         """Publish an encoded question to `name`, and collect the answers of all who listen there.
 
-        ``classic`` is as in `Multiplexer.publish_soon`. The wait is over after `timeout` seconds,
-        after ``enough`` answers, and when our link breaks. Raises as `Multiplexer.publish`.
+        ``classic`` is as in `Multiplexer.publish_soon`; ``one``: the name is a process' inbox. The
+        wait is over after `timeout` seconds, after ``enough`` answers, and when our link breaks.
+        Raises as `Multiplexer.publish`.
         """
         context = self._context
 
         async def publish(number: int) -> int:
             header = {"by": context.process_id, "id": number}
             data = context.wrapping.seal(name, question, header)
+            if one:
+                return await commands.publish_to_one(context.multiplexer, name, data)
             return await commands.publish_counted(context.multiplexer, name, data, classic=classic)
 
         return await self._collect(publish, timeout, enough)

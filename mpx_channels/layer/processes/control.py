@@ -76,7 +76,9 @@ class Control(Part):
         Raises `ForeignChannel` when it cannot, or does not say in ``connect_timeout`` seconds.
         """
         body = self._context.wrapping.encode({"do": do, "group": group, "channel": channel, **more})
-        poll = await self._requests.ask(inbox, body, self._context.connect_timeout, enough=1)
+        poll = await self._requests.ask(
+            inbox, body, self._context.connect_timeout, enough=1, one=True
+        )
         if not poll.asked:
             raise ForeignChannel(f"no process has the channel {channel!r} any more")
         if not poll.answers:

@@ -11,7 +11,7 @@ import redis.exceptions
 
 from ..closed_loops import forget_task
 from ..counters import EngineCounters
-from ..exceptions import MultiplexerStopped, NotConnected
+from ..exceptions import ConnectionLost, MultiplexerStopped, NotConnected
 from ..packing import key_of, unpack
 from ..publisher import Sent
 from ..refusals import slot_moved
@@ -26,7 +26,7 @@ from .publisher import ClusterPublisher
 from .publishers import ClusterPublishers
 from .subscribers import ClusterSubscribers
 from .topology import ClusterTopology
-from .view import Remap, WrongRemap, remapped
+from .view import Remap, announced, remapped
 
 __all__ = ["Detours"]
 
@@ -146,13 +146,10 @@ class Detours:
         elif asked and not moved:
             assert isinstance(error, redis.exceptions.AskError)
             try:
-                helper = self._helper(error, slot)
-            except WrongRemap as wrong:
-                # Of this one alone: the connection that says so is well.
-                if not sent.future.done():
-                    sent.future.set_exception(wrong)
-            else:
-                helper.take_over([sent], asking=True)
+                self._helper(error, slot).take_over([sent], asking=True)
+            except NotConnected as nowhere:
+                class_ = ConnectionLost if sent.in_doubt else NotConnected
+                sent.future.set_exception(class_(str(nowhere)))
         elif moved:
             self._divert(route, {slot}).came_back(sent, turn)
             self.pace.soon(route.link.node)
@@ -199,9 +196,9 @@ class Detours:
         return found
 
     def _helper(self, error: redis.exceptions.AskError, slot: int) -> ClusterPublisher:
-        """The publisher of the node that a slot is on its way to."""
-        address = error.host or self._topology.owner(slot).endpoint[0], error.port
-        node = self._topology.at(remapped(self._remap, address))
+        """The publisher of the node that a slot is on its way to; raises as `remapped`."""
+        told = announced(error.host, error.port, self._topology.owner(slot).endpoint)
+        node = self._topology.at(remapped(told, self._remap, {}))
         if node not in self._publishers:
             self._publishers.add(node).start()
         return self._publishers.of(node)

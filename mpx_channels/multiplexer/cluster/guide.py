@@ -190,9 +190,13 @@ class Guide:
 
     async def _agree(self) -> None:
         agreement, topology = self._agreement, self._topology
-        if agreement is None or agreement.reached:
+        if agreement is None:
             return
         node = topology.node_of(agreement.key)
+        if agreement.reached:
+            if node in self._publishers and self._publishers.of(node).ready:
+                agreement.keep(self._publishers.of(node).submit, self._differ)
+            return
         try:
             async with asyncio.timeout(PATIENCE):
                 # What is refused here takes a detour, and that ends with the next look.
@@ -201,7 +205,7 @@ class Guide:
             link, key = self._publishers.of(node).link, agreement.key.decode()
             if link.wire is None and link.last_error is not None:
                 raise NotConnected(
-                    f"no connection to {node}: {describe(link.last_error)}"
+                    f"no connection to {node}, which has {key!r}: {describe(link.last_error)}"
                 ) from link.last_error
             raise NotConnected(f"{node} did not say in {PATIENCE:g} s what {key!r} is") from None
 
@@ -237,6 +241,10 @@ class Guide:
     def _leave(self, node: Node) -> None:
         self.detours.leaving.publisher(self._publishers.remove(node))
         self._topology.forget(node)
+
+    def _differ(self, error: Disagreement) -> None:
+        """We were here before them: no reason to break off what works."""
+        self._log.error("differ", "Some other processes do not hear this one: %s", error)
 
     def _refuse_all(self, error: Disagreement) -> None:
         """Nothing that we sent would arrive where others look for it."""

@@ -131,6 +131,9 @@ class ClusterMultiplexer(Multiplexer):
         key = encode_name(name)
         return self._topology.node_of(key), slot_of(key)
 
+    def moved_lately(self, name: str | bytes) -> bool:
+        return self.sharded and self._topology.moved_lately(encode_name(name))
+
     # -- life ---------------------------------------------------------------------------------
 
     @property

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from ..exceptions import MpxError, NotConnected, describe
+from ..exceptions import NotConnected, describe
 from ..packing import pack
 from ..tls import host_and_port, look_closer, trouble_of
 from ..topology import Node
@@ -21,9 +22,13 @@ from .view import QUESTIONS, Remap, View, view_of
 
 __all__ = ["Scout"]
 
-# Seconds that a node has to answer: others may know. Where nobody answers in time it is twice as
-# long at the next attempt, up to ``connect_timeout``: they may be far away, or busy.
+# Seconds that a node has to answer: others may know. Less where there are many that may be gone
+# without a trace, such as all of a cluster that got other addresses, but not less than that. Twice
+# as long after each look in which somebody was too slow, up to ``connect_timeout``: they may be far
+# away, or busy.
 PATIENCE = 1.0
+LEAST_PATIENCE = 0.25
+MOST_DOUBLINGS = 16
 
 
 class Scout:
@@ -42,85 +47,75 @@ class Scout:
     ) -> None:
         self._topology = topology
         self._publishers = publishers
-        self._most_patience = patience
-        self._patience = min(PATIENCE, patience)
+        self._patience = patience
         self._remap = remap
+        # Looks in a row that brought nothing, and where somebody was too slow.
+        self._too_slow = 0
         # Whether a node has ever said anything, and until then what came of looking closer.
         self._found = False
         self._looked_at: dict[tuple[Node, str], Exception] = {}
 
     async def view(self, first: Node | None) -> View:
         """What a node says, `first` if it can; raises `NotConnected` if none says anything."""
-        said: dict[str, tuple[str, str]] = {}
-        patience = self._patience
-        for node, connected in self._candidates(first):
-            address = host_and_port(*node.endpoint)
+        failed: list[tuple[Node, AbstractConnection | None, Exception, float]] = []
+        up = self._connected(first)
+        others = self._others(up)
+        longer = 2**self._too_slow
+        most = min(PATIENCE * longer, self._patience)
+        share = max(LEAST_PATIENCE, self._patience / (len(others) + 1))
+        less = min(most, share * longer)
+        for node, patience in (*((each, most) for each in up), *((each, less) for each in others)):
+            connection = None if node in up else node.connection()
             try:
-                if connected:
-                    async with asyncio.timeout(patience):
-                        view = await self._over(node, self._publishers.of(node).submit)
-                else:
-                    view = await self._by_itself(node)
-            except TimeoutError:
-                text = f"{node}: no answer in {patience:g} s"
-                self._patience = min(2 * patience, self._most_patience)
-            except NotConnected as error:
-                text = str(error)
-                if address not in text:  # what is wrong with TLS, and most else, names it
-                    text = f"{node}: {text}"
-            except (MpxError, RedisError, OSError) as error:
-                text = f"{node}: {describe(error)}"
+                async with asyncio.timeout(patience):
+                    answers = await (self._over(node) if connection is None else _over(connection))
+                view = view_of(answers, node.endpoint, str(node), self._remap)
+            except Exception as error:
+                failed.append((node, connection, error, patience))
             else:
                 self._found = True
-                self._patience = min(PATIENCE, self._most_patience)
                 self._looked_at = {}
+                self._too_slow = 0
                 return view
+            finally:
+                if connection is not None:
+                    hang_up(connection)
+        if any(isinstance(error, TimeoutError) for _, _, error, _ in failed):
+            self._too_slow = min(self._too_slow + 1, MOST_DOUBLINGS)
+        said: dict[str, tuple[str, str]] = {}
+        for node, connection, raised, patience in failed:
+            why = raised
+            if connection is not None:
+                # Not before all were asked, as it takes longer than that.
+                why = await self._look_at(node, raised, connection)
+            address, text = host_and_port(*node.endpoint), describe(why)
+            if isinstance(why, TimeoutError):
+                text = f"no answer in {patience:.2g} s"
+            if not isinstance(why, NotConnected) or address not in text:
+                text = f"{node}: {text}"  # what is wrong with TLS, and most else, names it
             said[str(node)] = address, text
         raise NotConnected(f"no node of the cluster says who has which slots ({_together(said)})")
 
-    def _candidates(self, first: Node | None) -> Iterator[tuple[Node, bool]]:
+    def _connected(self, first: Node | None) -> list[Node]:
         up = [each.link.node for each in self._publishers.all if each.ready]
         random.shuffle(up)
         if first in up:
             up.remove(first)
             up.insert(0, first)
-        yield from ((node, True) for node in up)
+        return up
+
+    def _others(self, up: Sequence[Node]) -> list[Node]:
+        """Those to connect to: seeds and masters in turn, as all of one kind may be gone."""
+        seeds = random.sample(self._topology.seeds, len(self._topology.seeds))
         down = [node for node in self._topology.nodes if node not in up]
-        seeds = list(self._topology.seeds)
-        for nodes in (down, seeds):
-            random.shuffle(nodes)
-            yield from ((node, False) for node in nodes)
+        random.shuffle(down)
+        pairs = itertools.zip_longest(down, seeds)
+        return [node for pair in pairs for node in pair if node is not None]
 
-    async def _over(self, node: Node, submit: Callable[[bytes], asyncio.Future[Any]]) -> View:
+    async def _over(self, node: Node) -> Sequence[Any]:
+        submit = self._publishers.of(node).submit
         asked = [submit(pack(*words)) for words in QUESTIONS]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        return self._view_of(answers, node)
-
-    async def _by_itself(self, node: Node) -> View:
-        # As with Sentinels: by a connection, without redis-py's clients around it.
-        connection = node.connection()
-        answers: list[Any] = []
-        try:
-            async with asyncio.timeout(self._patience):
-                await connection.connect()  # type: ignore[no-untyped-call]
-                for words in QUESTIONS:
-                    await connection.send_command(*words)
-                for _ in QUESTIONS:
-                    try:
-                        answers.append(await connection.read_response())
-                    except ResponseError as error:
-                        answers.append(error)
-            return self._view_of(answers, node)
-        except Exception as error:
-            found = await self._look_at(node, error, connection)
-            if found is not error:
-                raise found from error
-            raise
-        finally:
-            hang_up(connection)
-
-    def _view_of(self, answers: Sequence[Any], node: Node) -> View:
-        return view_of(answers, node.endpoint, str(node), self._remap)
+        return await asyncio.gather(*asked, return_exceptions=True)
 
     async def _look_at(
         self, node: Node, error: Exception, connection: AbstractConnection
@@ -135,6 +130,20 @@ class Scout:
             trouble = await look_closer(error, connection)
             self._looked_at[key] = error if trouble is None else trouble.error()
         return self._looked_at[key]
+
+
+async def _over(connection: AbstractConnection) -> Sequence[Any]:
+    # As with Sentinels: by a connection, without redis-py's clients around it.
+    await connection.connect()  # type: ignore[no-untyped-call]
+    for words in QUESTIONS:
+        await connection.send_command(*words)
+    answers: list[Any] = []
+    for _ in QUESTIONS:
+        try:
+            answers.append(await connection.read_response())
+        except ResponseError as error:
+            answers.append(error)
+    return answers
 
 
 def _together(said: dict[str, tuple[str, str]]) -> str:

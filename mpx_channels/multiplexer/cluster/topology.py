@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from redis.asyncio.connection import UnixDomainSocketConnection
@@ -17,6 +19,8 @@ __all__ = ["ClusterTopology", "Unknown", "require_cluster_node"]
 # So many views in a row that would undo what newer ones said, and they are believed: the cluster
 # was made anew, perhaps, under the same addresses.
 MOST_STALE = 8
+# Seconds after a slot has moved in which others may not have followed yet.
+LATELY = 2.0
 
 
 class Unknown(Node):
@@ -46,7 +50,8 @@ class ClusterTopology(Topology):
     def __init__(self, seeds: Sequence[Node], *, sharded: bool) -> None:
         for seed in seeds:
             require_cluster_node(seed)
-        self.seeds = tuple(seeds)
+        # With what the first one has of user, password and TLS, as all other nodes.
+        self.seeds = (seeds[0], *(seeds[0].at(*seed.endpoint) for seed in seeds[1:]))
         self.sharded = sharded
         self.unknown: Node = Unknown(self.seeds)
         self.home: Node = self.unknown
@@ -54,6 +59,8 @@ class ClusterTopology(Topology):
         self._owners: list[Node] = [self.unknown] * SLOTS
         self._epochs = [-1] * SLOTS
         self._by_address: dict[Address, Node] = {}
+        # When slots have moved, of those that have.
+        self._moved_at: dict[int, float] = {}
         self._last: tuple[Share, ...] = ()
         self._stale = 0
 
@@ -68,6 +75,10 @@ class ClusterTopology(Topology):
 
     def node_of(self, name: bytes) -> Node:
         return self._owners[slot_of(name)]
+
+    def moved_lately(self, name: bytes) -> bool:
+        """Whether the name's slot has another master than a moment ago."""
+        return monotonic() - self._moved_at.get(slot_of(name), -math.inf) < LATELY
 
     def server_of(self, name: bytes) -> Node:
         return self.node_of(name) if self.sharded else self.home
@@ -104,6 +115,9 @@ class ClusterTopology(Topology):
                 if owners[slot] is not node:
                     changed.setdefault(owners[slot], set()).add(slot)
                     owners[slot] = node
+        for node, slots in changed.items():
+            if node is not self.unknown:
+                self._moved_at.update(dict.fromkeys(slots, monotonic()))
         self._stale = self._stale + 1 if stale else 0
         self._last = () if stale else view.shares
         found = dict.fromkeys(each for each in owners if each is not self.unknown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ..exceptions import CommandRefused, NotConnected
-from ..topology import port_number
 
-__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "WrongRemap", "remapped", "view_of"]
+__all__ = ["QUESTIONS", "Address", "Remap", "Share", "View", "announced", "remapped", "view_of"]
 
 # To be asked together: the epochs are those of the moment when the slots were so.
 QUESTIONS = ((b"CLUSTER", b"SLOTS"), (b"CLUSTER", b"NODES"))
@@ -44,33 +42,43 @@ class View:
     shares: tuple[Share, ...]
 
 
-class WrongRemap(NotConnected):
-    """``address_remap`` raised, or returned what is no address."""
+def announced(host: str, port: int, asked: Address) -> Address:
+    """The address in a node's answer; ``asked`` is that of the node, for want of another host.
+
+    An empty host, or none: the node does not know its own, or its clients are to keep theirs.
+    """
+    return (host if host and host != "?" else asked[0], port)
 
 
-def remapped(remap: Remap | None, announced: Address) -> Address:
-    """Where the node that announces an address is reached; raises `WrongRemap`."""
+def remapped(address: Address, remap: Remap | None, taken: dict[Address, Address]) -> Address:
+    """Where the node that announces an address is reached.
+
+    ``taken``: what nodes announce that were looked at before, by where they are. Raises
+    `NotConnected` for what is no address, or that of another node.
+    """
     if remap is None:
-        return announced
+        return address
     try:
-        found: Any = remap(announced)
-    except Exception as error:  # whatever a function of somebody else's raises
-        raise WrongRemap(f"address_remap raised {error!r} for {announced!r}") from error
-    match found:
-        case [str(host), int() | str() as port]:
-            with contextlib.suppress(ValueError):
-                return host, port_number(port)
-    raise WrongRemap(
-        f"address_remap must return (host, port), such as ('10.0.0.1', 6379), and returned "
-        f"{found!r} for {announced!r}"
-    )
+        given: Any = remap(address)
+    except Exception as error:
+        raise NotConnected(f"address_remap raised {error!r} for {address}") from error
+    try:
+        host, port = given
+        found: Address | None = (host, int(port))
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not isinstance(found[0], str) or not found[0] or not 0 < found[1] < 65536:
+        raise NotConnected(f"address_remap returned {given!r} for {address}, and not (host, port)")
+    if (other := taken.setdefault(found, address)) != address:
+        raise NotConnected(f"address_remap returned {found} for both {other} and {address}")
+    return found
 
 
 def view_of(answers: Sequence[Any], asked: Address, name: str, remap: Remap | None) -> View:
     """What the node at `asked` has answered, or the errors, to `QUESTIONS`.
 
     Raises `NotConnected` for what is no cluster's, or one without slots, and the error that the
-    first one got, if it got one; `WrongRemap` for what `remap` does.
+    first one got, if it got one.
 
     Where the ACL forbids CLUSTER NODES, all epochs are 0, and whoever answers last is believed.
     """
@@ -98,11 +106,11 @@ def _shares(
     slots: Sequence[Any], epochs: Mapping[bytes, int], asked: Address, remap: Remap | None
 ) -> list[Share]:
     shares = []
+    taken: dict[Address, Address] = {}
     for first, last, master, *_ in slots:
         host, port, *more = master
-        # An empty host, or none: the node does not know its own, or its clients are to keep theirs.
-        text = host.decode() if host else ""
-        address = remapped(remap, (text if text and text != "?" else asked[0], int(port)))
+        told = announced(host.decode() if host else "", int(port), asked)
+        address = remapped(told, remap, taken)
         epoch = epochs.get(more[0], 0) if more else 0
         shares.append(Share(int(first), int(last), address, epoch))
     return sorted(shares, key=lambda share: share.first)

@@ -195,15 +195,17 @@ async def test_addresses_that_cannot_be_reached(config: dict[str, Any], cluster:
     assert "address_remap" in problem.todo
 
 
-async def test_a_remap_that_is_wrong(config: dict[str, Any]) -> None:
-    def remap(address: tuple[str, int]) -> tuple[str, int]:
-        raise LookupError("who is that?")
-
-    rows = await examine({**config, "address_remap": remap}, "masters", "connect")
-    level, found = one(rows, "masters")
-    assert (level, found.startswith("address_remap raised LookupError")) == (Level.PROBLEM, True)
-    # What would only fail in other words is not tried.
-    assert one(rows, "connect")[0] == Level.SKIPPED
+async def test_a_remap_that_fails(config: dict[str, Any]) -> None:
+    for remap, said in (
+        (lambda address: {}[address], "address_remap raised KeyError"),
+        (lambda address: None, "address_remap returned None for ('127.0.0.1', "),
+        (lambda address: ("127.0.0.1", 1), "for both ('127.0.0.1', "),
+    ):
+        rows = await examine({**config, "address_remap": remap})
+        (row,) = of(rows, "masters")
+        assert row.finding.level == Level.PROBLEM
+        assert said in row.finding.found
+        assert one(rows, "connect")[0] == Level.SKIPPED
 
 
 async def test_slots_without_a_master(own_cluster: Cluster, prefix: str) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from mpx_channels.multiplexer import ConnectionLost
-from mpx_channels.multiplexer.cluster import pace
+from mpx_channels.multiplexer import ConnectionLost, commands
+from mpx_channels.multiplexer.cluster import pace, topology
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from tests.clusters import Cluster, Node, slot_of
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 
 from .conftest import New
 from .traffic import Traffic
@@ -85,6 +85,32 @@ async def test_a_slot_of_many_names_migrates(cluster: Cluster, new: New, how: st
         assert to.info("commandstats")["cmdstat_ssubscribe"]["calls"] - before == 4
         assert sorted(lost) == sorted(names)
         lost.clear()
+    await asyncio.to_thread(cluster.wait_ok)
+
+
+async def test_whoever_is_asked_may_follow_later(
+    cluster: Cluster, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question to a process, behind a slot that has moved, waits for it."""
+    monkeypatch.setattr(topology, "LATELY", 1000.0)
+    asking, asked = new(cluster), new(cluster)
+    for mpx in (asking, asked):
+        await mpx.start()
+        await mpx.wait_connected(PATIENCE)
+    assert await commands.publish_to_one(asking, "{one}", b"x") == 0
+    source = cluster.master_of("{one}")
+    target = another(cluster, source)
+    await asyncio.to_thread(cluster.migrate_slot, slot_of("{one}"), target)
+    await eventually(lambda: str(asking.node_of("{one}")) == target.url)
+    # It is there, but has not heard of the move, or not done anything about it.
+    before = asking.stats().commands_out
+    sent = asyncio.create_task(commands.publish_to_one(asking, "{one}", b"x"))
+    await eventually(lambda: asking.stats().commands_out > before + 20)
+    assert not sent.done()
+    subscription = asked.new_channel_subscription(lambda name, data: None)
+    subscription.add("{one}")
+    assert await asyncio.wait_for(sent, PATIENCE) == 1
+    await asyncio.to_thread(cluster.migrate_slot, slot_of("{one}"), source)
     await asyncio.to_thread(cluster.wait_ok)
 
 

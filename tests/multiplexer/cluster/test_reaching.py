@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mpx_channels.multiplexer import MultiplexerStopped, NotConnected
-from mpx_channels.multiplexer.cluster import scout
+from mpx_channels.multiplexer.cluster import pace, scout
 from mpx_channels.multiplexer.cluster.agreement import Agreement
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from tests.clusters import Cluster, slot_of
@@ -53,9 +53,19 @@ async def test_nodes_that_are_slow_get_more_time_at_each_attempt(
     monkeypatch.setattr(scout, "PATIENCE", 0.0001)
     mpx = new(cluster.seeds)
     await mpx.start()
-    await eventually(lambda: "no answer in 0.0002 s" in str(mpx.last_error))
+    await eventually(lambda: "no answer in 0.000" in str(mpx.last_error))
     await mpx.wait_connected(30)
     assert mpx.last_error is None
+
+
+async def test_the_first_seed_is_away_and_has_the_password(server: object, new: New) -> None:
+    with Cluster(password="secret") as running:
+        first = nowhere().replace("://", "://:secret@")
+        mpx = new([first, f"redis://127.0.0.1:{running.nodes[1].port}"])
+        await mpx.start()
+        await mpx.wait_connected(30)
+        assert await mpx.publish("any", b"x") == 0
+        await mpx.stop()
 
 
 async def test_all_seeds_are_wrong(new: New, restartable_server: RestartableServer) -> None:
@@ -315,6 +325,25 @@ async def test_another_number_is_noted(cluster: Cluster, new: New) -> None:
     await other.start()
     await asyncio.wait_for(late.wait_for_activation("late"), 30)
     cluster.master_of("agreed").ask("DEL", "agreed")
+
+
+async def test_a_number_that_got_lost_is_noted_again(
+    cluster: Cluster, new: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else whoever comes then could have another one."""
+    monkeypatch.setattr(pace, "EVERY", 0.05)
+    mpx = new(cluster, agreement=Agreement("kept", "1", what="the number", todo="choose one"))
+    await mpx.start()
+    await mpx.wait_connected(30)
+    master = cluster.master_of("kept")
+    master.ask("DEL", "kept")
+    await eventually(lambda: master.ask("GET", "kept") == b"1")
+    # Who was there before goes on, whatever others have noted meanwhile.
+    master.ask("SET", "kept", "2")
+    await eventually(lambda: "do not hear this one: the number is 1 here and 2" in caplog.text)
+    assert await mpx.publish("name", b"x") == 0
+    await mpx.stop()
+    master.ask("DEL", "kept")
 
 
 async def test_the_log_names_the_masters_once(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mpx_channels.multiplexer import CommandRefused
+from mpx_channels.multiplexer import CommandRefused, Multiplexer, NotConnected
 from mpx_channels.multiplexer.cluster import pace
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from mpx_channels.multiplexer.scripts import FrequentScript
 from tests.clusters import Cluster, Node, slot_of
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 
 from .conftest import New
 
@@ -102,6 +102,60 @@ async def test_asked_for_a_node_without_slots(own_cluster: Cluster, new: New) ->
     with added.client() as client:
         ours = [each for each in client.client_list() if each["flags"] in "PN"]
     assert len(ours) == 3  # two, and who asks
+
+
+async def test_asked_for_a_node_that_the_remap_does_not_know(
+    own_cluster: Cluster, new: New
+) -> None:
+    """Whoever asked is told; the connection that said it stays."""
+    ports = {node.announced for node in own_cluster.nodes}
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        if address[1] not in ports:
+            raise LookupError("who is that?")
+        return address
+
+    mpx = new(own_cluster, address_remap=remap)
+    await mpx.start()
+    assert await append(mpx, "{a}old", 0) == 1
+    added = await asyncio.to_thread(own_cluster.add_node)
+    steps = own_cluster.migrating(slot_of("{a}"), added)
+    while next(steps) != "migrating":
+        pass
+    for _ in range(3):
+        with pytest.raises(NotConnected, match=r"address_remap raised LookupError\('who is that"):
+            await asyncio.wait_for(append(mpx, "{a}new", 1), PATIENCE)
+    assert mpx.stats().reconnects == 0
+    ports.add(added.announced)
+    assert await append(mpx, "{a}new", 1) == 1
+
+
+@pytest.mark.parametrize("kind", ["hostname", "unknown-endpoint"])
+async def test_asked_for_a_node_that_says_no_host(kind: str, server: object, new: New) -> None:
+    """It is at the host of the node that says so."""
+    with Cluster(config={"cluster-preferred-endpoint-type": kind}) as running:
+        mpx = new(running)
+        await mpx.start()
+        _, target = two(running, "{a}")
+        assert await append(mpx, "{a}old", 0) == 1
+        steps = running.migrating(slot_of("{a}"), target)
+        while next(steps) != "migrating":
+            pass
+        assert await append(mpx, "{a}new", 1) == 1
+        assert len(mpx.nodes) == len(running.masters)
+
+
+async def test_whoever_takes_a_node_for_a_server_is_told(cluster: Cluster) -> None:
+    _, other = two(cluster, "{a}")
+    mpx = Multiplexer(other.url)
+    await mpx.start()
+    try:
+        for keys in ([b"{a}"], [b"{a}", b"{b}"]):
+            words = (b"EVAL", APPEND, b"%d" % len(keys), *keys, b"x")
+            with pytest.raises(CommandRefused, match="it is a node of a cluster: set 'cluster'"):
+                await mpx.command(*words)
+    finally:
+        await mpx.stop()
 
 
 async def test_try_again(cluster: Cluster, new: New) -> None:

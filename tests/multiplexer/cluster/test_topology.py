@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpx_channels.multiplexer import Node
+from mpx_channels.multiplexer.cluster import topology as module
 from mpx_channels.multiplexer.cluster.topology import (
     MOST_STALE,
     ClusterTopology,
@@ -53,6 +54,16 @@ def test_seeds_have_their_options_passed_on() -> None:
     assert connection.client_name == "x"
 
 
+def test_the_first_seed_s_options_are_all_seeds_options() -> None:
+    first = Node("redis://me:secret@seed:1", options={"client_name": "x"})
+    topology = ClusterTopology([first, Node("redis://other:2")], sharded=True)
+    assert list(map(str, topology.seeds)) == ["redis://seed:1", "redis://other:2"]
+    connection = topology.seeds[1].connection()
+    assert (connection.host, connection.port) == ("other", 2)
+    assert (connection.username, connection.password) == ("me", "secret")
+    assert connection.client_name == "x"
+
+
 def test_names_are_on_the_master_of_their_slot(topology: ClusterTopology) -> None:
     assert topology.node_of(b"{x}1") is topology.node_of(b"{x}2") is topology.owner(slot_of(b"x"))
     assert topology.server_of(b"{x}1") is topology.node_of(b"{x}1")
@@ -75,6 +86,19 @@ def test_slots_that_move_are_told_by_who_had_them(topology: ClusterTopology) -> 
     assert set(topology.nodes) == {a, b, c}
     assert topology.believe(view((0, 8191, A, 4), (8192, 16383, B, 5))) == {c: {8191, 8192}}
     assert topology.nodes == (a, b)
+
+
+def test_what_moved_lately(topology: ClusterTopology, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what was not known before."""
+    monkeypatch.setattr(module, "LATELY", 1000.0)
+    slot = slot_of(b"moves")
+    assert not topology.moved_lately(b"moves")
+    whose = topology.owner(slot).endpoint
+    topology.believe(view((slot, slot, A if whose == B else B, 3)))
+    assert topology.moved_lately(b"moves")
+    assert not topology.moved_lately(b"stays")
+    monkeypatch.setattr(module, "LATELY", 0.0)
+    assert not topology.moved_lately(b"moves")
 
 
 def test_who_is_behind_is_not_believed(topology: ClusterTopology) -> None:

@@ -59,6 +59,30 @@ def test_addresses_are_remapped_also_those_that_the_node_did_not_know() -> None:
     assert [share.address for share in seen.shares] == [("outside", 8000), ("outside", 8001)]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "None"),
+        ("outside", "'outside'"),
+        (("outside",), r"\('outside',\)"),
+        (("outside", "port"), r"\('outside', 'port'\)"),
+        (("outside", 0), r"\('outside', 0\)"),
+        (("", 7000), r"\('', 7000\)"),
+        ((None, 7000), r"\(None, 7000\)"),
+    ],
+)
+def test_what_is_no_address_is_said(given: Any, said: str) -> None:
+    why = rf"address_remap returned {said} for \('10\.0\.0\.1', 7000\), and not \(host, port\)"
+    with pytest.raises(NotConnected, match=why):
+        view(SLOTS[1:], remap=lambda address: given)
+
+
+def test_two_nodes_cannot_be_at_one_address() -> None:
+    both = r"for both \('10\.0\.0\.2', 7001\) and \('10\.0\.0\.1', 7000\)"
+    with pytest.raises(NotConnected, match=rf"returned \('outside', 8000\) {both}"):
+        view(SLOTS, remap=lambda address: ("outside", 8000))
+
+
 def test_where_nodes_may_not_be_asked_for_all_are_of_the_same_age() -> None:
     seen = view(SLOTS, CommandRefused("NOPERM"))
     assert {share.epoch for share in seen.shares} == {0}
