@@ -133,7 +133,7 @@ async def test_a_remap_that_raises_is_said_and_tried_again(cluster: Cluster, new
 async def test_what_is_no_address_is_said(cluster: Cluster, new: New, returned: Any) -> None:
     mpx = new(cluster, address_remap=lambda address: returned)
     await mpx.start()
-    says = rf"address_remap must return \(host, port\), .* and returned {re.escape(repr(returned))}"
+    says = rf"address_remap returned {re.escape(repr(returned))} for .*, and not \(host, port\)"
     with pytest.raises(NotConnected, match=says):
         await mpx.wait_connected(0.5)
 
