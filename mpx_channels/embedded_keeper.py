@@ -116,9 +116,10 @@ def _nodes(own: int, ids: list[str], ports: list[tuple[int, int]]) -> str:
         flags = "myself,master" if number == own else "master"
         # Its name, address and shard, flags, no master, no pings yet, its epoch and its slots. A
         # node that is told of no shard ends at the first SPUBLISH (Valkey 9.1, an assertion).
+        shard = ids[number][::-1]
         lines.append(
-            f"{ids[number]} 127.0.0.1:{port}@{bus},,tls-port=0,shard-id={ids[number][::-1]} {flags} "
-            f"- 0 0 {number + 1} connected {first}-{end - 1}\n"
+            f"{ids[number]} 127.0.0.1:{port}@{bus},,tls-port=0,shard-id={shard} {flags} - 0 0 "
+            f"{number + 1} connected {first}-{end - 1}\n"
         )
     return "".join([*lines, f"vars currentEpoch {len(ports)} lastVoteEpoch 0\n"])
 
