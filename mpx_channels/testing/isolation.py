@@ -96,7 +96,10 @@ def _isolated(layers: Mapping[str, Mapping[str, Any]]) -> Layers:
             config = dict(entry.get("CONFIG", {}))
             names = f"{config.get('hosts')!r} {config.get('prefix')!r}"
             prefix = prefixes.setdefault(names, f"{run}-{len(prefixes)}")
-            changed["CONFIG"] = {**config, "hosts": [server_url()], "prefix": prefix}
+            # Where production's nodes are reached says nothing of this one's.
+            config.pop("address_remap", None)
+            hosts = [server_url(cluster=bool(config.get("cluster")))]
+            changed["CONFIG"] = {**config, "hosts": hosts, "prefix": prefix}
     return isolated
 
 

@@ -1,4 +1,4 @@
-"""The server of a test run: an embedded one in a folder of its own, or one that is told."""
+"""The server or cluster of a test run: embedded in a folder of its own, or one that is told."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mpx_channels import embedded
+from mpx_channels.embedded_places import place_of
 
 __all__ = ["URL_VARIABLE", "server_url"]
 
 URL_VARIABLE = "MPX_TESTING_URL"
 
-# Only what this process, or one that it is a fork of, has made.
-_url: str | None = None
+# Only what this process, or one that it is a fork of, has made; by scheme.
+_urls: dict[str, str] = {}
 
 
-def server_url() -> str:
+def server_url(*, cluster: bool = False) -> str:
     """The URL for ``hosts``: that of ``MPX_TESTING_URL``, or of a server for this process.
 
-    The embedded server starts when a layer is first used, and ends with the last process that
-    uses it.
+    The embedded server, or cluster, starts when a layer is first used, and ends with the last
+    process that uses it.
     """
-    global _url
     if told := os.environ.get(URL_VARIABLE):
         return told
-    if _url is None:
+    scheme = "embedded+cluster" if cluster else "embedded"
+    if scheme not in _urls:
         folder = Path(tempfile.mkdtemp(prefix="mpx-testing-"))
-        _url = f"embedded://{quote(str(folder))}"
+        _urls[scheme] = url = f"{scheme}://{quote(str(folder))}"
         # Not atexit, which the workers of Django's parallel test runner do without. It runs in
         # the process that made it only, not in forks.
-        Finalize(None, _remove, (_url, folder), exitpriority=0)
-    return _url
+        Finalize(None, _remove, (url, folder), exitpriority=0)
+    return _urls[scheme]
 
 
 def _remove(url: str, folder: Path) -> None:
     embedded.stop(url)
     # The server's log is in there: wait for its last line. Without a server there is none.
-    if (folder / "users.lock").exists():
+    if (place_of(url, None).folder / "users.lock").exists():
         embedded.wait_stopped(url)
     shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,7 @@ import pytest
 from channels.layers import channel_layers
 from django.conf import settings
 
+from mpx_channels import embedded
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.testing import ChannelLayersMixin, isolated_channel_layers
 from tests.conftest import missing
@@ -131,6 +132,26 @@ def test_another_server(redis_url: str, settings: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("MPX_TESTING_URL", redis_url)
     with isolated_channel_layers() as isolated:
         assert isolated["default"]["CONFIG"]["hosts"] == [redis_url]
+
+
+def test_a_project_on_a_cluster(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "mpx_channels.layer.MpxChannelLayer",
+            "CONFIG": {
+                "cluster": True,
+                "hosts": ["redis://cluster-1.example.com"],
+                "address_remap": lambda address: ("nowhere.invalid", 1),
+            },
+        }
+    }
+    with isolated_channel_layers() as isolated:
+        layer = channel_layers["default"]
+        layer.sync.group_send("room", {"type": "say"})
+        assert layer.sync.group_size("room") == 0
+    (host,) = isolated["default"]["CONFIG"]["hosts"]
+    embedded.stop(host)
+    assert embedded.wait_stopped(host)
 
 
 def test_without_any_layer_the_default_is_ours(settings: Any) -> None:
