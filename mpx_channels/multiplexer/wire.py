@@ -27,6 +27,7 @@ import redis.exceptions
 from redis.asyncio.connection import AbstractConnection
 
 from .closed_loops import forget_task
+from .cluster_errors import know_cluster_errors
 from .exceptions import ConnectionLost
 
 hiredis: ModuleType | None
@@ -161,6 +162,7 @@ class Wire(asyncio.Protocol):
         if use_hiredis is None:
             use_hiredis = HAS_HIREDIS
         try:
+            know_cluster_errors(connection._parser)
             # redis-py has no annotations here.
             await connection.connect()  # type: ignore[no-untyped-call]
             if check is not None:
