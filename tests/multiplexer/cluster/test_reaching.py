@@ -320,6 +320,7 @@ async def test_another_number_is_noted(cluster: Cluster, new: New) -> None:
     for name in ("early", "late"):
         assert (await one.numsub(name)[0])[:2] == [name.encode(), 0]
     await other.stop()
+    await one.stop()
     # Whoever has changed it starts anew.
     cluster.master_of("agreed").ask("DEL", "agreed")
     await other.start()
