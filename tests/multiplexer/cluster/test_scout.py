@@ -85,7 +85,7 @@ async def test_of_many_seeds_the_silent_are_not_looked_at_for_long(
     assert len(silent.came) == len(set(silent.came))
 
 
-@pytest.mark.parametrize(("seeds", "first", "then"), [(1, "1", "1"), (4, "0.5", "1")])
+@pytest.mark.parametrize(("seeds", "first", "then"), [(1, "1", "2"), (4, "0.5", "1")])
 async def test_many_seeds_share_the_time(seeds: int, first: str, then: str, silent: Silent) -> None:
     """But once that was in vain, each has more of it: they may be slow."""
     urls = [f"redis://127.0.0.1:{await silent.another()}" for _ in range(seeds)]
