@@ -116,3 +116,36 @@ async def test_only_the_link_to_it_breaks(cluster: Cluster, ears: Make) -> None:
     await eventually(lambda: len(heard.got) >= 6)
     await asyncio.sleep(0.05)
     assert len(heard.got) == 6
+
+
+async def test_what_waits_for_the_home_goes_before_what_comes_later(
+    own_cluster: Cluster, ears: Make
+) -> None:
+    heard = await ears(own_cluster)
+    home = heard.home(own_cluster)
+    other = next(node for node in own_cluster.masters if node is not home)
+    with other.client() as client, client.pubsub() as outside:
+        outside.subscribe("raw-1")
+        assert outside.get_message(timeout=10)
+        sends: list[asyncio.Future[int]] = []
+
+        def send() -> None:
+            data = b"%d" % len(sends)
+            sends.append(heard.mpx.publish_soon("raw-1", data, classic=True))
+
+        own_cluster.kill(home)
+        await eventually(lambda: str(heard.mpx.node) != home.url or heard.mpx.last_error)
+        while str(heard.mpx.node) == home.url:
+            send()
+            await asyncio.sleep(0.01)
+        for _ in range(20):
+            send()
+        answers = await asyncio.gather(*sends, return_exceptions=True)
+        count = sum(not isinstance(answer, BaseException) for answer in answers)
+        got: list[int] = []
+        while len(got) < count:
+            message = await asyncio.to_thread(outside.get_message, timeout=10)
+            assert message is not None
+            got.append(int(message["data"]))
+    assert count >= 20
+    assert got == sorted(got)
