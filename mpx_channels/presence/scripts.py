@@ -34,7 +34,8 @@ from __future__ import annotations
 
 __all__ = ["CHUNK", "END", "READ", "RENEW", "SWEEP", "WRITE"]
 
-# Members that one call takes out at most: a few milliseconds of the server's time.
+# How many that linger, and how many of a dead process, one call looks at: a few milliseconds of the
+# server's time.
 CHUNK = 500
 
 _NOW = """
@@ -238,14 +239,13 @@ if ARGV[6] == '1' then
     local mark = redis.call('HGET', held, '')
     if mark and string.match(mark, '^%d+') == epoch then
       redis.call('HSET', held, '', epoch .. ' taken')
-      local cursor, found = '0', 0
+      local cursor, seen = '0', 0
       repeat
         local page = redis.call('HSCAN', held, cursor, 'COUNT', {CHUNK})
-        cursor = page[1]
+        cursor, seen = page[1], seen + #page[2] / 2
         for i = 1, #page[2], 2 do
           local id, old = page[2][i], tonumber(page[2][i + 1])
           if id ~= '' and redis.call('HDEL', held, id) == 1 then
-            found = found + 1
             connections = connections - old
             local was = redis.call('HGET', members, id)
             if was then
@@ -259,7 +259,7 @@ if ARGV[6] == '1' then
             end
           end
         end
-      until cursor == '0' or found >= {CHUNK}
+      until cursor == '0' or seen >= {CHUNK}
       if redis.call('HLEN', held) > 1 then more = true else has_left() end
     else
       has_left()

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from mpx_channels.layer import MpxChannelLayer
+from mpx_channels.presence.scripts import CHUNK
 from mpx_channels.presence.values import PresenceCount
 from tests.conftest import RestartableServer, eventually
 from tests.inside import hub_of, presence_store_of
@@ -207,6 +208,26 @@ async def test_two_take_out_the_same_process(
     assert await next_of(hears) == change(0, left={"ann": "crashed"})
     assert await next_of(hears) == change(1, {"ann": {}})
     assert await members(other) == {"ann": {}}
+
+
+async def test_how_many_are_taken_out_in_one_go(
+    make_layer: MakeLayer, client: redis.Redis, prefix: str
+) -> None:
+    """`CHUNK`, but for the few that Redis has in one place with the last of them."""
+    layer, there = make_layer(), CHUNK + 40
+    channel, hub, store = await layer.new_channel(), hub_of(layer), presence_store_of(layer)
+    groups = [f"room-{number}" for number in range(8)]
+    for group in groups:
+        ids = [f"{group}-{number}" for number in range(there)]
+        await asyncio.gather(*(layer.presence_join(group, channel, id) for id in ids))
+        sums = hub.names.presence(group)[3]
+        left = there
+        while left == there:  # unless it has just renewed its lease
+            client.zadd(f"{prefix}:e:", {hub.process_id: 1})
+            swept = await store.sweep(hub.names.group(group), hub.process_id)
+            left = int(client.hget(sums, "n") or 0)
+        assert 0 < left <= 41
+        assert swept.more
 
 
 # -- what a server loses --------------------------------------------------------------------------
