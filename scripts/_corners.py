@@ -60,7 +60,7 @@ def run(session: str) -> bool:
     result = sessions[0]["result"] if sessions else "failed"
     if result == "success":
         summaries = re.findall(r"^=+ (\d+ .*?) in [\d.]+s.* =+$", printed, re.MULTILINE)
-        says = f"{summaries[-1] if summaries else 'passed'}, {took:.0f} s"
+        says = f"{'; by themselves '.join(summaries) or 'passed'}, {took:.0f} s"
     elif result == "skipped":
         reasons = re.findall(r"^nox > Session .* skipped: (.*)$", printed, re.MULTILINE)
         says = f"skipped, {reasons[-1] if reasons else 'nox does not say why'}"

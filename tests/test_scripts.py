@@ -165,7 +165,7 @@ def test_lint_is_beside_the_whole_suite_and_alone(checkout: Checkout) -> None:
     assert checkout.run("lint")[0] == 0
     assert calls(checkout) == sorted([INSTALL, *LINT])
     assert checkout.run("test")[::2] == (0, [])
-    assert calls(checkout) == sorted([*LINT, "-m pytest -n auto --dist worksteal --reruns 1"])
+    assert calls(checkout) == sorted([*LINT, "scripts/_suite.py"])
 
 
 def test_a_failed_install_is_tried_again(checkout: Checkout) -> None:
@@ -188,13 +188,13 @@ def test_a_failed_check_fails_the_whole(checkout: Checkout, script: str) -> None
     assert status == 1
     assert "error: 1 is no str" in output
     assert errors[-1].endswith("found something, see above: mypy")
-    assert ("-m pytest -n auto --dist worksteal --reruns 1" in calls(checkout)) is (
-        script == "test"
-    )
+    assert ("scripts/_suite.py" in calls(checkout)) is (script == "test")
 
 
 def test_failed_tests_fail_the_whole(checkout: Checkout) -> None:
-    checkout.add("python3", FAKE.replace("*'-m pip --v", "*pytest*) exit 5 ;;\n*'-m pip --v"))
+    checkout.add(
+        "python3", FAKE.replace("*'-m pip --v", "*pytest* | *_suite.py*) exit 5 ;;\n*'-m pip --v")
+    )
     assert checkout.run("test")[0] == 5
     assert checkout.run("test", "-k", "some")[0] == 5
 
@@ -273,3 +273,37 @@ def test_the_demo_says_how_to_look_inside(environment: dict[str, str], before: s
     )
     assert told.stdout == f"{before}.venv/bin/python manage.py mpx top\n"
     assert (SCRIPTS.parent / "manage.py").exists()
+
+
+FLAKY = """
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize("number", range({tests}))
+def test_some(number):
+    log = Path(__file__).with_name(f"{{number}}.txt")
+    log.open("a").write("x")
+    assert len(log.read_text()) > {failures}
+"""
+
+
+@pytest.mark.parametrize(
+    ("tests", "failures", "status", "runs"),
+    [(1, 1, 0, 2), (3, 2, 0, 3), (1, 9, 1, 3), (4, 2, 1, 2)],
+)
+def test_few_tests_that_fail_twice_are_run_by_themselves(
+    tmp_path: Path, tests: int, failures: int, status: int, runs: int
+) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(FLAKY.format(tests=tests, failures=failures))
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "_suite.py", "-p", "no:django", "test_it.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    assert [len((tmp_path / f"{each}.txt").read_text()) for each in range(tests)] == [runs] * tests
+    assert ("by themselves" in done.stdout) is (runs == 3)
