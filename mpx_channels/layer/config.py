@@ -101,8 +101,9 @@ class LayerConfig:
       two; the groups are divided into this many partitions, and the partitions among the nodes: see
       `mpx_channels.channels.partitions`. All processes need the same. ``sharded_pubsub`` (True):
       only the nodes of a group hear of its messages; False for servers before Redis 7, and for
-      wildcard groups. ``address_remap`` (None): a function from the ``(host, port)`` that a node
-      announces to one at which this process reaches it, as redis-py takes it.
+      wildcard groups; the same in all processes, too. ``address_remap`` (None): a function from
+      the ``(host, port)`` that a node announces to one at which this process reaches it, as
+      redis-py takes it.
     - ``presence_linger`` (seconds, 15): how long a member stays present after its last connection
       to a group has ended, so that a reload is not seen. 0 tells it at once.
     - ``presence_lease`` (seconds, 30): the members of a killed process are removed within this

@@ -111,19 +111,25 @@ async def test_nodes_are_reached_at_other_addresses_than_they_announce(
             await proxy.__aexit__()
 
 
-async def test_a_remap_that_raises_is_said_and_tried_again(cluster: Cluster, new: New) -> None:
-    broken = True
+class Breakable:
+    """An `address_remap` that changes nothing, and raises while it is broken."""
 
-    def remap(address: tuple[str, int]) -> tuple[str, int]:
-        if broken:
+    broken = False
+
+    def __call__(self, address: tuple[str, int]) -> tuple[str, int]:
+        if self.broken:
             raise LookupError("who is that?")
         return address
 
+
+async def test_a_remap_that_raises_is_said_and_tried_again(cluster: Cluster, new: New) -> None:
+    remap = Breakable()
+    remap.broken = True
     mpx = new(cluster, address_remap=remap)
     await mpx.start()
     with pytest.raises(NotConnected, match="who is that"):
         await mpx.wait_connected(0.5)
-    broken = False
+    remap.broken = False
     await mpx.wait_connected(30)
 
 
@@ -148,13 +154,7 @@ async def test_addresses_of_other_types(cluster: Cluster, new: New) -> None:
 
 async def test_a_remap_that_raises_of_a_slot_on_its_way(cluster: Cluster, new: New) -> None:
     """ASK names a node: the command fails, and the connection that it came over stays."""
-    broken = False
-
-    def remap(address: tuple[str, int]) -> tuple[str, int]:
-        if broken:
-            raise LookupError("who is that?")
-        return address
-
+    remap = Breakable()
     mpx = new(cluster, address_remap=remap)
     await mpx.start()
     await mpx.wait_connected(30)
@@ -166,11 +166,11 @@ async def test_a_remap_that_raises_of_a_slot_on_its_way(cluster: Cluster, new: N
         if step == "migrating":
             break
     try:
-        broken = True
+        remap.broken = True
         with pytest.raises(NotConnected, match="address_remap raised LookupError"):
             await mpx.command(b"GET", key)
         assert mpx.stats().reconnects == 0
-        broken = False
+        remap.broken = False
         assert await mpx.command(b"GET", key) is None
     finally:
         list(steps)
