@@ -227,7 +227,8 @@ async def test_promises_do_not_pile_up(default: MpxChannelLayer) -> None:
 async def test_ten_thousand_connections_leave_nothing(
     make_layer: MakeLayer, install: Any, client: Any, prefix: str
 ) -> None:
-    layer = install(make_layer(unsubscribe_delay=0.05))
+    # So many at once take a busy machine a while.
+    layer = install(make_layer(unsubscribe_delay=0.05, connect_timeout=60.0))
     before = {id(each): each for each in gc.get_objects() if isinstance(each, Mailbox)}
 
     class Member(PromiseMixin, AsyncWebsocketConsumer):
