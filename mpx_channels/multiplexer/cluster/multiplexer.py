@@ -272,14 +272,23 @@ class ClusterMultiplexer(Multiplexer):
         """Of classic channels a node knows its own clients only."""
         return self.sharded
 
+    @property
+    def scripts_apart(self) -> bool:
+        """Classic messages go over our home; a script runs at the node that has its keys."""
+        return not self.sharded
+
     def fences(
-        self, published: float, name: str | bytes | None = None
+        self, published: float, name: str | bytes | None = None, *, scripted: bool = False
     ) -> list[asyncio.Future[None]]:
         subscribers = self._subscribers
         kind = SHARDED if self.sharded else CHANNEL
         which = subscribers.all if name is None else (subscribers.of(encode_name(name), kind),)
         fences = [subscriber.fence(published) for subscriber in which]
-        return [fence for fence in fences if fence is not None]
+        found = [fence for fence in fences if fence is not None]
+        if scripted and self.scripts_apart and self._probes is not None:
+            nodes = self.nodes if name is None else (self.node_of(name),)
+            found += self._probes.fences(published, nodes)
+        return found
 
     def command(
         self, *words: bytes, node: Node | None = None, again: Again | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterable
+from time import monotonic
 
 from ..entries import CHANNEL, SHARDED, Entry
-from ..exceptions import LinkLost
+from ..exceptions import LinkLost, MpxError
 from ..health import Host
 from ..packing import pack_publish, pack_spublish
 from ..probe import Probe
@@ -58,6 +61,30 @@ class ClusterProbes:
             node if self._topology.sharded else self._topology.home
         )
         return Host(node, self._of[subscriber][0], subscriber, self._publishers.of(node))
+
+    def fences(self, published: float, nodes: Iterable[Node]) -> list[asyncio.Future[None]]:
+        """Done once what these nodes have published by now has come home; as `Fences.ask`.
+
+        A PING at home says nothing of what is on its way there from other nodes. It comes in order,
+        so a probe that is published there comes behind it.
+        """
+        if published < monotonic() - self._patience:
+            return []
+        home = self._topology.home
+        return [
+            asyncio.ensure_future(self._has_come(node))
+            for node in nodes
+            if node is not home and node in self._publishers
+        ]
+
+    async def _has_come(self, node: Node) -> None:
+        found = self._of.get(self._subscribers.of_node(self._topology.home))
+        publisher = self._publishers.of(node)
+        if found is None or not found[0].listens or not publisher.ready:
+            return  # nothing comes from there now
+        with contextlib.suppress(MpxError, TimeoutError):
+            async with asyncio.timeout(self._patience):
+                await found[0].round_trip(publisher)
 
     def follow(self) -> None:
         """Slots have moved, or nodes: have a probe wherever there is to be one."""
