@@ -209,15 +209,19 @@ class ClusterMultiplexer(Multiplexer):
         require_timeout(timeout)
         if self._probes is None:
             raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
-        started = monotonic()
+        deadline = monotonic() + timeout
         try:
             await self.wait_connected(timeout)
         except NotConnected as error:
             return Health(False, reason=str(error))
         if not self._topology.complete:
             return Health(False, reason=f"slots of {self._topology.unknown} have no master")
-        left = max(0.001, timeout - (monotonic() - started))
-        return await examine(map(self._probes.host, self.nodes), left)
+        while True:
+            replaced = self._probes.replaced
+            left = max(0.001, deadline - monotonic())
+            health = await examine(map(self._probes.host, self.nodes), left)
+            if health.ok or self._probes.replaced == replaced or monotonic() >= deadline:
+                return health
 
     # -- talk ---------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ class ClusterProbes:
         self._interval = interval
         self._patience = patience
         self._of: dict[Subscriber, tuple[Probe, bytes]] = {}
+        # How many have ended, as their slots have moved, or their nodes have gone.
+        self.replaced = 0
         if topology.sharded:
             subscribers.of(name, CHANNEL).add(CHANNEL, name, self)
         subscribers.subscriptions.add(self)
@@ -94,6 +96,7 @@ class ClusterProbes:
             gone = subscriber.node not in wanted
             if gone or (topology.sharded and topology.node_of(name) is not subscriber.node):
                 probe.close()
+                self.replaced += 1
                 del self._of[subscriber]
         for node in wanted:
             subscriber = self._subscribers.of_node(node)
@@ -133,6 +136,7 @@ class ClusterProbes:
     def server_removed(self, subscriber: Subscriber) -> None:
         if subscriber in self._of:
             self._of.pop(subscriber)[0].close()
+            self.replaced += 1
 
     # -- Listener, of the name at home ----------------------------------------------------------
 
