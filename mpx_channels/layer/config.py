@@ -258,10 +258,13 @@ class LayerConfig:
         yield from self._wrong_keys()
         nodes: list[Node] = []
         try:
-            for host in parse_hosts(self.hosts):
+            hosts = parse_hosts(self.hosts)
+            for host in hosts:
                 clustered = embedded.is_embedded_cluster(host.url)
                 if clustered and self.cluster is not True:
                     yield f"{host.url} is a cluster: set 'cluster': True as well"
+                elif clustered and len(hosts) > 1:
+                    yield f"{host.url} is a cluster of its own: have nothing else in hosts"
                 elif embedded.is_embedded(host.url) and self.cluster is True:
                     yield f"{host.url} is one server: a cluster is embedded+cluster://"
                 elif not (clustered or embedded.is_embedded(host.url)):

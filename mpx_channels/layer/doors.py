@@ -30,7 +30,7 @@ class DoorsLayer(PresentLayer):
         name = self._group_name(group)
         data = self.wrapping.wrap(name, closing(code, reason), {OURS: True})
         try:
-            return await self._hubs.run(lambda hub: hub.groups.send_counted(name, data))
+            return await self._hubs.run(lambda hub: hub.group_close(name, data))
         finally:  # it may have been sent
             self._published_at[name] = monotonic()
 

@@ -168,7 +168,9 @@ class ExtendedLayer(DoorsLayer):
         """Settle the promises on `name` with any serialisable value.
 
         Returns how many waited for it, in all processes. If that is 0, the value is gone. A process
-        that does not answer in ``connect_timeout`` seconds is not counted.
+        that does not answer in ``connect_timeout`` seconds, or not before our link breaks, is not
+        counted. Raises `PromiseDisconnected` if the link broke and nobody was counted, but some
+        process has got the value; and as `Multiplexer.publish`.
         """
         return await self._settle(name, {"value": value})
 

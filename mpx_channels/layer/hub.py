@@ -248,6 +248,12 @@ class Hub:
             await self.inbox.ready()
             await self.control.ask_owner("group_add", group, channel, inbox)
 
+    async def group_close(self, name: str, data: bytes) -> int:
+        """Publish a close behind a group's messages; return how many processes got it."""
+        if self.multiplexer.scripts_apart and self.archive.setting_of(name):
+            return await self.archive.publish_behind(name, data)
+        return await self.groups.send_counted(name, data)
+
     async def group_send(self, name: str, data: bytes) -> None:
         """Publish to a group, by its name in Redis."""
         await self.groups.send(name, data)
@@ -298,7 +304,8 @@ class Hub:
             await self.inbox.ready()
             server_of = self.multiplexer.server_of
             # What we sent just now may come over another link than the question, and later.
-            apart = server_of(name) is not server_of(inbox)
+            kept_apart = self.multiplexer.scripts_apart and self.archive.setting_of(name)
+            apart = server_of(name) is not server_of(inbox) or kept_apart
             sent = {"sent": True} if apart and self.published.just_now(name) else {}
             # A process that is gone has taken its memberships along.
             with contextlib.suppress(ForeignChannel):

@@ -17,6 +17,7 @@ __all__ = [
     "list_length",
     "ping",
     "pop_first",
+    "publish_as_scripts",
     "publish_counted",
     "publish_to_one",
     "scan",
@@ -32,6 +33,7 @@ SCANNED_AT_ONCE = 1000
 ITEMS_AT_ONCE = 100
 # Seconds between two publishes to somebody who may be about to follow.
 FOLLOWING = 0.02
+_PUBLISH = b"return redis.call('PUBLISH', ARGV[1], ARGV[2])"
 
 
 async def publish_counted(
@@ -54,6 +56,16 @@ async def publish_counted(
     if count is None:
         return int(received)
     return min(received, count) if multiplexer.counts_all and not classic else count
+
+
+async def publish_as_scripts(multiplexer: Multiplexer, key: str, name: str, data: bytes) -> int:
+    """As `publish_counted`, the way of what scripts publish that have this key: behind that.
+
+    Where there are `Multiplexer.scripts_apart`.
+    """
+    words = (b"EVAL", _PUBLISH, b"1", encode_name(key), encode_name(name), data)
+    received = await multiplexer.command(*words, node=multiplexer.node_of(key))
+    return await subscribers(multiplexer, name, received)
 
 
 async def publish_to_one(multiplexer: Multiplexer, name: str, data: bytes) -> int:

@@ -351,8 +351,13 @@ class Multiplexer:
         key = encode_name(name)
         return [self.command(b"PUBSUB", b"NUMSUB", key, node=self.node_of(key))]
 
+    @property
+    def scripts_apart(self) -> bool:
+        """Whether what a script publishes comes by another way than what is published here."""
+        return False
+
     def fences(
-        self, published: float, name: str | bytes | None = None
+        self, published: float, name: str | bytes | None = None, *, scripted: bool = False
     ) -> list[asyncio.Future[None]]:
         """Futures, done once all that was published to `name` so far has been delivered here.
 
@@ -360,7 +365,8 @@ class Multiplexer:
         whatever event loop, at the moment `published` (`time.monotonic`). If that is longer ago
         than ``connect_timeout``, after which they are done in any case, or before the last fence,
         there are none. They never fail: if the link breaks, what was on its way is lost. Cost: a
-        PING, one for all who ask in a turn of the loop.
+        PING, one for all who ask in a turn of the loop. ``scripted``: also for what scripts have
+        published, which matters where there are `scripts_apart`.
         """
         subscribers = self._subscribers
         which = subscribers.all if name is None else (subscribers.of(encode_name(name)),)

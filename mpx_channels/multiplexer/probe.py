@@ -7,9 +7,10 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .deafness import DeafnessWatch
-from .exceptions import LinkLost, SubscriptionRefused
+from .exceptions import LinkLost, NotConnected, SubscriptionRefused
 from .packing import pack_publish
 from .publisher import Publisher
 from .registry import CHANNEL, Entry, Kind
@@ -139,9 +140,14 @@ class Probe:
                 question.heard.set_exception(loss)
 
     def close(self) -> None:
-        """The server is ours no more."""
+        """The server is ours no more, or the name not the server's."""
         self._watch.stop()
         self._subscriber.remove(self.entry, self, at_once=True)
+        heard = [each.heard for each in self.questions.values()]
+        waiting: list[asyncio.Future[Any]] = [*self._waiters, *heard]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(NotConnected(f"{self._subscriber.node} is not asked any more"))
 
     # -- Listener -----------------------------------------------------------------------------
 

@@ -435,3 +435,27 @@ def test_histories() -> None:
         LayerConfig(history=[])  # type: ignore[arg-type]
     with pytest.raises(InvalidConfig, match="recovery_limit"):
         LayerConfig(recovery_limit=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"cluster": "yes"}, "cluster must be True or False, not 'yes'"),
+        ({"cluster": True, "sharded_pubsub": None}, "sharded_pubsub must be True or False"),
+        ({"cluster": True, "partitions": 100}, "partitions must be a power of two"),
+        ({"cluster": True, "partitions": True}, "partitions must be a power of two"),
+        ({"cluster": True, "prefix": "a{b}"}, "must have no braces in a cluster"),
+        ({"cluster": True, "address_remap": {}}, "address_remap must be a function"),
+        ({"address_remap": max}, "address_remap is for a cluster"),
+        ({"cluster": True, "hosts": ["redis://x/1"]}, "a cluster has database 0 only"),
+        ({"cluster": True, "hosts": ["unix:///x"]}, "a seed must be a host and a port"),
+        ({"cluster": True, "hosts": [SENTINEL]}, "a seed must be the address of a node"),
+        ({"cluster": True, "hosts": ["embedded://"]}, "a cluster is embedded+cluster://"),
+        ({"hosts": ["embedded+cluster://"]}, "set 'cluster': True as well"),
+        # Which of the two a process would be in is a matter of chance.
+        ({"cluster": True, "hosts": ["embedded+cluster://", "redis://x"]}, "nothing else in hosts"),
+    ],
+)
+def test_what_is_wrong_with_a_cluster(config: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidConfig, match=re.escape(says)):
+        LayerConfig.parse(config)

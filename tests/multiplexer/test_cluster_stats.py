@@ -10,8 +10,8 @@ import pytest
 from mpx_channels.metrics.collector import _by_address
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from mpx_channels.multiplexer.slots import slot_of
-from tests.clusters import Cluster
-from tests.conftest import eventually
+from tests.clusters import SLOTS, Cluster
+from tests.conftest import PATIENCE, eventually
 from tests.proxy import free_port
 
 from .recorder import Recorder
@@ -93,6 +93,24 @@ async def test_slots_that_move_and_nodes_that_go(own_cluster: Cluster, new: New)
     assert _by_address(mpx.stats().nodes) == dict.fromkeys(
         (each.url for each in own_cluster.masters), True
     )
+
+
+async def test_a_slot_of_a_probe_moves_while_somebody_asks(own_cluster: Cluster, new: New) -> None:
+    mpx = new(own_cluster.seeds[0])
+    mpx.probe_over("alive")
+    await mpx.start()
+    await mpx.wait_connected(10)
+    source, other = own_cluster.masters[:2]
+    # Its name at a node has the smallest number whose slot is there.
+    theirs = own_cluster.slots_of(source)
+    slot = next(each for number in range(SLOTS) if (each := slot_of(b"%d" % number)) in theirs)
+    moving = asyncio.create_task(asyncio.to_thread(own_cluster.migrate_slot, slot, other))
+    while not moving.done():
+        health = await mpx.healthy(PATIENCE)
+        assert health.ok, health.reason
+    await moving
+    await eventually(lambda: mpx.stats().slots_moved == 1)
+    assert (await mpx.healthy(PATIENCE)).ok
 
 
 async def _all(steps: object) -> AsyncIterator[str]:

@@ -124,11 +124,18 @@ class Promises(Part):
         return promise
 
     async def settle(self, name: str, answer: bytes) -> int:
-        """Settle the promises on a user's name, with an encoded answer; how many waited."""
+        """Settle the promises on a user's name, with an encoded answer; how many waited.
+
+        Raises `PromiseDisconnected` if our link broke before anybody could say so, and as
+        `Multiplexer.publish`.
+        """
         context = self._context
         redis_name = context.names.promise(name)
         poll = await self._requests.ask(redis_name, answer, context.connect_timeout)
-        return sum(int(told.get("value", 0)) for told in poll.answers)
+        waited = sum(int(told.get("value", 0)) for told in poll.answers)
+        if not waited and len(poll.answers) < poll.asked and poll.broken is not None:
+            raise poll.broken  # 0 would say that the value is gone
+        return waited
 
     def drop(self, name: str, promise: LayerPromise) -> None:
         """Nobody waits for this promise any more; harmless if it was settled."""

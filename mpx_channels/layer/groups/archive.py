@@ -96,6 +96,13 @@ class Archive:
         _, received = await self.store.publish(name, setting, data, None)
         return await commands.subscribers(multiplexer, name, received)
 
+    async def publish_behind(self, name: str, data: bytes) -> int:
+        """Publish what is in no history the way of what is, which so comes before; who got it."""
+        self._context.counters.messages_out += 1
+        names, multiplexer = self._context.names, self._context.multiplexer
+        stream, *_ = names.history(names.group_of(name))
+        return await commands.publish_as_scripts(multiplexer, stream, name, data)
+
     async def read(self, name: str, setting: HistorySetting, since: object, limit: int) -> History:
         """Up to `limit` messages behind a position, or the last ones if it is None."""
         state = await self.store.state(name, setting)

@@ -70,7 +70,7 @@ class GroupHistory(Part):
         self._tasks: set[asyncio.Task[Any]] = set()
         if archive.keeps_some:
             groups.histories = self
-            wildcards.with_history = self._members
+            wildcards.with_history, wildcards.some_kept = self._members, True
 
     # -- joining ------------------------------------------------------------------------------
 

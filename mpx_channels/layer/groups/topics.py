@@ -333,7 +333,8 @@ class ChannelTopics(Topics):
         return loss.includes(name)
 
     def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
-        return self.context.multiplexer.fences(published, name)
+        kept = self.topics[name].track is not None
+        return self.context.multiplexer.fences(published, name, scripted=kept)
 
     def _subscribe(self, name: str) -> bool:
         return self._subscription.add(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from mpx_channels.channels.mailbox import Delivery, Item, Mailbox
@@ -60,6 +61,8 @@ class Wildcards(PatternTopics):
         self._mailboxes = mailboxes
         # The members of a group with a history.
         self.with_history: Callable[[str], Collection[Mailbox]] = lambda name: ()
+        # Whether there are groups with a history at all.
+        self.some_kept = False
         # The last publish of each server, by the server's node.
         self._copies: dict[Node, _Copies] = {}
 
@@ -111,6 +114,9 @@ class Wildcards(PatternTopics):
             copies.receivers.update(behind)
         for mailbox in members:
             copies.deliver(mailbox, tagged if mailbox.wildcards else item, self._mailboxes, put)
+
+    def _fences(self, published: float, name: str) -> list[asyncio.Future[None]]:
+        return self.context.multiplexer.fences(published, scripted=self.some_kept)
 
     def _match(self, pattern: str, name: str, data: bytes) -> None:
         """A message to a group that matches somebody's pattern here."""

@@ -209,15 +209,19 @@ class ClusterMultiplexer(Multiplexer):
         require_timeout(timeout)
         if self._probes is None:
             raise ValueError("healthy() needs a channel to publish to: call probe_over(name)")
-        started = monotonic()
+        deadline = monotonic() + timeout
         try:
             await self.wait_connected(timeout)
         except NotConnected as error:
             return Health(False, reason=str(error))
         if not self._topology.complete:
             return Health(False, reason=f"slots of {self._topology.unknown} have no master")
-        left = max(0.001, timeout - (monotonic() - started))
-        return await examine(map(self._probes.host, self.nodes), left)
+        while True:
+            replaced = self._probes.replaced
+            left = max(0.001, deadline - monotonic())
+            health = await examine(map(self._probes.host, self.nodes), left)
+            if health.ok or self._probes.replaced == replaced or monotonic() >= deadline:
+                return health
 
     # -- talk ---------------------------------------------------------------------------------
 
@@ -272,14 +276,23 @@ class ClusterMultiplexer(Multiplexer):
         """Of classic channels a node knows its own clients only."""
         return self.sharded
 
+    @property
+    def scripts_apart(self) -> bool:
+        """Classic messages go over our home; a script runs at the node that has its keys."""
+        return not self.sharded
+
     def fences(
-        self, published: float, name: str | bytes | None = None
+        self, published: float, name: str | bytes | None = None, *, scripted: bool = False
     ) -> list[asyncio.Future[None]]:
         subscribers = self._subscribers
         kind = SHARDED if self.sharded else CHANNEL
         which = subscribers.all if name is None else (subscribers.of(encode_name(name), kind),)
         fences = [subscriber.fence(published) for subscriber in which]
-        return [fence for fence in fences if fence is not None]
+        found = [fence for fence in fences if fence is not None]
+        if scripted and self.scripts_apart and self._probes is not None:
+            nodes = self.nodes if name is None else (self.node_of(name),)
+            found += self._probes.fences(published, nodes)
+        return found
 
     def command(
         self, *words: bytes, node: Node | None = None, again: Again | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterable
+from time import monotonic
 
 from ..entries import CHANNEL, SHARDED, Entry
-from ..exceptions import LinkLost
+from ..exceptions import LinkLost, MpxError
 from ..health import Host
 from ..packing import pack_publish, pack_spublish
 from ..probe import Probe
@@ -43,6 +46,8 @@ class ClusterProbes:
         self._interval = interval
         self._patience = patience
         self._of: dict[Subscriber, tuple[Probe, bytes]] = {}
+        # How many have ended, as their slots have moved, or their nodes have gone.
+        self.replaced = 0
         if topology.sharded:
             subscribers.of(name, CHANNEL).add(CHANNEL, name, self)
         subscribers.subscriptions.add(self)
@@ -59,6 +64,30 @@ class ClusterProbes:
         )
         return Host(node, self._of[subscriber][0], subscriber, self._publishers.of(node))
 
+    def fences(self, published: float, nodes: Iterable[Node]) -> list[asyncio.Future[None]]:
+        """Done once what these nodes have published by now has come home; as `Fences.ask`.
+
+        A PING at home says nothing of what is on its way there from other nodes. It comes in order,
+        so a probe that is published there comes behind it.
+        """
+        if published < monotonic() - self._patience:
+            return []
+        home = self._topology.home
+        return [
+            asyncio.ensure_future(self._has_come(node))
+            for node in nodes
+            if node is not home and node in self._publishers
+        ]
+
+    async def _has_come(self, node: Node) -> None:
+        found = self._of.get(self._subscribers.of_node(self._topology.home))
+        publisher = self._publishers.of(node)
+        if found is None or not found[0].listens or not publisher.ready:
+            return  # nothing comes from there now
+        with contextlib.suppress(MpxError, TimeoutError):
+            async with asyncio.timeout(self._patience):
+                await found[0].round_trip(publisher)
+
     def follow(self) -> None:
         """Slots have moved, or nodes: have a probe wherever there is to be one."""
         topology = self._topology
@@ -67,6 +96,7 @@ class ClusterProbes:
             gone = subscriber.node not in wanted
             if gone or (topology.sharded and topology.node_of(name) is not subscriber.node):
                 probe.close()
+                self.replaced += 1
                 del self._of[subscriber]
         for node in wanted:
             subscriber = self._subscribers.of_node(node)
@@ -106,6 +136,7 @@ class ClusterProbes:
     def server_removed(self, subscriber: Subscriber) -> None:
         if subscriber in self._of:
             self._of.pop(subscriber)[0].close()
+            self.replaced += 1
 
     # -- Listener, of the name at home ----------------------------------------------------------
 

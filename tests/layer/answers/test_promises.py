@@ -8,15 +8,16 @@ import sys
 from typing import Any
 
 import pytest
+import redis
 from asgiref.sync import async_to_sync
 
 from mpx_channels.layer import MpxChannelLayer, PromiseRejected, UnserializableMessage
 from mpx_channels.multiplexer import NotConnected, PromiseDisconnected
-from tests.conftest import RestartableServer, eventually
+from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.inside import names_of
 from tests.layer.conftest import MakeLayer
 from tests.over import Outside
-from tests.proxy import Proxy
+from tests.proxy import Proxy, without
 
 
 def waited_for(layer: MpxChannelLayer) -> int:
@@ -258,6 +259,20 @@ async def test_the_link_breaks(
     promise = await layer.new_promise("order-42")
     assert await other_layer.resolve("order-42", "again") == 1
     assert await promise == "again"
+
+
+async def test_the_link_breaks_before_it_is_known_who_waited(
+    make_layer: MakeLayer, other_layer: MpxChannelLayer, proxy: Proxy, client: redis.Redis
+) -> None:
+    layer = make_layer(hosts=[proxy.url], connect_timeout=600)
+    await layer.connect()
+    promise = await other_layer.new_promise("order-42", timeout=PATIENCE)
+    proxy.to_client.rewrite = without(b"message")
+    resolving = asyncio.ensure_future(layer.resolve("order-42", "shipped"))
+    assert await promise == "shipped"
+    client.client_kill_filter(_type="pubsub")
+    with pytest.raises(PromiseDisconnected, match="before the answer came"):
+        await asyncio.wait_for(resolving, PATIENCE)
 
 
 async def test_the_link_breaks_before_it_is_in_force(make_layer: MakeLayer, proxy: Proxy) -> None:

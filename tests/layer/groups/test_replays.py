@@ -60,6 +60,11 @@ async def test_while_others_send(layer: MpxChannelLayer, sender: MpxChannelLayer
     for start, mailbox in joined:
         assert await got(mailbox, total - start) == list(range(start + 1, total + 1))
         await nothing_more(mailbox) if start == 0 else None
+    # Who has read the last one out of the history before it came is a member like others with the
+    # next.
+    await send(sender, "room-1", total + 1)
+    for _, mailbox in joined:
+        assert await got(mailbox, 1) == [total + 1]
     track: Any = topic_of(layer, "room-1").track
     assert track.behind == {}
     assert track.pages == {}

@@ -1,0 +1,149 @@
+"""With classic Pub/Sub in a cluster, messages of one group may come by way of two nodes.
+
+A script, which keeps a message in a history, publishes at the node of the group's slot; all else
+goes over the home of its process. What is on its way from node to node is held back here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mpx_channels.layer import MpxChannelLayer
+from tests.clusters import Cluster, Node
+from tests.conftest import PATIENCE, eventually
+from tests.inside import hub_of, mailbox_of, multiplexer_of, names_of
+from tests.layer.conftest import MakeLayer
+
+MESSAGE = {"type": "x"}
+
+
+@pytest.fixture(scope="module")
+def parted() -> Iterator[Cluster]:
+    """Its nodes go on to believe in each other while nothing comes through."""
+    with Cluster(partitionable=True, config={"cluster-node-timeout": 60_000}) as running:
+        yield running
+
+
+@pytest.fixture
+def make(make_layer: MakeLayer, parted: Cluster) -> Callable[..., MpxChannelLayer]:
+    config = {"hosts": parted.seeds, "cluster": True, "sharded_pubsub": False}
+    return lambda **more: make_layer(**config, history={"room*": {"size": 10, "ttl": 60}}, **more)
+
+
+def node_at(cluster: Cluster, port: int) -> Node:
+    return next(node for node in cluster.nodes if node.announced == port)
+
+
+async def connected_apart(layer: MpxChannelLayer, cluster: Cluster) -> tuple[str, Node, Node]:
+    """A group whose node is not the layer's home, and both."""
+    await layer.connect()
+    multiplexer = multiplexer_of(layer)
+    _, home = multiplexer.node.endpoint
+    for number in range(100):
+        group = f"room-{number}"
+        _, port = multiplexer.node_of(names_of(layer).group(group)).endpoint
+        if port != home:
+            return group, node_at(cluster, port), node_at(cluster, home)
+    raise AssertionError("all groups are at one node")
+
+
+async def all_answered(layer: MpxChannelLayer) -> None:
+    """A PING over each connection that is subscribed, and what its answer leads to."""
+    await asyncio.gather(*multiplexer_of(layer).fences(time.monotonic()))
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("how", ["group", "wildcard"])
+async def test_send_then_leave(
+    make: Callable[..., MpxChannelLayer], parted: Cluster, how: str
+) -> None:
+    layer = make(connect_timeout=PATIENCE)
+    group, node, home = await connected_apart(layer, parted)
+    channel = await layer.new_channel()
+    if how == "group":
+        await layer.group_add(group, channel)
+    else:
+        await layer.group_pattern_add("room*", channel)
+    parted.partition(node, home)
+    try:
+        await layer.group_send(group, MESSAGE)
+        leave = (
+            layer.group_discard(group, channel)
+            if how == "group"
+            else layer.group_pattern_discard("room*", channel)
+        )
+        leaving = asyncio.ensure_future(leave)
+        await all_answered(layer)
+        assert not leaving.done()
+    finally:
+        parted.heal()
+    async with asyncio.timeout(PATIENCE):
+        await leaving
+    assert len(mailbox_of(layer, channel)) == 1
+
+
+async def test_another_process_is_asked_to_leave(
+    make: Callable[..., MpxChannelLayer], parted: Cluster
+) -> None:
+    layer, other = make(connect_timeout=PATIENCE), make(connect_timeout=PATIENCE)
+    group, node, home = await connected_apart(layer, parted)
+    await other.connect()
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    parted.partition(node, home)
+    try:
+        await other.group_send(group, MESSAGE)
+        leaving = asyncio.ensure_future(other.group_discard(group, channel))
+        await eventually(lambda: hub_of(layer).groups.leaving or leaving.done())
+        await all_answered(layer)
+        assert not leaving.done()
+    finally:
+        parted.heal()
+    async with asyncio.timeout(PATIENCE):
+        await leaving
+    assert len(mailbox_of(layer, channel)) == 1
+
+
+async def test_a_layer_that_is_closed_leaves(
+    make: Callable[..., MpxChannelLayer], parted: Cluster
+) -> None:
+    layer = make(connect_timeout=600)
+    group, node, home = await connected_apart(layer, parted)
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    parted.partition(node, home)
+    try:
+        await layer.group_send(group, MESSAGE)
+        leaving = asyncio.ensure_future(layer.group_discard(group, channel))
+        await all_answered(layer)
+        async with asyncio.timeout(PATIENCE):
+            await layer.close()
+            await leaving
+    finally:
+        parted.heal()
+
+
+async def test_a_close_comes_after_the_messages_before(
+    make: Callable[..., MpxChannelLayer], parted: Cluster
+) -> None:
+    layer = make()
+    group, node, home = await connected_apart(layer, parted)
+    mailbox = await layer.open_channel()
+    mailbox.closable = True
+    await layer.group_add(group, mailbox.channel)
+    parted.partition(node, home)
+    try:
+        await layer.group_send(group, MESSAGE)
+        assert await layer.group_close(group) == 1
+        await all_answered(layer)
+        assert not len(mailbox)
+    finally:
+        parted.heal()
+    async with asyncio.timeout(PATIENCE):
+        got = [(await layer.receive(mailbox.channel))["type"] for _ in range(2)]
+    assert got == ["x", "mpx.closing"]
