@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
+from .providers import asked
 from .tls import host_and_port, look_closer, trouble_of
 from .tls_options import Trouble, refuse_tls_options, tls_options, wants_tls
 from .topology import Node, connection_class, port_number, require_provider, without_brackets
@@ -75,6 +76,7 @@ class SentinelNode(Node):
         }
         try:
             require_provider(self._sentinel_kwargs)
+            self._sentinel_kwargs = asked(self._sentinel_kwargs, "sentinel_kwargs")
             if wants_tls(self._sentinel_kwargs):
                 self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
             else:
@@ -181,11 +183,10 @@ class SentinelNode(Node):
             address = await self._address_from(sentinel)
         except TimeoutError:
             return f"{at}: no answer in {self._patience:g} s"
-        except NotConnected as error:
-            return str(error)  # which names it
         except Exception as error:
             # Also of what is no Sentinel, or of a credential provider: another may do better.
-            return f"{at}: {describe(error)}"
+            text = describe(error)
+            return text if at in text else f"{at}: {text}"
         return address or f"{at}: knows no such service"
 
     async def _address_from(self, sentinel: Address) -> Address | None:

@@ -17,6 +17,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
+from .providers import asked
 from .tls import host_and_port
 from .tls_options import refuse_tls_options, tls_options
 
@@ -111,6 +112,8 @@ class Node:
             "socket_connect_timeout": connect_timeout,
         }
         require_provider(self._options)
+        if self._class.__module__.startswith("redis."):
+            self._options = asked(self._options, "hosts")
         if self._tls:
             self._options = tls_options(self._options)
         elif self._class.__module__.startswith("redis."):

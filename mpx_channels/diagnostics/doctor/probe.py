@@ -11,6 +11,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from mpx_channels.diagnostics.pages import page
 from mpx_channels.multiplexer.exceptions import describe
+from mpx_channels.multiplexer.providers import NoCredentials
 from mpx_channels.multiplexer.tls import look_closer
 from mpx_channels.multiplexer.topology import Node
 
@@ -150,6 +151,8 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     text = describe(error)
+    if isinstance(error, NoCredentials):
+        return text, "Correct the provider, or see that what it asks is there."
     if "no Sentinel knows" in text:
         # And what each of them said, which are words that mean something else below.
         return text, (
