@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import shutil
 import ssl
@@ -112,11 +113,6 @@ WRONG = {
         "correct ssl_ca_certs in hosts",
         host=lambda certificates: {"ssl_ca_certs": "/nowhere/ca.pem"},
     ),
-    "no such folder": Case(
-        "the file '/nowhere' cannot be read (No such file or directory)",
-        "correct ssl_ca_path in hosts",
-        host=lambda certificates: {"ssl_ca_path": "/nowhere", "ssl_ca_certs": None},
-    ),
     "no certificate in a text": Case(
         "the text in ssl_ca_data is no certificate",
         "correct it in hosts",
@@ -131,6 +127,14 @@ WRONG = {
         },
     ),
 }
+
+if "ssl_ca_path" in inspect.signature(SSLConnection).parameters:
+    WRONG["no such folder"] = Case(
+        "the file '/nowhere' cannot be read (No such file or directory)",
+        "correct ssl_ca_path in hosts",
+        host=lambda certificates: {"ssl_ca_path": "/nowhere"},
+        leaves_out=("ssl_ca_certs",),
+    )
 
 
 def node_of(host: Host) -> Any:
