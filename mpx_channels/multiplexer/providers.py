@@ -66,7 +66,10 @@ class Asked(CredentialProvider):
         return self._checked(given)
 
     def _failed(self, error: BaseException) -> NoCredentials:
-        return NoCredentials(f"{self._name} raised {error!r}")
+        # Not its repr, which with redis-py's own errors has no text.
+        text = " ".join(str(error).split())
+        kind = type(error).__name__
+        return NoCredentials(f"{self._name} raised {f'{kind}: {text}' if text else kind}")
 
     def _checked(self, given: Any) -> tuple[Any, ...]:
         """What it returned; the error says no value, as that may be a password."""

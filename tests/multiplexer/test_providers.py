@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 import pytest
+import redis
 from redis.credentials import CredentialProvider
 
 from mpx_channels.multiplexer import NotConnected
@@ -47,12 +48,16 @@ WRONG = {
     "a password that is no tuple": ("hush", "returned a value of type str"),
     "no password": (("user", None), "returned (str, NoneType)"),
     "too much": (("user", "hush", "hush"), "returned (str, str, str)"),
-    "an error": (KeyError("password"), "raised KeyError('password')"),
-    "more than a line": (RuntimeError("sealed\nsince noon"), r"raised RuntimeError('sealed\nsince"),
-    "no time": (TimeoutError(), "raised TimeoutError()"),
+    "an error": (KeyError("password"), "raised KeyError: 'password'"),
+    "an error of redis-py": (redis.ConnectionError("sealed"), "raised ConnectionError: sealed"),
+    "more than a line": (
+        RuntimeError("sealed\nsince noon"),
+        "raised RuntimeError: sealed since noon",
+    ),
+    "no time": (TimeoutError(), "raised TimeoutError"),
     # What the provider asks, and not Redis.
-    "refused": (ConnectionRefusedError(111, "refused"), "raised ConnectionRefusedError("),
-    "a certificate": (ssl.SSLCertVerificationError("x"), "raised SSLCertVerificationError("),
+    "refused": (ConnectionRefusedError(111, "refused"), "raised ConnectionRefusedError: "),
+    "a certificate": (ssl.SSLCertVerificationError("x"), "raised SSLCertVerificationError: "),
 }
 
 
