@@ -13,7 +13,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
@@ -22,6 +22,8 @@ from tests.conftest import missing
 from tests.users import needs_more
 
 SENTINEL = {"sentinels": [("s", 26379)], "master_name": "chat"}
+PROVIDER = UsernamePasswordCredentialProvider("u", "p")
+BOTH = {"credential_provider": PROVIDER, "password": "p"}
 
 
 class Picky(Connection):
@@ -309,6 +311,14 @@ def test_config_wins_over_a_hosts_options() -> None:
         (
             {"hosts": [{**SENTINEL, "sentinel_kwargs": {"credential_provider": "secret"}}]},
             "sentinel_kwargs: credential_provider must be a redis.credentials.CredentialProvider",
+        ),
+        (
+            {"hosts": [{"address": "redis://u:p@x", "credential_provider": PROVIDER}]},
+            "a credential_provider stands instead of a user and a password",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {**BOTH}}]},
+            "sentinel_kwargs: a credential_provider stands instead of a user and a password",
         ),
         ({"hosts": [("x:6379", 6379)]}, "a name or an address alone, without a port, not 'x:6379'"),
         ({"hosts": [{"host": "redis://:secret@x"}]}, "a port, not 'redis://:***@x'"),
