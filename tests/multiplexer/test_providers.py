@@ -10,10 +10,11 @@ import pytest
 import redis
 from redis.credentials import CredentialProvider
 
+from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.multiplexer import NotConnected
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from mpx_channels.multiplexer.hosts import parse_hosts
-from tests.diagnostics.doctor.examine import examine, of
+from tests.diagnostics.doctor.examine import examine
 
 from ..conftest import eventually
 from .conftest import NewMultiplexer
@@ -75,9 +76,11 @@ async def test_what_is_wrong_is_said_of_it(
     assert "hush" not in said
     assert "\n" not in said
     # In the doctor's words.
-    (row,) = of(await examine({"hosts": [host]}, "reachable"), "reachable")
-    assert says in row.finding.found
-    assert row.finding.todo.startswith("Correct the provider")
+    for cluster in (False, True):
+        rows = await examine({"hosts": [host], "cluster": cluster}, "masters", "reachable")
+        (row,) = [row for row in rows if row.finding.level == Level.PROBLEM]
+        assert says in row.finding.found
+        assert row.finding.todo.startswith("Correct the provider")
 
 
 @pytest.mark.parametrize("place", ["server", "sentinels", "cluster"])
