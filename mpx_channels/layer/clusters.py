@@ -93,6 +93,14 @@ def wrong_cluster(config: ClusterConfig, seeds: Sequence[Node]) -> Iterator[str]
             require_cluster_node(seed)
         except ValueError as error:
             yield str(error)
+    first, *others = [str(seed) for seed in seeds] or [""]
+    if first.startswith("redis:"):
+        for other in others:
+            if other.startswith("rediss:"):
+                yield (
+                    f"hosts has {other}, with TLS, behind {first}, without: in a cluster the first "
+                    "entry's options are for all nodes, so write rediss:// there, too"
+                )
 
 
 def _is_power_of_two(number: int) -> bool:

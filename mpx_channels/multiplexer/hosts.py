@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -20,7 +21,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSL
 
 from .sentinel import SentinelNode
 from .tls_options import wants_tls
-from .topology import Node, port_number, without_brackets, without_password
+from .topology import Node, host_name, port_number, without_password
 
 __all__ = ["DEFAULT_HOST", "IGNORED_OPTIONS", "Host", "nearest", "parse_hosts"]
 
@@ -100,7 +101,7 @@ def _parse_host(entry: object) -> Host:
     if isinstance(entry, tuple | list) and len(entry) >= 2:
         host, port = entry[:2]
         if isinstance(host, str):
-            return Host("redis://", {"host": without_brackets(host), "port": _port(port)})
+            return Host("redis://", {"host": _name(host), "port": _port(port)})
     raise ValueError(
         "a host must be a URL, a (host, port) pair or a dict of connection options, "
         f"not {_shown(entry)}"
@@ -136,11 +137,11 @@ def _parse_options(options: dict[str, Any]) -> Host:
         if class_ in _CLASSES:
             del options["connection_class"]  # the URL says it
         if url == "unix://":
-            url += str(options.pop("path", ""))
+            url += quote(str(options.pop("path", None) or ""))
     if "port" in options:
         options["port"] = _port(options["port"])
-    if isinstance(options.get("host"), str):
-        options["host"] = without_brackets(options["host"])
+    if "host" in options and not sentinels:
+        options["host"] = _name(options["host"])
     settings = {}
     for key, instead in TRANSLATED_OPTIONS.items():
         value = options.pop(key, None)
@@ -195,6 +196,13 @@ def _with_tls(url: str, tls: bool) -> str:
             f"{'rediss' if tls else 'redis'}://"
         )
     return url
+
+
+def _name(host: object) -> str:
+    try:
+        return host_name(host)
+    except ValueError as error:
+        raise ValueError(f"a host must be {error}, not {_shown(host)}") from None
 
 
 def _port(port: object) -> int:

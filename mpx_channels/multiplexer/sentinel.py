@@ -15,9 +15,17 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from .exceptions import NotConnected, describe
+from .providers import asked
 from .tls import host_and_port, look_closer, trouble_of
 from .tls_options import Trouble, refuse_tls_options, tls_options, wants_tls
-from .topology import Node, connection_class, port_number, require_provider, without_brackets
+from .topology import (
+    Node,
+    connection_class,
+    host_name,
+    port_number,
+    require_provider,
+    without_password,
+)
 from .wire import hang_up
 
 __all__ = ["AnySentinel", "SentinelNode"]
@@ -74,7 +82,9 @@ class SentinelNode(Node):
             **dict.fromkeys(_TIMEOUTS),
         }
         try:
+            _require_ours(sentinel_kwargs or {})
             require_provider(self._sentinel_kwargs)
+            self._sentinel_kwargs = asked(self._sentinel_kwargs, "sentinel_kwargs")
             if wants_tls(self._sentinel_kwargs):
                 self._sentinel_kwargs = tls_options(self._sentinel_kwargs)
             else:
@@ -182,9 +192,10 @@ class SentinelNode(Node):
         except TimeoutError:
             return f"{at}: no answer in {self._patience:g} s"
         except NotConnected as error:
-            return str(error)  # which names it
+            text = str(error)
+            return text if at in text else f"{at}: {text}"  # what is wrong with TLS names it
         except Exception as error:
-            # Also of what is no Sentinel, or of a credential provider: another may do better.
+            # Also of what is no Sentinel: another may do better.
             return f"{at}: {describe(error)}"
         return address or f"{at}: knows no such service"
 
@@ -261,6 +272,17 @@ class _AddressPool:
         return await self._node.master_address()
 
 
+def _require_ours(kwargs: Mapping[str, Any]) -> None:
+    """Raise what is wrong with those that say where a Sentinel is, and how long to wait for it."""
+    for name in ("connection_pool", "host", "port", "unix_socket_path"):
+        if kwargs.get(name) is not None:
+            raise TypeError(f"{name!r} is not an option here: sentinels has the addresses")
+    for name in _TIMEOUTS:
+        seconds = kwargs.get(name)
+        if seconds and (not isinstance(seconds, int | float) or not seconds > 0):
+            raise ValueError(f"{name} must be a number of seconds above 0, not {seconds!r}")
+
+
 def _of_sentinel(trouble: Trouble) -> Trouble:
     """What is wrong with TLS, with the options at their place: those in hosts are the master's."""
     todo = trouble.todo.replace("rediss:// (or 'ssl': True)", "'ssl': True")
@@ -278,7 +300,12 @@ def _addresses(sentinels: object) -> list[Address]:
         match each:
             case [str(host), int() | str() as port] if not isinstance(port, bool):
                 try:
-                    addresses.append((without_brackets(host), port_number(port)))
+                    name = host_name(host)
+                except ValueError as error:
+                    shown = without_password(host)
+                    raise ValueError(f"a Sentinel's host must be {error}, not {shown!r}") from None
+                try:
+                    addresses.append((name, port_number(port)))
                 except ValueError as error:
                     raise ValueError(f"a Sentinel's port must be {error}, not {port!r}") from None
             case _:

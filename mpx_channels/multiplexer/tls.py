@@ -15,6 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, ResponseError
 
 from .exceptions import NotConnected
+from .providers import NoCredentials
 from .tls_options import Trouble, file_troubles
 
 __all__ = ["host_and_port", "look_closer", "trouble_of"]
@@ -60,7 +61,8 @@ def trouble_of(
         if stood and not _is_about_ours(each):
             continue
         if isinstance(each, ssl.SSLCertVerificationError):
-            return _of_their_certificate(each, at)
+            # A folder of authorities that is not there is no error of OpenSSL's.
+            return next(file_troubles(connection), None) or _of_their_certificate(each, at)
         if isinstance(each, ssl.SSLError):
             return next(file_troubles(connection), None) or _of_openssl(each, at, connection)
         if isinstance(each, FileNotFoundError | PermissionError | IsADirectoryError):
@@ -107,7 +109,7 @@ def _where(connection: AbstractConnection) -> str:
 
 
 def _of_their_certificate(error: ssl.SSLCertVerificationError, at: str) -> Trouble:
-    code = error.verify_code
+    code = getattr(error, "verify_code", None)
     if code in UNTRUSTED:
         return Trouble(
             f"the certificate of {at} was signed by nobody whom this machine trusts",
@@ -129,7 +131,7 @@ def _of_their_certificate(error: ssl.SSLCertVerificationError, at: str) -> Troub
     if code == REVOKED:
         return Trouble(f"the certificate of {at} was revoked", "give the server a new one")
     return Trouble(
-        f"the certificate of {at} is refused ({error.verify_message})",
+        f"the certificate of {at} is refused ({getattr(error, 'verify_message', error)})",
         "give the server one that is in order",
     )
 
@@ -140,7 +142,8 @@ def _is_about_ours(error: BaseException) -> bool:
 
 
 def _of_openssl(error: ssl.SSLError, at: str, connection: AbstractConnection) -> Trouble:
-    reason = error.reason or ""
+    # None of errors that OpenSSL has no number for.
+    reason = getattr(error, "reason", None) or ""
     has_one = bool(getattr(getattr(connection, "ssl_context", None), "certfile", None))
     if reason.endswith(NO_TLS):
         return _no_tls(at)
@@ -178,11 +181,13 @@ def _no_tls(at: str) -> Trouble:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it was raised for."""
+    """An error and what it was raised for. What a credential provider met was not this server."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
+        if isinstance(current, NoCredentials):
+            break
         current = current.__cause__ or current.__context__
     return chain
 
@@ -215,7 +220,7 @@ async def _speaks_tls(host: str, port: int) -> bool:
         _, writer = await asyncio.open_connection(host, port, ssl=context)
     except ssl.SSLError as error:
         # With words of TLS it was refused.
-        return "ALERT" in (error.reason or "")
+        return "ALERT" in (getattr(error, "reason", None) or "")
     await _closed(writer)
     return True
 

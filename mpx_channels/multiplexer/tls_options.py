@@ -64,11 +64,15 @@ def tls_options(options: Mapping[str, Any]) -> dict[str, Any]:
     version = given.get("ssl_min_version")
     if isinstance(version, str) and version.isdigit():
         given["ssl_min_version"] = version = int(version)  # of a URL, with an older redis-py
-    if not isinstance(version, int | None):
+    if version is not None and version not in tuple(ssl.TLSVersion):
         raise ValueError(
             "ssl_min_version must be one of ssl.TLSVersion, such as ssl.TLSVersion.TLSv1_3, and "
             f"not {version!r}"
         )
+    for option in FILES:
+        if not isinstance(given.get(option), str | bytes | os.PathLike | None):
+            raise ValueError(f"{option} must be the path of a file, not {given[option]!r}")
+    _require_ciphers(given.get("ssl_ciphers"))
     if not isinstance(given.get("ssl_check_hostname", True), bool):
         raise ValueError(
             f"ssl_check_hostname must be True or False, not {given['ssl_check_hostname']!r}"
@@ -85,6 +89,18 @@ def tls_options(options: Mapping[str, Any]) -> dict[str, Any]:
     elif not _CHECKS_NAMES:
         given.setdefault("ssl_check_hostname", True)
     return given
+
+
+def _require_ciphers(ciphers: object) -> None:
+    if ciphers is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(ciphers)  # type: ignore[arg-type]
+    except (ssl.SSLError, TypeError):
+        raise ValueError(
+            f"ssl_ciphers must be a list of ciphers as OpenSSL writes it, not {ciphers!r}: see "
+            "openssl ciphers"
+        ) from None
 
 
 def _checks_names() -> bool:

@@ -11,12 +11,15 @@ import inspect
 import re
 from binascii import crc32
 from collections.abc import Hashable, Mapping, Sequence
+from ipaddress import IPv6Address
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.asyncio.connection import parse_url as redis_parse_url
 from redis.exceptions import RedisError
 
+from .providers import asked
 from .tls import host_and_port
 from .tls_options import refuse_tls_options, tls_options
 
@@ -24,6 +27,7 @@ __all__ = [
     "Node",
     "Topology",
     "connection_class",
+    "host_name",
     "nodes_of",
     "port_number",
     "require_provider",
@@ -51,6 +55,7 @@ _NOT_PLACE = frozenset({"db", "username", "password", "credential_provider", "cl
 _PASSWORD_OPTION = re.compile(r"((?:\b|ssl_)password=)[^&]*", re.IGNORECASE)
 # What ends the part of a URL with the credentials, unless it is percent-encoded.
 _ENDS_CREDENTIALS = re.compile(r"[/?#\[\]]")
+SOCKET_PATH = "a Unix socket needs its path, with three slashes in a URL: unix:///run/redis.sock"
 # Names are hashed to so many places, which the nodes share; channels_redis does the same.
 RING = 4096
 
@@ -82,6 +87,9 @@ class Node:
                 f"bad Redis URL {without_password(url)!r}: {_why(error, url)}"
             ) from None
         by_scheme = parsed.pop("connection_class", Connection)
+        if by_scheme is UnixDomainSocketConnection and urlsplit(url).hostname:
+            # redis-py would leave the first folder out.
+            raise ValueError(f"bad Redis URL {without_password(url)!r}: {SOCKET_PATH}")
         self._prepare(by_scheme, parsed, options or {}, connect_timeout)
 
     def _prepare(
@@ -103,6 +111,9 @@ class Node:
         self._options = {"protocol": 2, **from_url, **given}
         if str(self._options["protocol"]) not in ("2", "3"):
             raise ValueError(f"protocol must be 2 or 3, not {self._options['protocol']!r}")
+        db = self._options.get("db")
+        if db and (isinstance(db, bool | float) or not str(db).isdecimal()):
+            raise ValueError(f"db must be the number of a database, not {db!r}")
         self._options |= {
             "decode_responses": False,
             # With a timeout redis-py sends through asyncio.wait_for(), which up to Python 3.11 can
@@ -111,6 +122,8 @@ class Node:
             "socket_connect_timeout": connect_timeout,
         }
         require_provider(self._options)
+        if self._class.__module__.startswith("redis."):
+            self._options = asked(self._options, "hosts")
         if self._tls:
             self._options = tls_options(self._options)
         elif self._class.__module__.startswith("redis."):
@@ -132,9 +145,7 @@ class Node:
             return
         refuse_tls_options(self._options, "a Unix socket has none")
         if not self._options.get("path"):
-            raise ValueError(
-                "a Unix socket needs its path, with three slashes in a URL: unix:///run/redis.sock"
-            )
+            raise ValueError(SOCKET_PATH)
 
     def connection(self) -> AbstractConnection:
         """A fresh connection of redis-py, not connected yet."""
@@ -256,6 +267,19 @@ def port_number(port: object) -> int:
     if not 0 < number < 65536:
         raise ValueError("a number from 1 to 65535")
     return number
+
+
+def host_name(host: object) -> str:
+    """A host's name or address; raises `ValueError` with what it has to be for anything else."""
+    if not isinstance(host, str) or not host:
+        raise ValueError("a name or an address")
+    bare = without_brackets(host)
+    if ":" in bare:
+        try:
+            IPv6Address(bare)
+        except ValueError:
+            raise ValueError("a name or an address alone, without a port") from None
+    return bare
 
 
 def without_brackets(host: str) -> str:

@@ -13,7 +13,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 from mpx_channels import embedded
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer
@@ -22,6 +22,8 @@ from tests.conftest import missing
 from tests.users import needs_more
 
 SENTINEL = {"sentinels": [("s", 26379)], "master_name": "chat"}
+PROVIDER = UsernamePasswordCredentialProvider("u", "p")
+BOTH = {"credential_provider": PROVIDER, "password": "p"}
 
 
 class Picky(Connection):
@@ -87,6 +89,8 @@ class PickyTls(SSLConnection):
         ([{"address": "redis://x", "connection_class": Picky}], "redis://x:6379"),
         ([{"address": "redis://x", "connection_class": PickyTls}], "rediss://x:6379"),
         ([{"address": "rediss://x", "connection_class": Picky}], "rediss://x:6379"),
+        ([{"path": "/run/a%20b#c?.sock"}], "unix:///run/a%20b#c?.sock"),
+        ([("fe80::1%eth0", 1)], "redis://[fe80::1%eth0]:1"),
         ([SENTINEL], "redis+sentinel://s:26379/chat"),
         ([{**SENTINEL, "sentinels": [["s", "1"], ("t", 2)]}], "redis+sentinel://s:1,t:2/chat"),
         ([{**SENTINEL, "ssl": True, "password": "secret"}], "rediss+sentinel://s:26379/chat"),
@@ -307,6 +311,50 @@ def test_config_wins_over_a_hosts_options() -> None:
         (
             {"hosts": [{**SENTINEL, "sentinel_kwargs": {"credential_provider": "secret"}}]},
             "sentinel_kwargs: credential_provider must be a redis.credentials.CredentialProvider",
+        ),
+        (
+            {"hosts": [{"address": "redis://u:p@x", "credential_provider": PROVIDER}]},
+            "a credential_provider stands instead of a user and a password",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {**BOTH}}]},
+            "sentinel_kwargs: a credential_provider stands instead of a user and a password",
+        ),
+        ({"hosts": [("x:6379", 6379)]}, "a name or an address alone, without a port, not 'x:6379'"),
+        ({"hosts": [{"host": "redis://:secret@x"}]}, "a port, not 'redis://:***@x'"),
+        ({"hosts": [("", 6379)]}, "a host must be a name or an address, not ''"),
+        # Of a variable that is not set: redis-py would go to this machine.
+        ({"hosts": [{"host": None}]}, "a host must be a name or an address, not None"),
+        (
+            {"hosts": [{**SENTINEL, "sentinels": [("s:26379", 26379)]}]},
+            "a Sentinel's host must be a name or an address alone, without a port, not 's:26379'",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {"connection_pool": 1}}]},
+            "sentinel_kwargs: 'connection_pool' is not an option here",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {"unix_socket_path": "/x"}}]},
+            "sentinel_kwargs: 'unix_socket_path' is not an option here",
+        ),
+        (
+            {"hosts": [{**SENTINEL, "sentinel_kwargs": {"socket_timeout": "1 s"}}]},
+            "sentinel_kwargs: socket_timeout must be a number of seconds above 0, not '1 s'",
+        ),
+        ({"hosts": [{"host": "x", "db": "a"}]}, "db must be the number of a database, not 'a'"),
+        ({"hosts": [{"host": "x", "db": -1}]}, "db must be the number of a database, not -1"),
+        ({"hosts": [{**SENTINEL, "db": 1.5}]}, "db must be the number of a database, not 1.5"),
+        ({"hosts": ["unix://run/redis.sock"]}, "with three slashes in a URL"),
+        ({"hosts": [{"path": "run/redis.sock"}]}, "with three slashes in a URL"),
+        ({"hosts": [{"path": None}]}, "a Unix socket needs its path"),
+        (
+            {"hosts": ["rediss://x?ssl_ciphers=nonsense"]},
+            "ssl_ciphers must be a list of ciphers as OpenSSL writes it, not 'nonsense'",
+        ),
+        ({"hosts": ["rediss://x?ssl_min_version=1"]}, "ssl_min_version must be one of ssl.TLS"),
+        (
+            {"hosts": [{"address": "rediss://x", "ssl_ca_certs": ["/x"]}]},
+            "ssl_ca_certs must be the path of a file, not ['/x']",
         ),
         ({"hosts": [{"host": "x", "ssl": "yes"}]}, "ssl must be True or False, not 'yes'"),
         ({"hosts": [{"host": "x", "connection_class": int}]}, "connection_class <class 'int'>"),

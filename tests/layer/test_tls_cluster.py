@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpx_channels.diagnostics.doctor.findings import Level
-from mpx_channels.layer import MpxChannelLayer, NotConnected
+from mpx_channels.layer import InvalidConfig, MpxChannelLayer, NotConnected
 from mpx_channels.layer.clusters import names_for
 from mpx_channels.multiplexer.cluster import scout
 from tests.clusters import Cluster, slot_of
@@ -260,3 +260,16 @@ async def test_a_seed_that_is_wrong_is_passed_over(
     rows = await examine({**config, "hosts": hosts}, "settings", "masters")
     (warning,) = [row.finding for row in of(rows, "masters") if row.finding.level != Level.OK]
     assert f"the certificate of 127.0.0.2:{port} is one for other names" in warning.found
+
+
+def test_tls_at_some_seeds_only() -> None:
+    """The password would be sent to it for all to read."""
+    hosts = ["redis://a", "rediss://b:1", "rediss://c"]
+    with pytest.raises(InvalidConfig, match="hosts has rediss://b:1, with TLS, behind redis://a"):
+        MpxChannelLayer(cluster=True, hosts=hosts[:2])
+    with pytest.raises(InvalidConfig) as caught:
+        MpxChannelLayer(cluster=True, hosts=hosts)
+    assert len(caught.value.problems) == 2
+    # What the others do not say, the first one does.
+    MpxChannelLayer(cluster=True, hosts=["rediss://a", ("b", 6379), "redis://c"])
+    MpxChannelLayer(hosts=hosts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import shutil
 import ssl
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
 from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.multiplexer import NotConnected, SentinelNode, link
@@ -125,6 +127,14 @@ WRONG = {
         },
     ),
 }
+
+if "ssl_ca_path" in inspect.signature(SSLConnection).parameters:
+    WRONG["no such folder"] = Case(
+        "the file '/nowhere' cannot be read (No such file or directory)",
+        "correct ssl_ca_path in hosts",
+        host=lambda certificates: {"ssl_ca_path": "/nowhere"},
+        leaves_out=("ssl_ca_certs",),
+    )
 
 
 def node_of(host: Host) -> Any:
@@ -405,6 +415,28 @@ async def test_what_is_wrong_behind_sentinels(
         level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
         assert level == Level.PROBLEM
         assert says in found
+
+
+@pytest.mark.parametrize("raised", [ssl.SSLError, ssl.SSLCertVerificationError])
+async def test_an_error_that_openssl_has_no_number_for(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, raised: type[ssl.SSLError]
+) -> None:
+    """It lacks what others have, and ends the attempts no more than they do."""
+
+    class Refusing(SSLConnection):
+        attempts = 0
+
+        async def _connect(self) -> None:
+            Refusing.attempts += 1
+            raise raised("No cipher can be selected.")
+
+    host = {"host": "localhost", "connection_class": Refusing, "ssl_ca_certs": certificates.ca}
+    mpx = new_multiplexer(node_of(host), max_backoff=0.01)
+    await mpx.start()
+    await eventually(lambda: Refusing.attempts > 4)
+    assert "localhost:6379" in str(mpx.last_error)
+    assert "No cipher can be selected" in str(mpx.last_error)
+    await mpx.stop()
 
 
 def test_a_key_needs_a_certificate() -> None:

@@ -9,6 +9,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 
 from mpx_channels.multiplexer import NotConnected
 from mpx_channels.multiplexer.cluster.view import Remap
+from mpx_channels.multiplexer.providers import NoCredentials
 
 from .examination import Check, Examination, ProjectCheck, Server
 from .findings import Finding, Level, ok, problem, warning
@@ -63,7 +64,7 @@ async def _ask(seed: Server, remap: Remap | None) -> Layout | Finding | str:
     try:
         await seed.probe.open()
         layout = await ask_for_layout(seed.probe, seed.node.endpoint, str(seed.node), remap)
-    except AuthenticationError as error:
+    except (AuthenticationError, NoCredentials) as error:
         return str(error)
     except ResponseError as error:
         return _refused(seed, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from typing import Any
@@ -11,6 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from mpx_channels.diagnostics.pages import page
 from mpx_channels.multiplexer.exceptions import describe
+from mpx_channels.multiplexer.providers import NoCredentials
 from mpx_channels.multiplexer.tls import look_closer
 from mpx_channels.multiplexer.topology import Node
 
@@ -150,6 +152,8 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     text = describe(error)
+    if isinstance(error, NoCredentials):
+        return text, "Correct the provider, or see that what it asks is there."
     if "no Sentinel knows" in text:
         # And what each of them said, which are words that mean something else below.
         return text, (
@@ -197,6 +201,15 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         return f"the ACL forbids what the connection begins with ({text})", (
             "Add +select to the user for a database number in hosts, +client|setname for a "
             "client_name."
+        )
+    if isinstance(error, ResponseError) and re.search(r"\bSELECT\b|DB index", text):
+        return f"the server has no such database ({text})", (
+            "Take its number out of hosts, or choose a lower one. Clusters have number 0 only, and "
+            "so have some services."
+        )
+    if isinstance(error, ResponseError) and re.search(r"\bCLIENT\b|Client name", text):
+        return f"the server does not take the client_name ({text})", (
+            "Take it out of hosts, or choose one without spaces."
         )
     if any(isinstance(each, AuthenticationError) for each in chain):
         return f"the server refuses the login ({text})", "Correct the password in hosts."

@@ -99,6 +99,35 @@ async def test_no_such_place(url: str, words: str) -> None:
     assert "Error" not in found
 
 
+@pytest.mark.parametrize(
+    ("options", "lacks", "words", "todo"),
+    [
+        ({"db": 9999}, "", "the server has no such database (DB index is out of", "its number out"),
+        ({"db": 1}, "SELECT", "the server has no such database (unknown command", "its number out"),
+        (
+            {"client_name": "a b"},
+            "",
+            "the server does not take the client_name (",
+            "without spaces",
+        ),
+        ({"client_name": "a"}, "CLIENT", "take the client_name (unknown command", "Take it out of"),
+    ],
+)
+async def test_what_the_server_has_not_got(
+    options: dict[str, Any], lacks: str, words: str, todo: str, server: ValkeyServer
+) -> None:
+    alone = RestartableServer(config={"rename-command": f'{lacks} ""'} if lacks else None)
+    alone.start()
+    try:
+        host = {"address": alone.url, **options}
+        (row,) = of(await examine({"hosts": [host]}, "reachable"), "reachable")
+        assert row.finding.level == Level.PROBLEM
+        assert words in row.finding.found
+        assert todo in row.finding.todo
+    finally:
+        alone.kill()
+
+
 async def test_no_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
@@ -390,6 +419,8 @@ async def test_what_may_not_be_asked(server_alone: RestartableServer) -> None:
         (row,) = of(rows, id)
         assert row.finding.level == Level.SKIPPED
         assert re.match(r"ACL SETUSER default \+(config\|get|info) ", row.finding.todo)
+        # Histories do need INFO.
+        assert ("the layer does not need it" in row.finding.todo) == ("+config" in row.finding.todo)
     assert worst(rows, "groups") == Level.OK
 
 
