@@ -111,7 +111,7 @@ class _Doors(Subcommand):
 
     async def targets(self, layer: MpxChannelLayer, options: dict[str, Any]) -> list[Target]:
         """The processes that are meant; refuses what is none."""
-        host = options["host"] or host_name()
+        host = host_name() if options["host"] is None else options["host"]
         stats = await layer.fleet_stats(groups=0, queues=False)
         found: dict[tuple[str, int], Target] = {}
         for each in stats.processes:

@@ -72,6 +72,8 @@ def test_who_does_not_exist(project: Project) -> None:
         (["drain", "1"], "no process '1' uses this layer on"),
         (["undrain", "elsewhere:1"], "no process 'elsewhere:1'"),
         (["drain", "--host", "elsewhere"], "no process on 'elsewhere' uses this layer"),
+        # Of a variable that is not set: this host is not meant.
+        (["drain", "--host", ""], "no process on '' uses this layer"),
     ):
         done = project.run(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
