@@ -134,13 +134,15 @@ class Leases:
             # Not all of them at the same moment, who were started at the same moment.
             await asyncio.sleep(self._lease / RENEWALS * random.uniform(0.85, 1.0))
             wanted = self._wanted()
+            # Each by itself: a server that is away costs us no lease on the others.
             for place in list(self._places):
                 if place not in wanted:
                     del self._places[place]
-                    await self._ignore(self._store.end, place)
-            # Together: a server that is away does not cost us the leases on the others.
-            await asyncio.gather(*map(self._renew, wanted))
-            await self._touch()
+                    self._run(self._ignore(self._store.end, place))
+            for place in wanted:
+                if not self._standing(place).turn.locked():
+                    self._run(self._renew(place))
+            self._run(self._touch())
 
     def _wanted(self) -> set[Place]:
         """Where there is something of ours to see to."""

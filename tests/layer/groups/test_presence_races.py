@@ -13,7 +13,7 @@ import redis
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.presence.scripts import CHUNK
 from mpx_channels.presence.values import PresenceCount
-from tests.conftest import RestartableServer, eventually
+from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.inside import hub_of, presence_store_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
@@ -228,6 +228,34 @@ async def test_how_many_are_taken_out_in_one_go(
             left = int(client.hget(sums, "n") or 0)
         assert 0 < left <= 41
         assert swept.more
+
+
+# -- one of several hosts -------------------------------------------------------------------------
+
+
+async def test_a_host_that_is_away_costs_no_lease_on_the_others(
+    make_layer: MakeLayer,
+    redis_url: str,
+    client: redis.Redis,
+    prefix: str,
+    restartable_server: RestartableServer,
+) -> None:
+    restartable_server.start()
+    hosts = [redis_url, restartable_server.url]
+    layer = make_layer(hosts=hosts, backlog_timeout=600, **QUICK)
+    channel = await layer.new_channel()
+    for number in range(40):
+        await layer.presence_join(f"room-{number}", channel, "ann")
+    here, leases = hub_of(layer), f"{prefix}:e:"
+    with restartable_server.client() as there:
+        assert there.zscore(leases, here.process_id)
+    restartable_server.kill()
+    seen: set[float | None] = set()
+    async with asyncio.timeout(PATIENCE):
+        while len(seen) < 5:
+            await asyncio.sleep(0.01)
+            seen.add(client.zscore(leases, here.process_id))
+    assert None not in seen
 
 
 # -- what a server loses --------------------------------------------------------------------------
