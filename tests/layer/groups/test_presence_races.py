@@ -295,6 +295,23 @@ async def test_after_a_flush_who_leaves_is_told_by_the_number(
     assert event in (change(0), change(0, left={"ann": "left"}))
 
 
+async def test_after_a_flush_who_lingered_is_told_by_the_number(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], presence_linger=4, presence_lease=600)
+    hears, mailbox = await listener(layer), await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    layer.close_channel(mailbox)
+    while await layer.presence_count("room") != PresenceCount(1, 0):
+        assert not hears.unread
+    with restartable_server.client() as client:
+        client.flushall()
+    assert await next_of(hears) == change(0)
+    assert await layer.presence_count("room") == PresenceCount(0, 0)
+
+
 # -- groups with a history ------------------------------------------------------------------------
 
 
