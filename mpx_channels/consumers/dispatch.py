@@ -344,12 +344,16 @@ class Dispatch:
     def _mpx_handle_in_thread(self, handler: Handler, message: Event) -> None:
         if last_check().is_due(self.close_old_connections_interval):
             close_old_connections()
+        here = doors.here
+        before, here.handling = here.handling, True
         try:
             handler(message)
         except BaseException:
             # The consumer ends, and it may be long until somebody looks in this thread again.
             close_old_connections()
             raise
+        finally:
+            here.handling = before
 
     async def _mpx_tell_asker(self, request: Event, error: Exception) -> None:
         try:

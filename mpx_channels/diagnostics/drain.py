@@ -39,6 +39,8 @@ class Target:
     state: Draining | None = None
     ended: bool = False
     misses: int = 0
+    # Why it was not asked, or could not do it.
+    why: str = ""
 
     @property
     def left(self) -> int:
@@ -61,12 +63,24 @@ class Target:
             return "open"
         return "draining" if self.left else "drained"
 
+    @property
+    def silence(self) -> str:
+        """That it does not answer, and why, if that is known."""
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.host} {self.pid} does not answer{why}"
+
     async def ask(self, question: Callable[[str], Awaitable[Draining | None]]) -> None:
-        """Ask it something; any of its event loops can answer for all."""
+        """Ask it something; any of its event loops can answer for all.
+
+        Others are asked all the same if that fails: it may be for the host of this one's inbox.
+        """
         for process_id in self.ids:
             try:
                 state = await question(process_id)
             except RequestTimeout:
+                continue
+            except MpxError as error:
+                self.why = str(error)
                 continue
             if state is not None:
                 self.state, self.misses = state, 0
@@ -111,7 +125,7 @@ class _Doors(Subcommand):
 
     async def targets(self, layer: MpxChannelLayer, options: dict[str, Any]) -> list[Target]:
         """The processes that are meant; refuses what is none."""
-        host = options["host"] or host_name()
+        host = host_name() if options["host"] is None else options["host"]
         stats = await layer.fleet_stats(groups=0, queues=False)
         found: dict[tuple[str, int], Target] = {}
         for each in stats.processes:
@@ -165,7 +179,7 @@ class Drain(_Doors):
         await asyncio.gather(*asked)
         for target in targets:
             if target.state is None:
-                out.note(f"{target.host} {target.pid} does not answer: it may not be drained")
+                out.note(f"{target.silence}: it may not be drained")
         if options["wait"]:
             await _wait(layer, [target for target in targets if target.state is not None], out)
         return _tell(out, targets)
@@ -183,7 +197,7 @@ class Undrain(_Doors):
         await asyncio.gather(*(target.ask(layer.undrain_process) for target in targets))
         for target in targets:
             if target.state is None:
-                out.note(f"{target.host} {target.pid} does not answer: it may be drained still")
+                out.note(f"{target.silence}: it may be drained still")
         return _tell(out, targets)
 
 

@@ -11,6 +11,7 @@ from django.db import transaction
 from mpx_channels.channels.mailbox import give_back
 from mpx_channels.channels.names import channel_names
 from mpx_channels.history.positions import NO_REPLAY, History, Recovery
+from mpx_channels.loops.doors import doors
 from mpx_channels.loops.portal import portal
 from mpx_channels.loops.threads import blocks_event_loop
 from mpx_channels.messages.broadcasts import broadcast
@@ -227,8 +228,9 @@ class SyncLayer:
     def drain(self, over: float = 30.0) -> None:
         """`MpxChannelLayer.drain`; not in the thread of an event loop that has consumers.
 
-        Nor in a handler of a sync consumer, which would wait for its own end.
+        Raises `RuntimeError` in a handler of a sync consumer, which would wait for its own end.
         """
+        doors.require_no_handler()
         self._run(self._layer.drain(over))
 
     def undrain(self) -> None:

@@ -31,6 +31,12 @@ class Draining:
     left: int = 0
 
 
+class _Here(threading.local):
+    """Of a thread: whether it runs a handler of a consumer."""
+
+    handling = False
+
+
 class Doors:
     """Thread-safe; there is one of it per process, `doors`."""
 
@@ -46,6 +52,7 @@ class Doors:
         # Loops that were told to see their guests off, and have not begun, by the last drain of
         # which each was told.
         self._begin: dict[Guests, object] = {}
+        self.here = _Here()
 
     def of(self, loop: asyncio.AbstractEventLoop) -> Guests:
         """The guests of a loop."""
@@ -91,6 +98,14 @@ class Doors:
                 "call it by self.start_task(layer.drain())"
             )
         await asyncio.wrap_future(self.begin(over))
+
+    def require_no_handler(self) -> None:
+        """Raise `RuntimeError` in a thread that runs a handler: to wait there is to wait for it."""
+        if self.here.handling:
+            raise RuntimeError(
+                "drain() returns when all consumers have ended, and is called by a handler of one: "
+                "call it in a thread of its own, threading.Thread(target=layer.sync.drain)"
+            )
 
     def begin(self, over: float) -> Future[None]:
         """As `drain`, without waiting."""

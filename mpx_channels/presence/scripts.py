@@ -219,7 +219,8 @@ return {{place, epoch, mark or '', string.format('%.0f', us), holds, owed, first
 # not one that holds nothing here: others have taken it out, and without a lease it learns of that.
 #
 # ARGV, further: whether the process is thought to be dead, its lease (ms), whether to tell how many
-# there are. Return whether there is more to do, what is owed, and when the next leaves who lingers.
+# there are: 1, 0, or the place's epoch, if it is to be told where that is another one. Return
+# whether there is more to do, what is owed, and when the next leaves who lingers.
 SWEEP = f"""{_BEGIN}
 local overdue = redis.call('ZRANGEBYSCORE', lingering, 0, now, 'LIMIT', 0, {CHUNK})
 for _, id in ipairs(overdue) do
@@ -266,7 +267,11 @@ if ARGV[6] == '1' then
     end
   end
 end
-local owed, first = finish(ARGV[8] == '1')
+local tell = ARGV[8] == '1'
+if tonumber(ARGV[8]) < 0 then
+  tell = tonumber(redis.call('ZSCORE', leases, '') or 0) ~= tonumber(ARGV[8])
+end
+local owed, first = finish(tell)
 return {{more and 1 or 0, owed, first}}
 """
 

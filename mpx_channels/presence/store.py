@@ -183,14 +183,15 @@ class Store:
         place, epoch, mark, at, holds, owed, due, had = answer
         return Written(int(float(place)), epoch, mark, int(at), holds, owed, due, bool(had))
 
-    async def sweep(self, name: str, dead: str | None = None, *, tell: bool = False) -> Swept:
+    async def sweep(self, name: str, dead: str | None = None, *, tell: int = False) -> Swept:
         """Take out who has lingered for long enough, and what a dead process held, a part of it.
 
-        With ``tell``, members are told how many there are, if that is not what they were told last.
-        It has the group's keys live on.
+        With ``tell``, members are told how many there are, if that is not what they were told last;
+        if it is a `Written.place`, only where that is not the place's any more. It has the group's
+        keys live on.
         """
-        process, is_dead, tells = dead or self._id, b"1" if dead else b"0", b"1" if tell else b"0"
-        words = process.encode(), is_dead, self._lease, tells
+        process, is_dead = dead or self._id, b"1" if dead else b"0"
+        words = process.encode(), is_dead, self._lease, b"%d" % tell
         more, owed, due = await self._call("sweep", name, process, *words)
         return Swept(bool(more), owed, due)
 

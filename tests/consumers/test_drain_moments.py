@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from mpx_channels.generic.http import AsyncHttpConsumer
+from mpx_channels.generic.websocket import WebsocketConsumer
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.loops.doors import doors
 from tests.conftest import eventually
@@ -134,3 +136,30 @@ async def test_a_handler_cannot_wait_for_its_own_end(
     await layer.group_send("room", {"type": "beside"})
     assert await socket.next() == RESTART
     await socket.disconnect(1012)
+
+
+async def test_nor_can_the_handler_of_a_sync_consumer(
+    layer: MpxChannelLayer, install: Any, connected: Connected
+) -> None:
+    class Restarts(WebsocketConsumer):
+        groups = ["room"]
+
+        def now(self, event: Any) -> None:
+            self.channel_layer.sync.drain(over=0)
+
+        def beside(self, event: Any) -> None:
+            threads.append(threading.Thread(target=self.channel_layer.sync.drain, args=[0]))
+            threads[0].start()
+
+    threads: list[threading.Thread] = []
+    install(layer)
+    socket = await connected(Restarts)
+    await layer.group_send("room", {"type": "now"})
+    with pytest.raises(RuntimeError, match=r"target=layer\.sync\.drain"):
+        await socket.ended()
+    assert not doors.draining
+    socket = await connected(Restarts)
+    await layer.group_send("room", {"type": "beside"})
+    assert await socket.next() == RESTART
+    await socket.disconnect(1012)
+    await asyncio.to_thread(threads[0].join)

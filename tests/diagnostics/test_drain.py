@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -12,6 +13,8 @@ import pytest
 from mpx_channels.diagnostics.drain import Target
 from mpx_channels.diagnostics.subcommand import INTERRUPTED
 from mpx_channels.layer import Draining, MpxChannelLayer
+from tests.conftest import RestartableServer
+from tests.inside import hub_of
 from tests.proxy import Proxy
 
 from .conftest import Project, Worker, ended
@@ -72,6 +75,8 @@ def test_who_does_not_exist(project: Project) -> None:
         (["drain", "1"], "no process '1' uses this layer on"),
         (["undrain", "elsewhere:1"], "no process 'elsewhere:1'"),
         (["drain", "--host", "elsewhere"], "no process on 'elsewhere' uses this layer"),
+        # Of a variable that is not set: this host is not meant.
+        (["drain", "--host", ""], "no process on '' uses this layer"),
     ):
         done = project.run(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
@@ -138,6 +143,34 @@ async def test_a_connection_that_breaks_ends_no_process(
         await target.look(looking)
     assert target.word == "ended"
     for layer in (looking, nowhere):
+        await layer.close()
+
+
+async def test_a_process_whose_host_is_away(
+    redis_url: str, restartable_server: RestartableServer, prefix: str
+) -> None:
+    """It cannot be asked, and the others are all the same."""
+    restartable_server.start()
+
+    async def on(host: str) -> MpxChannelLayer:
+        """A process whose inbox is there: that goes by its random id."""
+        while True:
+            hosts = [redis_url, restartable_server.url]
+            layer = MpxChannelLayer(hosts=hosts, prefix=prefix, backlog_timeout=0.1)
+            await layer.connect()
+            hub = hub_of(layer)
+            if str(hub.multiplexer.node_of(hub.inbox.name)) == host:
+                return layer
+            await layer.close()
+
+    looking, there = await on(redis_url), await on(redis_url)
+    away = await on(restartable_server.url)
+    restartable_server.kill()
+    targets = [Target(HOST, 1, [layer.process_id or ""]) for layer in (away, there)]
+    await asyncio.gather(*(target.ask(looking.undrain_process) for target in targets))
+    assert [target.word for target in targets] == ["silent", "open"]
+    assert targets[0].silence.startswith(f"{HOST} 1 does not answer (no connection to redis://")
+    for layer in (looking, there, away):
         await layer.close()
 
 

@@ -18,8 +18,10 @@ from django.http import QueryDict
 from django.test import RequestFactory
 
 from mpx_channels.layer import MpxChannelLayer, PlainChannel, PromiseRejected, RequestFailed
+from mpx_channels.presence.values import PresenceCount
 from mpx_channels.worker import MpxWorker
 from tests.conftest import PATIENCE, eventually
+from tests.consumers.socket import Socket
 
 from .conftest import Read
 from .pages import DOCS
@@ -378,6 +380,25 @@ def test_who_is_in_the_room(read: Read) -> None:
                 told = {"joined": {"2": {"name": "Ben"}}, "left": {}, "members": 2}
                 assert await ann.receive() == told
             assert await asyncio.to_thread(page["how_many"], "tea") == 2
+
+    drive(scenario)
+
+
+def test_a_stream_is_present_until_its_browser_leaves(read: Read) -> None:
+    page = read("presence.md")
+
+    async def scenario(layer: MpxChannelLayer) -> None:
+        await layer.flush()
+        stream = Socket(page["RoomStream"], type="http", user=SimpleNamespace(pk=7))
+        stream.push({"type": "http.request"})
+        assert (await stream.next())["type"] == "http.response.start"
+        assert (await stream.next())["more_body"]
+        assert await layer.presence_count("room-tea") == PresenceCount(1, 1)
+        stream.push({"type": "http.disconnect"})
+        await stream.ended()
+        async with asyncio.timeout(PATIENCE):
+            while await layer.presence_count("room-tea") != PresenceCount(1, 0):  # it lingers
+                pass
 
     drive(scenario)
 

@@ -71,9 +71,10 @@ class Leases:
         self._closed = False
         # Processes whose members are being taken out.
         self._dead: set[tuple[Place, str]] = set()
-        # By group: what is to be told, and who is to leave, a little later.
+        # By group: what is to be told, and who is to leave, a little later; and the place's epoch
+        # when they began to linger.
         self._tells: dict[str, asyncio.TimerHandle] = {}
-        self._sweeps: dict[str, asyncio.TimerHandle] = {}
+        self._sweeps: dict[str, tuple[asyncio.TimerHandle, int]] = {}
         self._looked_through = 0.0
 
     def start(self) -> None:
@@ -88,8 +89,8 @@ class Leases:
         """A link broke, perhaps those of others as well."""
         self._judges_from = self._context.loop.time() + self._lease
 
-    async def sweep(self, name: str, dead: str | None = None, *, tell: bool = False) -> None:
-        """Take out of a group who is there no more; raises as `Multiplexer.command`."""
+    async def sweep(self, name: str, dead: str | None = None, *, tell: int = False) -> None:
+        """Take out of a group who is there no more; else as `Store.sweep`."""
         while True:
             swept = await self._store.sweep(name, dead, tell=tell)
             if not swept.more:
@@ -101,10 +102,10 @@ class Leases:
     def clear(self) -> None:
         """Nothing is left that could be seen to."""
         self.rosters.clear()
-        for timers in (self._tells, self._sweeps):
-            for timer in timers.values():
-                timer.cancel()
-            timers.clear()
+        for timer in (*self._tells.values(), *(timer for timer, _ in self._sweeps.values())):
+            timer.cancel()
+        self._tells.clear()
+        self._sweeps.clear()
 
     async def close(self, timeout: float) -> None:
         """Have all that is held linger, for who comes back elsewhere, and end the leases."""
@@ -134,13 +135,15 @@ class Leases:
             # Not all of them at the same moment, who were started at the same moment.
             await asyncio.sleep(self._lease / RENEWALS * random.uniform(0.85, 1.0))
             wanted = self._wanted()
+            # Each by itself: a server that is away costs us no lease on the others.
             for place in list(self._places):
                 if place not in wanted:
                     del self._places[place]
-                    await self._ignore(self._store.end, place)
-            # Together: a server that is away does not cost us the leases on the others.
-            await asyncio.gather(*map(self._renew, wanted))
-            await self._touch()
+                    self._run(self._ignore(self._store.end, place))
+            for place in wanted:
+                if not self._standing(place).turn.locked():
+                    self._run(self._renew(place))
+            self._run(self._touch())
 
     def _wanted(self) -> set[Place]:
         """Where there is something of ours to see to."""
@@ -277,7 +280,7 @@ class Leases:
             owed = round(self._lease / RENEWALS * 1000)
         self._tell_later(roster.name, owed)
         if ended:
-            self._sweep_at(roster.name, written.due)
+            self._sweep_at(roster.name, written.due, written.place)
 
     async def _compare(self, roster: Roster) -> None:
         """Redis does not hold for us what we think: put both right."""
@@ -304,17 +307,19 @@ class Leases:
         self._tells.pop(name, None)
         self._run(self._ignore(self.sweep, name, tell=True))
 
-    def _sweep_at(self, name: str, due: int) -> None:
-        """Have those leave then who linger now, if there are any."""
-        timer = self._sweeps.pop(name, None)
+    def _sweep_at(self, name: str, due: int, place: int = 0) -> None:
+        """Have those leave then who linger now, if there are any; ``place`` as in `Written`."""
+        timer, known = self._sweeps.pop(name, (None, 0))
         if timer is not None:
             timer.cancel()
         if due >= 0:
-            loop = self._context.loop
-            self._sweeps[name] = loop.call_later(due / 1000 + LATER, self._sweep, name)
+            # If they are lost until then, nobody is told who has left: so the number is told.
+            place = place or known
+            later = self._context.loop.call_later(due / 1000 + LATER, self._sweep, name, place)
+            self._sweeps[name] = later, place
 
-    def _sweep(self, name: str) -> None:
-        self._run(self._ignore(self.sweep, name))
+    def _sweep(self, name: str, place: int) -> None:
+        self._run(self._ignore(self.sweep, name, tell=place))
 
     async def _touch(self) -> None:
         """Have the keys of groups live on in which nothing happens."""

@@ -13,7 +13,7 @@ import redis
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.presence.scripts import CHUNK
 from mpx_channels.presence.values import PresenceCount
-from tests.conftest import RestartableServer, eventually
+from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.inside import hub_of, presence_store_of
 from tests.layer.conftest import MakeLayer
 from tests.proxy import Proxy
@@ -230,6 +230,34 @@ async def test_how_many_are_taken_out_in_one_go(
         assert swept.more
 
 
+# -- one of several hosts -------------------------------------------------------------------------
+
+
+async def test_a_host_that_is_away_costs_no_lease_on_the_others(
+    make_layer: MakeLayer,
+    redis_url: str,
+    client: redis.Redis,
+    prefix: str,
+    restartable_server: RestartableServer,
+) -> None:
+    restartable_server.start()
+    hosts = [redis_url, restartable_server.url]
+    layer = make_layer(hosts=hosts, backlog_timeout=600, **QUICK)
+    channel = await layer.new_channel()
+    for number in range(40):
+        await layer.presence_join(f"room-{number}", channel, "ann")
+    here, leases = hub_of(layer), f"{prefix}:e:"
+    with restartable_server.client() as there:
+        assert there.zscore(leases, here.process_id)
+    restartable_server.kill()
+    seen: set[float | None] = set()
+    async with asyncio.timeout(PATIENCE):
+        while len(seen) < 5:
+            await asyncio.sleep(0.01)
+            seen.add(client.zscore(leases, here.process_id))
+    assert None not in seen
+
+
 # -- what a server loses --------------------------------------------------------------------------
 
 
@@ -265,6 +293,23 @@ async def test_after_a_flush_who_leaves_is_told_by_the_number(
     while (event := await next_of(hears))["members"]:
         assert event == change(1)  # it was written anew before it left
     assert event in (change(0), change(0, left={"ann": "left"}))
+
+
+async def test_after_a_flush_who_lingered_is_told_by_the_number(
+    make_layer: MakeLayer, restartable_server: RestartableServer
+) -> None:
+    restartable_server.start()
+    layer = make_layer(hosts=[restartable_server.url], presence_linger=4, presence_lease=600)
+    hears, mailbox = await listener(layer), await layer.open_channel()
+    await layer.presence_join("room", mailbox.channel, "ann")
+    assert await next_of(hears) == change(1, {"ann": {}})
+    layer.close_channel(mailbox)
+    while await layer.presence_count("room") != PresenceCount(1, 0):
+        assert not hears.unread
+    with restartable_server.client() as client:
+        client.flushall()
+    assert await next_of(hears) == change(0)
+    assert await layer.presence_count("room") == PresenceCount(0, 0)
 
 
 # -- groups with a history ------------------------------------------------------------------------
