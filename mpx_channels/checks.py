@@ -23,6 +23,8 @@ __all__ = ["check_channel_layers"]
 
 OURS = "mpx_channels.layer.MpxChannelLayer"
 TRACED = "mpx_channels.tracing.TracedChannelLayer"
+# Packages that are there and have layers, of which none has our class's name.
+OTHERS = ("channels", "channels_redis")
 # All that Channels reads of an entry.
 KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 
@@ -86,7 +88,9 @@ def _is_meant_to_be_ours(backend: object) -> bool:
     if _is_nearly(package, "mpx_channels"):
         return True
     class_ = path.rpartition(".")[2] or package
-    return _is_nearly(class_, "MpxChannelLayer") and not _is_there(package)
+    if not _is_nearly(class_, "MpxChannelLayer"):
+        return False
+    return package in OTHERS or not _is_there(package)
 
 
 def _is_nearly(name: str, ours: str) -> bool:
