@@ -41,6 +41,7 @@ def refusal(project: Project, *arguments: str, code: int) -> str:
     ("arguments", "said"),
     [
         (["nonsense"], "no subcommand 'nonsense': there are doctor, status, "),
+        (["--layer", "other", "status"], "options such as --layer come after it"),
         (["sennd", "room"], "no subcommand 'sennd': did you mean 'send'?"),
         (["status", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["status", "more"], "unrecognized arguments: more"),
