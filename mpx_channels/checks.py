@@ -19,7 +19,7 @@ from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer import SentinelNode
 from mpx_channels.multiplexer.tls_options import file_troubles, unverified
 
-__all__ = ["check_channel_layers"]
+__all__ = ["OURS", "TRACED", "check_channel_layers", "is_meant_to_be_ours"]
 
 OURS = "mpx_channels.layer.MpxChannelLayer"
 TRACED = "mpx_channels.tracing.TracedChannelLayer"
@@ -67,7 +67,7 @@ def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
         return
     # A key that is written wrong hides the backend from Channels.
     backend = next((entry[key] for key in entry if str(key).upper() == "BACKEND"), None)
-    if _is_meant_to_be_ours(backend):
+    if is_meant_to_be_ours(backend):
         if "BACKEND" in entry and backend != OURS:
             fix = f'Write "BACKEND": "{OURS}".'
             if backend == TRACED:
@@ -80,7 +80,7 @@ def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
         yield from _check_keys(where, entry)
 
 
-def _is_meant_to_be_ours(backend: object) -> bool:
+def is_meant_to_be_ours(backend: object) -> bool:
     """Whether what is no layer of ours names our package, or our class in none, or nearly."""
     if not isinstance(backend, str):
         return False
