@@ -19,10 +19,12 @@ from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer import SentinelNode
 from mpx_channels.multiplexer.tls_options import file_troubles, unverified
 
-__all__ = ["check_channel_layers"]
+__all__ = ["OURS", "TRACED", "check_channel_layers", "is_meant_to_be_ours"]
 
 OURS = "mpx_channels.layer.MpxChannelLayer"
 TRACED = "mpx_channels.tracing.TracedChannelLayer"
+# Packages that are there and have layers, of which none has our class's name.
+OTHERS = ("channels", "channels_redis")
 # All that Channels reads of an entry.
 KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 
@@ -65,7 +67,7 @@ def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
         return
     # A key that is written wrong hides the backend from Channels.
     backend = next((entry[key] for key in entry if str(key).upper() == "BACKEND"), None)
-    if _is_meant_to_be_ours(backend):
+    if is_meant_to_be_ours(backend):
         if "BACKEND" in entry and backend != OURS:
             fix = f'Write "BACKEND": "{OURS}".'
             if backend == TRACED:
@@ -78,7 +80,7 @@ def _check_entry(alias: str, entry: Any) -> Iterator[CheckMessage]:
         yield from _check_keys(where, entry)
 
 
-def _is_meant_to_be_ours(backend: object) -> bool:
+def is_meant_to_be_ours(backend: object) -> bool:
     """Whether what is no layer of ours names our package, or our class in none, or nearly."""
     if not isinstance(backend, str):
         return False
@@ -86,7 +88,9 @@ def _is_meant_to_be_ours(backend: object) -> bool:
     if _is_nearly(package, "mpx_channels"):
         return True
     class_ = path.rpartition(".")[2] or package
-    return _is_nearly(class_, "MpxChannelLayer") and not _is_there(package)
+    if not _is_nearly(class_, "MpxChannelLayer"):
+        return False
+    return package in OTHERS or not _is_there(package)
 
 
 def _is_nearly(name: str, ours: str) -> bool:

@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import atexit
 import contextlib
+import difflib
 import importlib.util
 import logging
 import os
@@ -48,6 +49,7 @@ __all__ = [
     "check",
     "is_embedded",
     "is_embedded_cluster",
+    "meant",
     "reviving",
     "start",
     "start_cluster",
@@ -77,6 +79,13 @@ def is_embedded(url: str) -> bool:
 def is_embedded_cluster(url: str) -> bool:
     """Whether ``url`` asks for the embedded cluster."""
     return url.lower().startswith("embedded+cluster:")
+
+
+def meant(url: str) -> str | None:
+    """Which URL of ours was meant by one that is nearly it, such as ``embeded://``, or None."""
+    scheme = url.partition(":")[0].lower()
+    near = difflib.get_close_matches(scheme, ("embedded", "embedded+cluster"), n=1, cutoff=0.8)
+    return f"{near[0]}://" if near else None
 
 
 def check(url: str = "embedded://") -> None:

@@ -112,6 +112,8 @@ def hints(**layers: dict[str, Any]) -> list[tuple[str, str, str]]:
         "mpx_channel.layer.MpxChannelLayer",
         "MpxChannelLayer",
         "channels_mpx.MpxChannelLayer",
+        "channels.layers.MpxChannelLayer",
+        "channels_redis.layer.MpxChannelLayer",
     ],
 )
 def test_a_backend_that_is_nearly_ours(name: str) -> None:

@@ -65,7 +65,7 @@ def test_loggers_are_named_by_their_floor() -> None:
 def test_what_can_repeat_is_limited() -> None:
     unlimited = [text for _, _, text, limited in logged() if not limited]
     # It has a pace of its own.
-    assert unlimited == ["Cannot connect to %s (%s) after %d attempts, trying on: %s"]
+    assert unlimited == ["Cannot connect to %s (%s) after %d attempts, trying again: %s"]
 
 
 def test_the_page_has_every_message() -> None:

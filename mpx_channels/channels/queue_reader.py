@@ -83,7 +83,7 @@ class QueueReader(Reader):
                 except CommandRefused as error:
                     if is_transient(error.__cause__):
                         self._log.warning(
-                            "read", "Cannot read plain channels, trying on: %s", str(error)
+                            "read", "Cannot read plain channels, trying again: %s", str(error)
                         )
                         await asyncio.sleep(pause)
                         pause = min(2 * pause, PAUSE)
@@ -92,7 +92,9 @@ class QueueReader(Reader):
                     self._fail_waiters(CommandRefused(f"plain channels cannot be read: {error}"))
                 except MpxError as error:
                     # The link says in the log why; what is in Redis stays there meanwhile.
-                    self._log.debug("read", "Cannot read plain channels, trying on: %s", str(error))
+                    self._log.debug(
+                        "read", "Cannot read plain channels, trying again: %s", str(error)
+                    )
                     await asyncio.sleep(PAUSE)
                 finally:
                     popping.set_result(None)

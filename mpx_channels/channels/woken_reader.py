@@ -142,9 +142,9 @@ class WokenReader(Reader):
         pause = PAUSE
         if not isinstance(error, CommandRefused):
             # The link says in the log why; what is in Redis stays there meanwhile.
-            self._log.debug("read", "Cannot read plain channels, trying on: %s", str(error))
+            self._log.debug("read", "Cannot read plain channels, trying again: %s", str(error))
         elif is_transient(error.__cause__):
-            self._log.warning("read", "Cannot read plain channels, trying on: %s", str(error))
+            self._log.warning("read", "Cannot read plain channels, trying again: %s", str(error))
             pause = self._pauses.get(name, SHORTEST_PAUSE)
             self._pauses[name] = min(2 * pause, PAUSE)
         else:

@@ -31,9 +31,8 @@ class Listen(Subcommand):
 
     name = "listen"
     help = (
-        "Show messages as they pass, decoded, until Ctrl-C. In a cluster, where sharded channels "
-        "have no patterns, names are looked for each second: of a new one, what comes before that "
-        "is missed."
+        "Show messages as they pass, decoded, until Ctrl-C. In a cluster with sharded Pub/Sub it "
+        "looks for new names once a second, and misses what was sent to them before."
     )
     interrupted = FINE
 

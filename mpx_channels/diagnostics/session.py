@@ -9,6 +9,7 @@ from channels.layers import channel_layers
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from mpx_channels.checks import OURS, TRACED, is_meant_to_be_ours
 from mpx_channels.layer import MpxChannelLayer, NotConnected
 from mpx_channels.multiplexer.topology import Node
 
@@ -43,8 +44,10 @@ def entry(alias: str) -> Mapping[str, Any]:
     try:
         class_ = import_string(backend)
     except Exception as error:  # whatever a module raises when it is imported
+        nearly = is_meant_to_be_ours(backend) and backend not in (OURS, TRACED)
+        fix = f'; write "{OURS}"' if nearly else ""
         raise NotOurs(
-            f"the BACKEND of CHANNEL_LAYERS[{alias!r}] cannot be imported: {error}"
+            f"the BACKEND of CHANNEL_LAYERS[{alias!r}] cannot be imported: {error}{fix}"
         ) from error
     if not (isinstance(class_, type) and issubclass(class_, MpxChannelLayer)):
         raise NotOurs(

@@ -21,6 +21,7 @@ from mpx_channels.messages.serializers import make_format, registry
 from mpx_channels.messages.wrapping import DEFAULT_MAX_MESSAGE_SIZE, Wrapping
 from mpx_channels.multiplexer import Multiplexer, Node
 from mpx_channels.multiplexer.hosts import Host, nearest, parse_hosts
+from mpx_channels.multiplexer.topology import without_password
 from mpx_channels.presence.settings import PresenceSetting
 
 from .clusters import cluster_multiplexer, wrong_cluster
@@ -267,7 +268,12 @@ class LayerConfig:
                     yield f"{host.url} is a cluster of its own: have nothing else in hosts"
                 elif embedded.is_embedded(host.url) and self.cluster is True:
                     yield f"{host.url} is one server: a cluster is embedded+cluster://"
-                elif not (clustered or embedded.is_embedded(host.url)):
+                elif clustered or embedded.is_embedded(host.url):
+                    pass
+                elif meant := embedded.meant(host.url):
+                    shown = without_password(host.url)
+                    yield f"bad Redis URL {shown!r}; did you mean {meant!r}?"
+                else:
                     # Without our numbers, which were checked above.
                     nodes.append(host.node())
         except (TypeError, ValueError) as error:

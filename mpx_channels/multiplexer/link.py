@@ -172,7 +172,7 @@ class Link:
             self._reminded = now
             self._log.warning(
                 "link",
-                "Cannot connect to %s (%s), trying on: %s",
+                "Cannot connect to %s (%s), trying again: %s",
                 self.node,
                 self.label,
                 describe(error),
@@ -180,7 +180,7 @@ class Link:
         elif now - self._reminded >= REMIND_EVERY:
             self._reminded = now
             logger.warning(
-                "Cannot connect to %s (%s) after %d attempts, trying on: %s",
+                "Cannot connect to %s (%s) after %d attempts, trying again: %s",
                 self.node,
                 self.label,
                 self._attempts,

@@ -60,7 +60,7 @@ class TracedChannelLayer(MpxChannelLayer):
         """As `MpxChannelLayer.group_send_many`, with one span for all."""
         listed = list(messages)
         said = {"messaging.batch.message_count": len(listed)}
-        async with self._sending("send", "", {"type": "many"}, to="group", more=said):
+        async with self._sending("send", "", None, to="group", called="many", more=said):
             return await super().group_send_many(listed)
 
     async def request(self, channel: str, message: Message, timeout: float | None = 10.0) -> Any:
@@ -69,7 +69,7 @@ class TracedChannelLayer(MpxChannelLayer):
             return await super().request(channel, message, timeout)
 
     async def _settle(self, name: str, answer: Message) -> int:
-        async with self._sending("resolve", name, {"type": "promise"}, to="promise"):
+        async with self._sending("resolve", name, None, to="promise", called="promise"):
             return await super()._settle(name, answer)
 
     def _make_hub(self, shared: bool) -> Hub:
@@ -86,6 +86,7 @@ class TracedChannelLayer(MpxChannelLayer):
         *,
         to: str = "channel",
         kind: SpanKind = SpanKind.PRODUCER,
+        called: str = "",
         more: dict[str, Any] | None = None,
     ) -> AsyncIterator[None]:
         if self._hub_by_loop.get(get_running_loop()) is None and not self._hubs.for_one_call:
@@ -93,5 +94,7 @@ class TracedChannelLayer(MpxChannelLayer):
             await self._hubs.open()
         type_ = message.get("type") if isinstance(message, dict) else None
         said = attributes(operation, "send", destination, type_) | (more or {})
-        with span(f"{operation} {type_}", kind, said), carrying(f"{to}:{destination}"):
+        if isinstance(type_, str):
+            called = type_
+        with span(f"{operation} {called}".strip(), kind, said), carrying(f"{to}:{destination}"):
             yield

@@ -41,6 +41,7 @@ def refusal(project: Project, *arguments: str, code: int) -> str:
     ("arguments", "said"),
     [
         (["nonsense"], "no subcommand 'nonsense': there are doctor, status, "),
+        (["--layer", "other", "status"], "options such as --layer come after it"),
         (["sennd", "room"], "no subcommand 'sennd': did you mean 'send'?"),
         (["status", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["status", "more"], "unrecognized arguments: more"),
@@ -105,7 +106,7 @@ def test_layers_that_are_not_ours(project: Project) -> None:
         "memory": "is channels.layers.InMemoryChannelLayer",
         "theirs": "is channels_redis.pubsub.RedisPubSubChannelLayer",
         "nowhere": "cannot be imported: No module named 'no'",
-        "misspelt": 'cannot be imported: Module "mpx_channels.layer" does not define',
+        "misspelt": f'"MpxLayer" attribute/class; write "{ours}"',
         "without": "needs a BACKEND",
         "none": "must be a dict",
         "missing": "there is no layer 'missing' in CHANNEL_LAYERS: it has 'default', 'memory'",

@@ -190,8 +190,19 @@ async def test_many_at_once(traced: TracedChannelLayer, spans: Spans, connected:
     await socket.disconnect()
     sent = await spans.one("send many")
     assert sent.attributes["messaging.batch.message_count"] == 2
+    assert "mpx_channels.message.type" not in sent.attributes
     for span in spans.of("process say"):
         assert span.links[0].context.span_id == sent.context.span_id
+
+
+async def test_what_has_no_type_is_named_by_the_operation(
+    traced: TracedChannelLayer, spans: Spans
+) -> None:
+    channel = await traced.new_channel()
+    await traced.send(channel, {"text": "hello"})
+    with pytest.raises(TypeError):
+        await traced.send(channel, "hello")  # type: ignore[arg-type]
+    assert len(spans.of("send")) == 2
 
 
 @pytest.mark.parametrize(

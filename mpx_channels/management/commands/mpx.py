@@ -127,7 +127,9 @@ class Choices(dict[str, Any]):
             return True
         near = difflib.get_close_matches(str(name), self, n=1)
         meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self)}"
-        raise argparse.ArgumentError(None, f"no subcommand {name!r}: {meant}")
+        # The name may be what an option had as its value.
+        after = "" if near else "; options such as --layer come after it"
+        raise argparse.ArgumentError(None, f"no subcommand {name!r}: {meant}{after}")
 
 
 def _write_no_more() -> None:

@@ -144,7 +144,7 @@ class Guide:
                 # Whatever it is, such as an `address_remap` that raises: the next may go well.
                 self.last_error = error
                 self._log.warning(
-                    "look", "Cannot ask who has which slots, trying on: %s", describe(error)
+                    "look", "Cannot ask who has which slots, trying again: %s", describe(error)
                 )
             await self._pace.rest(news=news, well=self._all_well())
         await asyncio.Event().wait()  # until we are stopped
