@@ -135,6 +135,25 @@ def is_one_sentence(text: str) -> bool:
     return text.count("\n") == 0 and "_ssl.c" not in text and "[SSL" not in text
 
 
+async def first_error(
+    new: NewMultiplexer, node: Any, says: str, seconds: float, **options: Any
+) -> tuple[Any, str]:
+    """A multiplexer, and what the first caller is told after so many seconds.
+
+    If that is not yet what it is to be, another one's first caller has more time: finding out is
+    work, and the machine may be busy.
+    """
+    for patience in (seconds, 3 * seconds, PATIENCE):
+        mpx = new(node, backlog_timeout=patience, **options)
+        await mpx.start()
+        with pytest.raises(NotConnected) as caught:
+            await mpx.publish("a", b"x")
+        if says in str(caught.value):
+            break
+        await mpx.stop()
+    return mpx, str(caught.value)
+
+
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
 async def test_what_is_wrong_is_a_sentence(
     new_multiplexer: NewMultiplexer,
@@ -153,13 +172,10 @@ async def test_what_is_wrong_is_a_sentence(
             port=server.port, client=certificates.client, server=certificates.server
         )
         # In the error, also of whoever is the first, and in the log.
-        mpx = new_multiplexer(node_of(host), backlog_timeout=2.0)
-        await mpx.start()
-        with pytest.raises(NotConnected) as caught:
-            await mpx.publish("a", b"x")
-        assert says in str(caught.value)
-        assert case.todo in str(caught.value)
-        assert is_one_sentence(str(caught.value))
+        mpx, error = await first_error(new_multiplexer, node_of(host), says, 2.0)
+        assert says in error
+        assert case.todo in error
+        assert is_one_sentence(error)
         with pytest.raises(NotConnected, match="no connection to") as caught:
             await mpx.wait_connected(0.01)
         assert says in str(caught.value)
@@ -184,10 +200,9 @@ async def test_tls_to_a_port_that_speaks_none(
         "ssl_ca_certs": certificates.ca,
     }
     at = redis_url.rpartition("/")[2].rpartition("@")[2]
-    mpx = new_multiplexer(node_of(host), connect_timeout=1.0, backlog_timeout=3.0)
-    await mpx.start()
-    with pytest.raises(NotConnected, match=f"{at} speaks no TLS: write redis://"):
-        await mpx.publish("a", b"x")
+    says = f"{at} speaks no TLS: write redis://"
+    mpx, error = await first_error(new_multiplexer, node_of(host), says, 3.0, connect_timeout=1.0)
+    assert says in error
     await mpx.stop()
     level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
     assert level == Level.PROBLEM
@@ -211,7 +226,7 @@ async def test_a_server_is_not_asked_at_every_attempt(
         mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
         await mpx.start()
         refused = server.refused
-        await eventually(lambda: server.refused > refused + 10)
+        await eventually(lambda: server.refused > refused + 10 and sum(looks.values()) > 1)
         # Once for each of two connections.
         assert list(looks.values()) == [2]
         await mpx.stop()
@@ -395,12 +410,9 @@ async def test_what_is_wrong_behind_sentinels(
         says = case.says.format(sentinel=sentinel.port, master=master.port)
         node = node_of(host)
         assert isinstance(node, SentinelNode)
-        mpx = new_multiplexer(node, backlog_timeout=3.0)
-        await mpx.start()
-        with pytest.raises(NotConnected) as caught:
-            await mpx.publish("a", b"x")
-        assert says in str(caught.value)
-        assert case.todo in str(caught.value)
+        mpx, error = await first_error(new_multiplexer, node, says, 3.0)
+        assert says in error
+        assert case.todo in error
         await mpx.stop()
         level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
         assert level == Level.PROBLEM

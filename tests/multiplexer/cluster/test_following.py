@@ -218,7 +218,7 @@ async def test_a_node_that_was_removed_lives_on(own_cluster: Cluster, traffic: S
 
 
 async def test_all_of_it_is_down_and_comes_back(own_cluster: Cluster, traffic: Start) -> None:
-    running: Traffic = await traffic(own_cluster, NAMES, backlog_timeout=30.0)
+    running: Traffic = await traffic(own_cluster, NAMES)
 
     def restart() -> None:
         for node in own_cluster.nodes:
