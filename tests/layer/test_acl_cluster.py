@@ -16,7 +16,7 @@ from mpx_channels.layer.clusters import names_for
 from mpx_channels.multiplexer.cluster import guide, scout
 from tests.clusters import Cluster, one_by_one, slot_of
 from tests.conftest import PATIENCE, eventually
-from tests.diagnostics.doctor.examine import complaints, examine, of
+from tests.diagnostics.doctor.examine import complaints, examine_patiently, of
 from tests.docs.pages import DOCS
 
 from .test_acl import (
@@ -219,7 +219,7 @@ async def test_what_the_doctor_says(
 ) -> None:
     host = {"username": administrator.make("clustered"), "password": PASSWORD}
     config = {"hosts": [{"address": cluster.seeds[0], **host}], "cluster": True, "prefix": prefix}
-    rows = await examine(config)
+    rows = await examine_patiently(config)
     assert complaints(rows) == []
     assert {row.node for row in of(rows, "permissions")} == set(cluster.seeds)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpx_channels.diagnostics.doctor.findings import Level
-from mpx_channels.multiplexer import NotConnected, SentinelNode, link
+from mpx_channels.multiplexer import NotConnected, SentinelNode, link, tls
 from mpx_channels.multiplexer.hosts import parse_hosts
 from mpx_channels.multiplexer.tls import look_closer
 from tests.diagnostics.doctor.examine import examine, one
@@ -127,6 +127,12 @@ WRONG = {
 }
 
 
+@pytest.fixture(autouse=True)
+def looks_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At what is wrong with TLS; a busy machine may need more than the second that there is."""
+    monkeypatch.setattr(tls, "PATIENCE", PATIENCE)
+
+
 def node_of(host: Host) -> Any:
     return parse_hosts([host])[0].node()
 
@@ -229,6 +235,45 @@ async def test_a_server_is_not_asked_at_every_attempt(
         await eventually(lambda: server.refused > refused + 10 and sum(looks.values()) > 1)
         # Once for each of two connections.
         assert list(looks.values()) == [2]
+        await mpx.stop()
+
+
+async def test_a_server_that_is_slow_to_say_it_is_asked_again(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tls import TlsServer
+
+    looks: list[Any] = []
+
+    async def look(error: Exception, connection: Any) -> Any:
+        looks.append(connection)
+        return await look_closer(error, connection) if len(looks) > 2 else None
+
+    monkeypatch.setattr(link, "look_closer", look)
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
+        await mpx.start()
+        await eventually(lambda: "give the server a new one" in str(mpx.last_error))
+        await mpx.stop()
+
+
+async def test_a_server_that_has_nothing_to_say_is_not_asked_at_every_attempt(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tls import TlsServer
+
+    looks: dict[str, int] = {}
+
+    async def look(error: Exception, connection: Any) -> Any:
+        looks[str(error)] = looks.get(str(error), 0) + 1
+
+    monkeypatch.setattr(link, "look_closer", look)
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
+        await mpx.start()
+        refused = server.refused
+        await eventually(lambda: server.refused > refused + 20)
+        assert 0 < max(looks.values()) < 20
         await mpx.stop()
 
 
