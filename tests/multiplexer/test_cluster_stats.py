@@ -11,7 +11,7 @@ from mpx_channels.metrics.collector import _by_address
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from mpx_channels.multiplexer.slots import slot_of
 from tests.clusters import Cluster, one_by_one
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.proxy import free_port
 
 from .recorder import Recorder
@@ -55,7 +55,7 @@ async def test_a_life_in_numbers(cluster: Cluster, new: New, sharded: bool) -> N
     await raw.wait_for_activation("raw")
     for pattern in patterns:
         await pattern.wait_for_activation()
-    await mpx.wait_connected(10)
+    await mpx.wait_connected(PATIENCE)
     stats = mpx.stats()
     assert stats.connected
     assert (stats.names_wanted, stats.names_confirmed) == (21, 21)
@@ -66,9 +66,9 @@ async def test_a_life_in_numbers(cluster: Cluster, new: New, sharded: bool) -> N
 
 
 async def test_slots_that_move_and_nodes_that_go(own_cluster: Cluster, new: New) -> None:
-    mpx = new(own_cluster.seeds[0])
+    mpx = new(own_cluster.seeds[0], backlog_timeout=PATIENCE)
     await mpx.start()
-    await mpx.wait_connected(10)
+    await mpx.wait_connected(PATIENCE)
     sub = mpx.new_channel_subscription()
     source = own_cluster.master_of("name")
     stays = own_cluster.key_at(source)
@@ -85,7 +85,7 @@ async def test_slots_that_move_and_nodes_that_go(own_cluster: Cluster, new: New)
 
     source.ask("CLIENT", "KILL", "TYPE", "pubsub")
     await eventually(lambda: mpx.stats().reconnects == 1)
-    await mpx.wait_connected(10)
+    await mpx.wait_connected(PATIENCE)
     await asyncio.to_thread(own_cluster.remove_node, source)
     await eventually(lambda: source.url not in {each.address for each in mpx.stats().nodes})
     # What it had counted stays; and its series ends.
@@ -130,8 +130,8 @@ async def test_slots_without_a_master_are_not_healthy(own_cluster: Cluster, new:
     sub = mpx.new_channel_subscription()
     sub.add("name")
     await mpx.start()
-    await mpx.wait_connected(10)
-    health = await mpx.healthy(5)
+    await mpx.wait_connected(PATIENCE)
+    health = await mpx.healthy(PATIENCE)
     assert (health.ok, health.reason) == (
         False,
         f"slots of the cluster of {own_cluster.seeds[0]} have no master",
