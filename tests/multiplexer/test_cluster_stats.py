@@ -125,6 +125,8 @@ async def test_slots_without_a_master_are_not_healthy(own_cluster: Cluster, new:
         return not having
 
     await asyncio.to_thread(own_cluster.wait, nobody_has_it)
+    await asyncio.sleep(0.3)  # what its master had said before may be on its way
+    await asyncio.to_thread(own_cluster.wait, nobody_has_it)
     mpx = new(own_cluster.seeds[0])
     mpx.probe_over("alive")
     sub = mpx.new_channel_subscription()
