@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -20,12 +21,21 @@ from .partitions import CLIENTS, Network
 from .resharding import by_migrateslots, by_setslot, move_all
 from .users import as_admin
 
-__all__ = ["NODE_TIMEOUT", "SLOTS", "Cluster", "Node", "slot_of"]
+__all__ = ["NODE_TIMEOUT", "SLOTS", "Cluster", "Node", "one_by_one", "slot_of"]
 
 
 def slot_of(key: str | bytes) -> int:
     """The slot of a key or a channel, of its hash tag if it has one."""
     return key_slot(key.encode() if isinstance(key, str) else key)
+
+
+async def one_by_one(steps: Iterator[str]) -> AsyncIterator[str]:
+    """Those of `Cluster.migrating`, each taken in a thread, while the event loop goes on.
+
+    A step may take a second on a busy machine, in which nobody else could keep any time.
+    """
+    while (step := await asyncio.to_thread(next, steps, None)) is not None:
+        yield step
 
 
 class Cluster:

@@ -51,10 +51,14 @@ def by_setslot(cluster: Cluster, slot: int, source: Node, target: Node) -> Itera
 
 
 def by_migrateslots(source: Node, target: Node, slots: Sequence[int]) -> Iterator[str]:
-    """As Valkey 9 does by itself: "begun", "done" when it says that it has succeeded."""
+    """As Valkey 9 does by itself: "begun", "done" when it says that it has succeeded.
+
+    A move that fails, as it may on a machine that has much to do, is begun again.
+    """
     with source.client() as client:
         spans = [str(bound) for span in _spans(slots) for bound in span]
-        client.execute_command("CLUSTER MIGRATESLOTS", "SLOTSRANGE", *spans, "NODE", target.id)
+        begin = ("CLUSTER MIGRATESLOTS", "SLOTSRANGE", *spans, "NODE", target.id)
+        client.execute_command(*begin)
         yield "begun"
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -64,8 +68,10 @@ def by_migrateslots(source: Node, target: Node, slots: Sequence[int]) -> Iterato
             state = newest[b"state"]
             if state == b"success":
                 break
-            if state in (b"failed", b"canceled") or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise RuntimeError(f"{source} does not move slots: {newest}")
+            if state in (b"failed", b"canceled"):
+                client.execute_command(*begin)
             time.sleep(0.002)
     yield "done"
 

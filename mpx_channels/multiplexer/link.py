@@ -28,6 +28,8 @@ REMIND_EVERY = 30.0
 GOOD_LIFE = 1.0
 # Beyond this many failures in a row the backoff is at its cap anyway; 2**n must stay a float.
 MOST_FAILURES = 64
+# So often a server is asked what is wrong with TLS, if it says nothing: it may have no time.
+MOST_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Link:
         self._attempts = 0
         # What the server was last asked about, and what came of that.
         self._looked_at: tuple[str, Exception] | None = None
+        self._looks = 0
 
     @property
     def running(self) -> bool:
@@ -194,16 +197,17 @@ class Link:
             trouble = trouble_of(error, connection)
             return error if trouble is None else trouble.error()
         # Never reached: what is wrong may be in the settings. The server is asked once for each
-        # error, and not at every attempt.
+        # error, and not at every attempt; a few times if nothing came of that, as it may be slow.
         text = describe(error)
         if self._looked_at is None or self._looked_at[0] != text:
+            self._looked_at, self._looks = (text, error), MOST_LOOKS
+        if self._looks:
+            self._looks -= 1
             trouble = await look_closer(error, connection)
             if trouble is not None:
                 found = trouble.error()
                 found.__cause__ = error
-                self._looked_at = text, found
-            else:
-                self._looked_at = text, error
+                self._looked_at, self._looks = (text, found), 0
         return self._looked_at[1]
 
     def _longest_backoff(self, failures: int) -> float:

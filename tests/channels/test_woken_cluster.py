@@ -18,8 +18,8 @@ from mpx_channels.layer.config import LayerConfig
 from mpx_channels.multiplexer import MpxError
 from mpx_channels.multiplexer.confirmations import Confirmations
 from mpx_channels.multiplexer.logs import LimitedLog
-from tests.clusters import Cluster, slot_of
-from tests.conftest import eventually
+from tests.clusters import Cluster, one_by_one, slot_of
+from tests.conftest import PATIENCE, eventually
 
 engine = pytest.importorskip("mpx_channels.multiplexer.cluster.multiplexer")
 
@@ -32,7 +32,11 @@ class Channels:
     def __init__(self, cluster: Cluster, prefix: str, sharded: bool) -> None:
         self.names = Names(prefix)
         self.multiplexer = engine.ClusterMultiplexer(
-            cluster.seeds, sharded=sharded, min_backoff=0.02, max_backoff=0.1
+            cluster.seeds,
+            sharded=sharded,
+            min_backoff=0.02,
+            max_backoff=0.1,
+            backlog_timeout=PATIENCE,
         )
         self.counters = LayerCounters()
         context = Context(
@@ -41,10 +45,10 @@ class Channels:
             names=self.names,
             wrapping=LayerConfig().wrapping(),
             counters=self.counters,
-            confirmations=Confirmations(self.multiplexer, 5.0),
+            confirmations=Confirmations(self.multiplexer, PATIENCE),
             process_id="p",
             expiry=60.0,
-            connect_timeout=5.0,
+            connect_timeout=PATIENCE,
             log=LimitedLog(logging.getLogger("mpx_channels.layer")),
         )
         self.queues = Queues(context, woken_by="SPUBLISH" if sharded else "PUBLISH")
@@ -122,7 +126,7 @@ async def test_channels_of_all_nodes(cluster: Cluster, make: Make) -> None:
     numbers = range(50)
     reading = [asyncio.create_task(reader.receive(f"jobs-{n}")) for n in numbers]
     await asyncio.gather(*[sender.send(f"jobs-{n}", n) for n in numbers])
-    assert await asyncio.wait_for(asyncio.gather(*reading), 10) == list(numbers)
+    assert await asyncio.wait_for(asyncio.gather(*reading), PATIENCE) == list(numbers)
     assert {cluster.master_of(reader.names.queue(f"jobs-{n}")) for n in numbers} == set(
         cluster.nodes
     )
@@ -137,7 +141,7 @@ async def test_whoever_waits_is_woken(
         waiting = asyncio.create_task(reader.receive(f"jobs-{number % 3}"))
         await asyncio.sleep(0.01)
         await sender.send(f"jobs-{number % 3}", number)
-        assert await asyncio.wait_for(waiting, 10) == number
+        assert await asyncio.wait_for(waiting, PATIENCE) == number
 
 
 @pytest.mark.parametrize("how", ["setslot", "migrateslots"])
@@ -151,7 +155,7 @@ async def test_a_slot_moves_under_traffic(cluster: Cluster, make: Make, how: str
     traffic = Traffic(sender, [one, other])
     await traffic.more()
     for to in (target, source):
-        for _ in cluster.migrating(slot, to, how=how):
+        async for _ in one_by_one(cluster.migrating(slot, to, how=how)):
             await traffic.more(5)
         await traffic.more()
     await traffic.end()
@@ -185,7 +189,7 @@ async def test_a_cancelled_reader_loses_nothing_while_a_slot_moves(
     got: list[int] = []
     sent = 0
     for to in (target, source):
-        for _ in cluster.migrating(slot, to):
+        async for _ in one_by_one(cluster.migrating(slot, to)):
             for _ in range(10):
                 reading = asyncio.create_task(reader.receive("jobs"))
                 await sender.send("jobs", sent)
@@ -195,5 +199,5 @@ async def test_a_cancelled_reader_loses_nothing_while_a_slot_moves(
                 if not reading.cancelled():
                     got.append(reading.result())
     while len(got) < sent:
-        got.append(await asyncio.wait_for(reader.receive("jobs"), 10))
+        got.append(await asyncio.wait_for(reader.receive("jobs"), PATIENCE))
     assert got == list(range(sent))

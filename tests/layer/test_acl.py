@@ -14,7 +14,7 @@ from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.diagnostics.doctor.permissions import acl_rules
 from mpx_channels.layer import CommandRefused, MpxChannelLayer, Tapped
 from tests.conftest import PATIENCE, eventually
-from tests.diagnostics.doctor.examine import complaints, examine, of
+from tests.diagnostics.doctor.examine import complaints, examine_patiently, of
 from tests.docs.pages import DOCS
 from tests.sentinels import Sentinels
 from tests.users import SENTINEL_RULES, as_admin
@@ -153,7 +153,8 @@ async def two(
 ) -> AsyncIterator[tuple[MpxChannelLayer, MpxChannelLayer]]:
     """Two layers of a user."""
     url = url_of(request.param)
-    config: Any = {"hosts": [url], "prefix": prefix, "history": HISTORY, "connect_timeout": 2.0}
+    config: Any = {"hosts": [url], "prefix": prefix, "history": HISTORY}
+    config["connect_timeout"] = PATIENCE
     first, second = MpxChannelLayer(**config), MpxChannelLayer(**config)
     yield first, second
     await first.close()
@@ -192,7 +193,7 @@ def test_the_page_has_all_of_them() -> None:
 
 @pytest.mark.parametrize("user", ["chat", "operator"])
 async def test_what_the_doctor_says(url_of: MakeUser, prefix: str, user: str) -> None:
-    rows = await examine({"hosts": [url_of(user)], "prefix": prefix})
+    rows = await examine_patiently({"hosts": [url_of(user)], "prefix": prefix})
     assert complaints(rows, but="neighbours") == []
     if user == "operator":
         # Only patterns that are in its rules.

@@ -13,9 +13,10 @@ from redis.credentials import CredentialProvider
 from mpx_channels.diagnostics.doctor.permissions import acl_rules, uses
 from mpx_channels.layer import CommandRefused, MpxChannelLayer
 from mpx_channels.layer.clusters import names_for
-from tests.clusters import Cluster, slot_of
+from mpx_channels.multiplexer.cluster import guide, scout
+from tests.clusters import Cluster, one_by_one, slot_of
 from tests.conftest import PATIENCE, eventually
-from tests.diagnostics.doctor.examine import complaints, examine, of
+from tests.diagnostics.doctor.examine import complaints, examine_patiently, of
 from tests.docs.pages import DOCS
 
 from .test_acl import (
@@ -125,7 +126,9 @@ async def new_layer(cluster: Cluster, prefix: str) -> AsyncIterator[NewLayer]:
             "sharded_pubsub": sharded,
             "prefix": prefix,
             "history": HISTORY,
-            "connect_timeout": 2.0,
+            # The tests do much in this thread, and a loaded machine does it slowly.
+            "connect_timeout": PATIENCE,
+            "backlog_timeout": PATIENCE,
         }
         made.append(MpxChannelLayer(**config))
         return made[-1]
@@ -181,8 +184,9 @@ async def test_a_slot_moves_there_and_back(
     sends: list[asyncio.Task[Any]] = []
     home = cluster.master_of(name)
     away = next(node for node in cluster.masters if node is not home)
+    await other.connect(PATIENCE)
     for target in (away, home):
-        for _ in cluster.migrating(slot_of(name), target):
+        async for _ in one_by_one(cluster.migrating(slot_of(name), target)):
             # Scripts with several keys wait until all of these are on one side.
             send = other.group_send("kept-1", {"type": "x", "n": len(sends)})
             sends.append(asyncio.create_task(send))
@@ -215,7 +219,7 @@ async def test_what_the_doctor_says(
 ) -> None:
     host = {"username": administrator.make("clustered"), "password": PASSWORD}
     config = {"hosts": [{"address": cluster.seeds[0], **host}], "cluster": True, "prefix": prefix}
-    rows = await examine(config)
+    rows = await examine_patiently(config)
     assert complaints(rows) == []
     assert {row.node for row in of(rows, "permissions")} == set(cluster.seeds)
 
@@ -234,9 +238,11 @@ class Vault(CredentialProvider):
 
 
 async def test_a_password_that_changes(
-    new_layer: NewLayer, administrator: Administrator, cluster: Cluster
+    new_layer: NewLayer, administrator: Administrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is in stays in; whoever comes, to any master, comes with the new one."""
+    for module in (guide, scout):  # who is slow would be asked again, by another connection
+        monkeypatch.setattr(module, "PATIENCE", PATIENCE)
     vault = Vault(administrator.make("clustered"))
     layer, other = (new_layer(credential_provider=vault) for _ in range(2))
     await several(layer, other)

@@ -19,7 +19,7 @@ from mpx_channels.layer import (
 )
 from mpx_channels.multiplexer.slots import slot_of
 from tests.clusters import Cluster
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.inside import followed_by, hub_of
 from tests.proxy import free_port
 
@@ -35,7 +35,7 @@ def make(cluster: Cluster, make_layer: MakeLayer) -> Make:
 
 async def take(tap: Tap, number: int = 1) -> list[Any]:
     """The next of what passes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return [await anext(tap) for _ in range(number)]
 
 
@@ -61,7 +61,7 @@ async def test_what_is_there_and_what_comes(make: Make) -> None:
         assert (direct.kind, direct.name) == ("channel", channel)
         # A second at most, and it is there as well.
         await other.group_add("room-2", channel)
-        waiting = await other.new_promise("answer", 10)
+        waiting = await other.new_promise("answer", 2 * PATIENCE)
         await until_followed(tap, name_of(layer, "room-2"))
         await until_followed(tap, hub_of(layer).names.promise("answer"))
         await other.group_send("room-2", {"type": "chat"})
@@ -98,12 +98,12 @@ async def test_nobody_notices(make: Make) -> None:
     await layer.group_add("room", await layer.new_channel())
     async with layer.tap(everything=True) as tap, layer.tap(groups=["room", "empty"]) as second:
         await until_followed(tap, name_of(layer, "empty"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(2 * PATIENCE):
             assert await other.group_send_counted("room", {"type": "a"}) == 2
             assert await other.group_send_counted("empty", {"type": "a"}) == 0
             # No answer is waited for that does not come.
             assert await other.resolve("nobody", 1) == 0
-            waiting = await layer.new_promise("answer", 10)
+            waiting = await layer.new_promise("answer", 2 * PATIENCE)
             await until_followed(tap, hub_of(layer).names.promise("answer"))
             assert await other.resolve("answer", 1) == 1
             assert await waiting == 1
@@ -223,6 +223,9 @@ async def test_what_is_not_allowed(cluster: Cluster, make: Make) -> None:
 async def test_no_cluster(make_layer: MakeLayer) -> None:
     urls = [f"redis://127.0.0.1:{free_port()}" for _ in range(2)]
     layer = make_layer(hosts=urls, cluster=True, connect_timeout=0.5)
+    with pytest.raises(NotConnected):
+        await layer.connect(0.1)
+    await eventually(lambda: hub_of(layer).multiplexer.last_error)
     with pytest.raises(NotConnected) as caught:
         await layer.tap(everything=True).__aenter__()
     for url in urls:

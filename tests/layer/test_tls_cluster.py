@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,14 +14,17 @@ from mpx_channels.diagnostics.doctor.findings import Level
 from mpx_channels.layer import InvalidConfig, MpxChannelLayer, NotConnected
 from mpx_channels.layer.clusters import names_for
 from mpx_channels.multiplexer.cluster import scout
-from tests.clusters import Cluster, slot_of
+from tests.clusters import Cluster, one_by_one, slot_of
 from tests.conftest import PATIENCE, eventually
-from tests.diagnostics.doctor.examine import complaints, examine, of, worst
+from tests.diagnostics.doctor.examine import complaints, examine, examine_patiently, of, worst
 
 from .test_acl import HISTORY, groups, histories, operations, presences, queues
+from .test_tls import known, looks_as_long_as_it_takes
 
 if TYPE_CHECKING:
     from tests.tls import Certificates
+
+__all__ = ["looks_as_long_as_it_takes"]
 
 Config = dict[str, Any]
 
@@ -67,7 +69,7 @@ async def new_layer(config: Config) -> AsyncIterator[NewLayer]:
 
     yield new
     for layer in made:
-        await asyncio.wait_for(layer.close(), 10)
+        await asyncio.wait_for(layer.close(), PATIENCE)
 
 
 async def over_all_masters(layer: MpxChannelLayer, other: MpxChannelLayer) -> None:
@@ -102,7 +104,7 @@ async def test_a_slot_moves(new_layer: NewLayer, tls_cluster: Cluster) -> None:
     target = next(node for node in tls_cluster.masters if node is not source)
     slot = slot_of(name)
     sent = 0
-    for _ in tls_cluster.migrating(slot, target):
+    async for _ in one_by_one(tls_cluster.migrating(slot, target)):
         await other.group_send("room", {"type": "x", "n": sent})
         sent += 1
     async with asyncio.timeout(30):
@@ -110,7 +112,7 @@ async def test_a_slot_moves(new_layer: NewLayer, tls_cluster: Cluster) -> None:
 
 
 async def test_the_doctor(config: Config, tls_cluster: Cluster) -> None:
-    rows = await examine(config)
+    rows = await examine_patiently(config)
     assert complaints(rows) == []
     assert {row.node for row in of(rows, "reachable")} == set(tls_cluster.seeds)
 
@@ -165,17 +167,6 @@ WRONG = {
 }
 
 
-async def known(layer: MpxChannelLayer, is_said: Callable[[str], bool]) -> None:
-    """Return when it is known what is wrong; at first, on a busy machine, it is the time."""
-    said = ""
-    deadline = time.monotonic() + PATIENCE
-    while not is_said(said):
-        assert time.monotonic() < deadline, said
-        with pytest.raises(NotConnected) as caught:
-            await layer.connect(timeout=0.1)
-        said = str(caught.value)
-
-
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
 async def test_what_is_wrong_is_a_sentence(
     new_layer: NewLayer,
@@ -185,6 +176,7 @@ async def test_what_is_wrong_is_a_sentence(
     case: Case,
     prefix: str,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = tls_cluster.masters[0]
     ports = {"tls": node.announced, "plain": node.port}
@@ -200,7 +192,9 @@ async def test_what_is_wrong_is_a_sentence(
     layer = new_layer(
         hosts=[host], backlog_timeout=case.patience, connect_timeout=4.0, **case.config
     )
+    # From then on nobody is too slow, and all hear the same.
     await known(layer, is_said)
+    monkeypatch.setattr(scout, "PATIENCE", PATIENCE)
     with pytest.raises(NotConnected) as caught:
         await layer.group_send("room", {"type": "x"})
     assert is_said(str(caught.value)), str(caught.value)
@@ -233,6 +227,8 @@ async def test_what_is_so_with_all_seeds_is_said_once(
 
     looked = scout.look_closer
     monkeypatch.setattr(scout, "look_closer", look_closer)
+    # Who is slow is looked at for that, too.
+    monkeypatch.setattr(scout, "PATIENCE", PATIENCE)
     hosts = [{**host, "ssl_ca_certs": certificates.other_ca} for host in config["hosts"]]
     layer = new_layer(hosts=hosts, backlog_timeout=0.5)
     await known(layer, lambda text: "was signed by nobody" in text)
@@ -257,7 +253,7 @@ async def test_a_seed_that_is_wrong_is_passed_over(
     layer = new_layer(hosts=hosts)
     await layer.group_send("room", {"type": "x"})
     await eventually(lambda: layer.stats().multiplexer.nodes)  # type: ignore[union-attr]
-    rows = await examine({**config, "hosts": hosts}, "settings", "masters")
+    rows = await examine_patiently({**config, "hosts": hosts}, "settings", "masters")
     (warning,) = [row.finding for row in of(rows, "masters") if row.finding.level != Level.OK]
     assert f"the certificate of 127.0.0.2:{port} is one for other names" in warning.found
 

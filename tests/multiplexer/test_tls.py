@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 
 from mpx_channels.diagnostics.doctor.findings import Level
-from mpx_channels.multiplexer import NotConnected, SentinelNode, link
+from mpx_channels.multiplexer import NotConnected, SentinelNode, link, tls
 from mpx_channels.multiplexer.hosts import parse_hosts
 from mpx_channels.multiplexer.tls import look_closer
 from tests.diagnostics.doctor.examine import examine, one
@@ -137,12 +137,37 @@ if "ssl_ca_path" in inspect.signature(SSLConnection).parameters:
     )
 
 
+@pytest.fixture(autouse=True)
+def looks_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At what is wrong with TLS; a busy machine may need more than the second that there is."""
+    monkeypatch.setattr(tls, "PATIENCE", PATIENCE)
+
+
 def node_of(host: Host) -> Any:
     return parse_hosts([host])[0].node()
 
 
 def is_one_sentence(text: str) -> bool:
     return text.count("\n") == 0 and "_ssl.c" not in text and "[SSL" not in text
+
+
+async def first_error(
+    new: NewMultiplexer, node: Any, says: str, seconds: float, **options: Any
+) -> tuple[Any, str]:
+    """A multiplexer, and what the first caller is told after so many seconds.
+
+    If that is not yet what it is to be, another one's first caller has more time: finding out is
+    work, and the machine may be busy.
+    """
+    for patience in (seconds, 3 * seconds, PATIENCE):
+        mpx = new(node, backlog_timeout=patience, **options)
+        await mpx.start()
+        with pytest.raises(NotConnected) as caught:
+            await mpx.publish("a", b"x")
+        if says in str(caught.value):
+            break
+        await mpx.stop()
+    return mpx, str(caught.value)
 
 
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
@@ -163,13 +188,10 @@ async def test_what_is_wrong_is_a_sentence(
             port=server.port, client=certificates.client, server=certificates.server
         )
         # In the error, also of whoever is the first, and in the log.
-        mpx = new_multiplexer(node_of(host), backlog_timeout=2.0)
-        await mpx.start()
-        with pytest.raises(NotConnected) as caught:
-            await mpx.publish("a", b"x")
-        assert says in str(caught.value)
-        assert case.todo in str(caught.value)
-        assert is_one_sentence(str(caught.value))
+        mpx, error = await first_error(new_multiplexer, node_of(host), says, 2.0)
+        assert says in error
+        assert case.todo in error
+        assert is_one_sentence(error)
         with pytest.raises(NotConnected, match="no connection to") as caught:
             await mpx.wait_connected(0.01)
         assert says in str(caught.value)
@@ -194,10 +216,9 @@ async def test_tls_to_a_port_that_speaks_none(
         "ssl_ca_certs": certificates.ca,
     }
     at = redis_url.rpartition("/")[2].rpartition("@")[2]
-    mpx = new_multiplexer(node_of(host), connect_timeout=1.0, backlog_timeout=3.0)
-    await mpx.start()
-    with pytest.raises(NotConnected, match=f"{at} speaks no TLS: write redis://"):
-        await mpx.publish("a", b"x")
+    says = f"{at} speaks no TLS: write redis://"
+    mpx, error = await first_error(new_multiplexer, node_of(host), says, 3.0, connect_timeout=1.0)
+    assert says in error
     await mpx.stop()
     level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
     assert level == Level.PROBLEM
@@ -221,9 +242,48 @@ async def test_a_server_is_not_asked_at_every_attempt(
         mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
         await mpx.start()
         refused = server.refused
-        await eventually(lambda: server.refused > refused + 10)
+        await eventually(lambda: server.refused > refused + 10 and sum(looks.values()) > 1)
         # Once for each of two connections.
         assert list(looks.values()) == [2]
+        await mpx.stop()
+
+
+async def test_a_server_that_is_slow_to_say_it_is_asked_again(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tls import TlsServer
+
+    looks: list[Any] = []
+
+    async def look(error: Exception, connection: Any) -> Any:
+        looks.append(connection)
+        return await look_closer(error, connection) if len(looks) > 2 else None
+
+    monkeypatch.setattr(link, "look_closer", look)
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
+        await mpx.start()
+        await eventually(lambda: "give the server a new one" in str(mpx.last_error))
+        await mpx.stop()
+
+
+async def test_a_server_that_has_nothing_to_say_is_not_asked_at_every_attempt(
+    new_multiplexer: NewMultiplexer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tls import TlsServer
+
+    looks: dict[str, int] = {}
+
+    async def look(error: Exception, connection: Any) -> Any:
+        looks[str(error)] = looks.get(str(error), 0) + 1
+
+    monkeypatch.setattr(link, "look_closer", look)
+    with TlsServer(certificates, shows=certificates.expired) as server:
+        mpx = new_multiplexer(node_of(server.host), max_backoff=0.01)
+        await mpx.start()
+        refused = server.refused
+        await eventually(lambda: server.refused > refused + 20)
+        assert 0 < max(looks.values()) < 20
         await mpx.stop()
 
 
@@ -405,12 +465,9 @@ async def test_what_is_wrong_behind_sentinels(
         says = case.says.format(sentinel=sentinel.port, master=master.port)
         node = node_of(host)
         assert isinstance(node, SentinelNode)
-        mpx = new_multiplexer(node, backlog_timeout=3.0)
-        await mpx.start()
-        with pytest.raises(NotConnected) as caught:
-            await mpx.publish("a", b"x")
-        assert says in str(caught.value)
-        assert case.todo in str(caught.value)
+        mpx, error = await first_error(new_multiplexer, node, says, 3.0)
+        assert says in error
+        assert case.todo in error
         await mpx.stop()
         level, found = one(await examine({"hosts": [host]}, "reachable"), "reachable")
         assert level == Level.PROBLEM

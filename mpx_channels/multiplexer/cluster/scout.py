@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from ..exceptions import NotConnected, describe
+from ..link import MOST_LOOKS
 from ..packing import pack
 from ..tls import host_and_port, look_closer, trouble_of
 from ..topology import Node
@@ -54,6 +56,7 @@ class Scout:
         # Whether a node has ever said anything, and until then what came of looking closer.
         self._found = False
         self._looked_at: dict[tuple[Node, str], Exception] = {}
+        self._looks: Counter[tuple[Node, str]] = Counter()
 
     async def view(self, first: Node | None) -> View:
         """What a node says, `first` if it can; raises `NotConnected` if none says anything."""
@@ -74,7 +77,7 @@ class Scout:
                 failed.append((node, connection, error, patience))
             else:
                 self._found = True
-                self._looked_at = {}
+                self._looked_at, self._looks = {}, Counter()
                 self._too_slow = 0
                 return view
             finally:
@@ -124,12 +127,16 @@ class Scout:
         if self._found:
             trouble = trouble_of(error, connection)
             return error if trouble is None else trouble.error()
-        # What is wrong may be in the settings. A node is asked once for each error.
+        # What is wrong may be in the settings. A node is asked once for each error; again if that
+        # came to nothing, as it may be slow, but not if it is silent: it takes a second each time.
         key = node, describe(error)
-        if key not in self._looked_at:
+        most = 1 if isinstance(error, TimeoutError) else MOST_LOOKS
+        if key not in self._looked_at and self._looks[key] < most:
+            self._looks[key] += 1
             trouble = await look_closer(error, connection)
-            self._looked_at[key] = error if trouble is None else trouble.error()
-        return self._looked_at[key]
+            if trouble is not None:
+                self._looked_at[key] = trouble.error()
+        return self._looked_at.get(key, error)
 
 
 async def _over(connection: AbstractConnection) -> Sequence[Any]:

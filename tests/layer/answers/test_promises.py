@@ -292,7 +292,9 @@ async def test_the_link_breaks_before_it_is_in_force(make_layer: MakeLayer, prox
 async def test_the_link_does_not_come_up(
     make_layer: MakeLayer, restartable_server: RestartableServer
 ) -> None:
-    layer = make_layer(hosts=[restartable_server.url], connect_timeout=0.2, max_backoff=0.02)
+    layer = make_layer(
+        hosts=[restartable_server.url], connect_timeout=2.0, backlog_timeout=2.0, max_backoff=0.02
+    )
     with pytest.raises(NotConnected, match="did not confirm"):
         await layer.promise("order-42")
     for _ in range(2):
@@ -305,6 +307,7 @@ async def test_the_link_does_not_come_up(
         await layer.resolve("order-42")
     assert waited_for(layer) == 0
     restartable_server.start()
+    await layer.connect(PATIENCE)
     promise = await layer.new_promise("order-42")
     assert await layer.resolve("order-42", 1) == 1
     assert await promise == 1

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mpx_channels.layer import MpxChannelLayer
-from tests.clusters import Cluster, Node, slot_of
-from tests.conftest import eventually
+from tests.clusters import Cluster, Node, one_by_one, slot_of
+from tests.conftest import PATIENCE, eventually
 from tests.inside import names_of
 from tests.layer.conftest import MakeLayer
 
@@ -29,9 +29,8 @@ def how(request: pytest.FixtureRequest, own_cluster: Cluster) -> str:
 @pytest.fixture
 def layers(make_layer: MakeLayer, own_cluster: Cluster) -> tuple[MpxChannelLayer, MpxChannelLayer]:
     """Two processes: one that is in the room, and one that sends."""
-    here, sender = (
-        make_layer(hosts=own_cluster.seeds, cluster=True, history=HISTORY) for _ in range(2)
-    )
+    config = {"cluster": True, "history": HISTORY, "backlog_timeout": PATIENCE}
+    here, sender = (make_layer(hosts=own_cluster.seeds, **config) for _ in range(2))
     return here, sender
 
 
@@ -72,7 +71,7 @@ async def test_a_slot_that_moves_loses_nothing(
     source, slot = master_of(own_cluster, here)
     target, number = another(own_cluster, source), 1
     for to in (target, source, target, source):
-        for _ in own_cluster.migrating(slot, to, how=how):
+        async for _ in one_by_one(own_cluster.migrating(slot, to, how=how)):
             sending = asyncio.create_task(send(sender, ROOM, number))
             number += 1
             await asyncio.wait([sending], timeout=0.05)  # it may have to wait for the keys
@@ -155,7 +154,8 @@ async def test_a_failover_before_anybody_has_looked_after_a_move(
     make_layer: MakeLayer, own_cluster: Cluster
 ) -> None:
     """The process that sends is led on with its command, and has not asked which server that is."""
-    sender = make_layer(hosts=own_cluster.seeds, cluster=True, history=HISTORY)
+    config = {"cluster": True, "history": HISTORY, "backlog_timeout": PATIENCE}
+    sender = make_layer(hosts=own_cluster.seeds, **config)
     (first,) = await send(sender, ROOM, 0)
     source, slot = master_of(own_cluster, sender)
     target = another(own_cluster, source)
@@ -166,7 +166,7 @@ async def test_a_failover_before_anybody_has_looked_after_a_move(
     _, _, _, key = names_of(sender).history(ROOM)
     assert target.ask("GET", key).split()[1].decode() == target.id
     await failover(own_cluster, target)
-    later = make_layer(hosts=own_cluster.seeds, cluster=True, history=HISTORY)
+    later = make_layer(hosts=own_cluster.seeds, **config)
     mailbox = await later.open_channel()
     recovery = await later.group_add(ROOM, mailbox.channel, since=second)
     assert recovery is not None
@@ -235,6 +235,7 @@ async def test_servers_that_do_not_name_their_shards(
             hosts=[url.replace("://", f"://{user}:x@") for url in own_cluster.seeds],
             cluster=True,
             history=HISTORY,
+            backlog_timeout=PATIENCE,
             prefix=user,
         )
         for user in epochs

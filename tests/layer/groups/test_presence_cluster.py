@@ -37,9 +37,10 @@ def master_of(cluster: Cluster, layer: MpxChannelLayer) -> tuple[Node, int]:
 
 
 async def test_a_slot_moves(
-    layers: tuple[MpxChannelLayer, MpxChannelLayer], own_cluster: Cluster
+    make_layer: MakeLayer, config: dict[str, Any], own_cluster: Cluster
 ) -> None:
-    one, two = layers
+    patient = {**config, "presence_lease": 60.0}  # nobody is to be taken for dead
+    one, two = make_layer(**patient), make_layer(**patient)
     heard = await listener(one)
     channel = await two.new_channel()
     await two.presence_join("room", channel, "ann")

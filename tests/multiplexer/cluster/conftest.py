@@ -9,12 +9,20 @@ import pytest
 
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from tests.clusters import Cluster
+from tests.conftest import PATIENCE
 
 from .traffic import Traffic
 
 New = Callable[..., ClusterMultiplexer]
-# Timeouts of which a test can await several.
-OPTIONS = {"connect_timeout": 2.0, "max_backoff": 0.1, "unsubscribe_delay": 0.0}
+# A connection hangs as long as a test can await several times; what is sent waits for as long and
+# with as much before it as a busy machine may need to promote a replica.
+OPTIONS = {
+    "connect_timeout": 2.0,
+    "max_backoff": 0.1,
+    "unsubscribe_delay": 0.0,
+    "backlog_timeout": PATIENCE,
+    "max_backlog": 100_000,
+}
 
 
 @pytest.fixture

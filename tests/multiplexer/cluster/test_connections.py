@@ -11,7 +11,7 @@ import pytest
 from mpx_channels.layer import MpxChannelLayer
 from mpx_channels.multiplexer.registry import SHARDED
 from tests.clusters import Cluster, Node
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.inside import multiplexer_of, subscribers_of
 
 GROUPS = 10_000
@@ -36,9 +36,14 @@ def subscribes(node: Node) -> int:
 
 
 def layer_of(cluster: Cluster, name: str) -> MpxChannelLayer:
-    hosts = [{"address": url, "client_name": name} for url in cluster.seeds]
     return MpxChannelLayer(
-        hosts=hosts, cluster=True, prefix=name, partitions=PARTITIONS, capacity=2 * GROUPS
+        hosts=[{"address": url, "client_name": name} for url in cluster.seeds],
+        cluster=True,
+        prefix=name,
+        partitions=PARTITIONS,
+        capacity=2 * GROUPS,
+        connect_timeout=PATIENCE,
+        backlog_timeout=PATIENCE,
     )
 
 
@@ -55,7 +60,7 @@ async def test_two_to_each_master_whatever_there_is(own: Cluster) -> None:
         readers = [asyncio.create_task(layer.receive(f"plain-{n}")) for n in range(30)]
         await layer.group_send("group-0", {"type": "x"})
         await layer.receive(channel)
-        assert (await layer.healthy()).ok
+        assert (await layer.healthy(PATIENCE)).ok
         await eventually(lambda: all(connections(node, "two").total() == 2 for node in own.nodes))
         assert all(connections(node, "two")["P"] == 1 for node in own.nodes)
         for reader in readers:

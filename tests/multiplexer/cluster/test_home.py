@@ -10,7 +10,7 @@ from redis import Redis
 
 from mpx_channels.multiplexer import LinkLost
 from tests.clusters import Cluster, Node
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 
 from .conftest import New
 
@@ -126,7 +126,7 @@ async def test_what_waits_for_the_home_goes_before_what_comes_later(
     other = next(node for node in own_cluster.masters if node is not home)
     with other.client() as client, client.pubsub() as outside:
         outside.subscribe("raw-1")
-        assert outside.get_message(timeout=10)
+        assert outside.get_message(timeout=PATIENCE)
         sends: list[asyncio.Future[int]] = []
 
         def send() -> None:
@@ -144,7 +144,7 @@ async def test_what_waits_for_the_home_goes_before_what_comes_later(
         count = sum(not isinstance(answer, BaseException) for answer in answers)
         got: list[int] = []
         while len(got) < count:
-            message = await asyncio.to_thread(outside.get_message, timeout=10)
+            message = await asyncio.to_thread(outside.get_message, timeout=PATIENCE)
             assert message is not None
             got.append(int(message["data"]))
     assert count >= 20

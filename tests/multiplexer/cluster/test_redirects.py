@@ -42,8 +42,16 @@ def misses(node: Node) -> int:
 async def test_moved(cluster: Cluster, new: New, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no name there does not hear of it, and is told by its next command."""
     monkeypatch.setattr(pace, "EVERY", 1000.0)
+    rest, rests = pace.Pace.rest, []
+
+    async def noted(self: pace.Pace, *, news: bool, well: bool) -> None:
+        rests.append(well)
+        await rest(self, news=news, well=well)
+
+    monkeypatch.setattr(pace.Pace, "rest", noted)
     mpx = new(cluster)
     await mpx.start()
+    await eventually(lambda: any(rests))  # until all connections stand it looks again and again
     source, target = two(cluster, "{m}")
     assert await append(mpx, "{m}", 0) == 1
     await asyncio.to_thread(cluster.migrate_slot, slot_of("{m}"), target, how=how)
@@ -99,9 +107,12 @@ async def test_asked_for_a_node_without_slots(own_cluster: Cluster, new: New) ->
     await append(mpx, "{a}", 20)
     await eventually(lambda: str(mpx.node_of("{a}")) == added.url)
     assert numbers(added, "{a}") == list(range(21))
-    with added.client() as client:
-        ours = [each for each in client.client_list() if each["flags"] in "PN"]
-    assert len(ours) == 3  # two, and who asks
+
+    def ours() -> int:
+        with added.client() as client:
+            return sum(each["flags"] in "PN" for each in client.client_list())
+
+    await eventually(lambda: ours() == 3)  # two, and who asks
 
 
 async def test_asked_for_a_node_that_the_remap_does_not_know(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from mpx_channels.multiplexer import ConnectionLost, LinkLost, MpxError
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 
 __all__ = ["Traffic"]
 
@@ -49,7 +49,7 @@ class Traffic:
             await each.start()
         self._subscription.add(*self.names)
         for name in self.names:
-            await asyncio.wait_for(self._subscription.wait_for_activation(name), 30)
+            await asyncio.wait_for(self._subscription.wait_for_activation(name), PATIENCE)
         self._sending = asyncio.create_task(self._send_on())
         await self.more(1)
 
