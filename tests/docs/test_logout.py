@@ -156,6 +156,6 @@ def test_signals(tmp_path: Path, redis_url: str) -> None:
         capture_output=True,
         text=True,
         env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        timeout=60,
+        timeout=180,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
