@@ -122,7 +122,8 @@ async def test_evenly(layer: MpxChannelLayer, install: Any, connected: Connected
     clients = [asyncio.create_task(client(*each)) for each in enumerate(sockets)]
     await layer.drain(over=1.0)
     await asyncio.gather(*clients)
-    assert [number for number, _ in closed] == list(range(20))
+    # Those that are due in one moment, on a slow machine, are closed in any order.
+    assert sorted(number for number, _ in closed) == list(range(20))
     for number, at in closed:
         assert at >= 0.99 * number / 20  # never sooner; how late, depends on the machine
 
@@ -135,7 +136,7 @@ async def test_messages_before_it_come_before_it(
     for number in range(50):
         await layer.group_send("room", {"type": "say", "text": str(number)})
     await eventually(lambda: layer.local_stats().total.deliveries == 50)
-    draining = asyncio.create_task(layer.drain(over=0))
+    draining = asyncio.create_task(layer.drain(over=LONG))
     assert await socket.texts(50) == [str(number) for number in range(50)]
     assert await socket.next() == RESTART
     socket.hang_up()
@@ -143,7 +144,7 @@ async def test_messages_before_it_come_before_it(
 
 
 @pytest.mark.parametrize(
-    ("consumer", "over", "code"), [(Polite, 0.5, 1012), (SyncPolite, LONG, 4000)]
+    ("consumer", "over", "code"), [(Polite, 1.0, 1012), (SyncPolite, LONG, 4000)]
 )
 async def test_saying_goodbye(
     layer: MpxChannelLayer,

@@ -59,7 +59,7 @@ async def test_a_killed_process(make_layer: MakeLayer, redis_url: str, prefix: s
         assert await two.presence_count("room") == PresenceCount(1, 1)
         assert await members(two) == {"ann": {}}
         # It is told once, and forgotten.
-        await asyncio.sleep(2 * QUICK["presence_lease"])
+        await asyncio.sleep(1.2 * QUICK["presence_lease"])
         assert [each.unread for each in heard] == [0, 0]
 
 
@@ -107,7 +107,7 @@ async def test_whoever_reads_sees_no_dead(
 
 async def test_a_process_that_ends_well(make_layer: MakeLayer, redis_url: str, prefix: str) -> None:
     """As in a deployment: its members linger, and who finds another one has not left."""
-    layer = make_layer(presence_lease=1.5)
+    layer = make_layer(**QUICK)
     hears, channel = await listener(layer), await layer.new_channel()
     config = {"hosts": [redis_url], "prefix": prefix, "presence_linger": 2}
     async with process(json.dumps(config), json.dumps(["ann", "bob"])) as other:
@@ -212,11 +212,11 @@ async def test_a_server_that_was_away_is_no_crash(
         assert await next_of(each) == change(1, {"ann": {}})
         assert await next_of(each) == change(2, {"bob": {}})
     restartable_server.freeze()
-    await asyncio.sleep(2 * QUICK["presence_lease"])
+    await asyncio.sleep(1.2 * QUICK["presence_lease"])
     restartable_server.thaw()
     await one.connect(30)
     await two.connect(30)
-    await asyncio.sleep(2 * QUICK["presence_lease"])
+    await asyncio.sleep(1.2 * QUICK["presence_lease"])
     await all_there(one, {"ann", "bob"})
     assert [each.unread for each in heard] == [0, 0]
 
@@ -286,7 +286,7 @@ async def test_evicted(make_layer: MakeLayer, client: redis.Redis, prefix: str, 
     client.delete(*client.scan_iter(f"{prefix}:{kind}:*"))
     await one.presence_join("room", await one.new_channel(), "eve")
     await all_there(two, {"ann", "bob", "carl", "dora", "eve"})
-    await asyncio.sleep(QUICK["presence_lease"])
+    await asyncio.sleep(QUICK["presence_lease"] / 2)  # they have renewed it, and looked, meanwhile
     await all_there(two, {"ann", "bob", "carl", "dora", "eve"})
 
 
