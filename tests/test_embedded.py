@@ -310,7 +310,7 @@ async def test_the_first_that_notices_starts_it_again(
         async with asyncio.timeout(PATIENCE):
             while not hear.done():
                 # Only what is sent when both are back arrives.
-                with contextlib.suppress(ConnectionLost):
+                with contextlib.suppress(ConnectionLost, NotConnected):
                     await layer.group_send("room", {"type": "hello"})
                 await asyncio.sleep(0.05)
     finally:

@@ -20,7 +20,7 @@ from mpx_channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
 
 class Member(AsyncWebsocketConsumer):
     groups = ["room"]
-    send_timeout = 0.5
+    send_timeout = 2.0
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self.channel_layer.group_send("room", {"type": "say", "text": text_data})

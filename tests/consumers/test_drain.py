@@ -92,7 +92,7 @@ async def test_everybody_goes_and_nobody_comes(
         socket.hang_up(1012)
     assert await sockets[2].next() == RESTART
     assert not draining.done()
-    assert doors.state.left == 1
+    await eventually(lambda: doors.state.left == 1)
     sockets[2].hang_up(1012)
     await draining
     for socket in sockets:
@@ -122,7 +122,8 @@ async def test_evenly(layer: MpxChannelLayer, install: Any, connected: Connected
     clients = [asyncio.create_task(client(*each)) for each in enumerate(sockets)]
     await layer.drain(over=1.0)
     await asyncio.gather(*clients)
-    assert [number for number, _ in closed] == list(range(20))
+    # Those that are due in one moment, on a slow machine, are closed in any order.
+    assert sorted(number for number, _ in closed) == list(range(20))
     for number, at in closed:
         assert at >= 0.99 * number / 20  # never sooner; how late, depends on the machine
 
@@ -135,23 +136,30 @@ async def test_messages_before_it_come_before_it(
     for number in range(50):
         await layer.group_send("room", {"type": "say", "text": str(number)})
     await eventually(lambda: layer.local_stats().total.deliveries == 50)
-    draining = asyncio.create_task(layer.drain(over=0))
+    draining = asyncio.create_task(layer.drain(over=LONG))
     assert await socket.texts(50) == [str(number) for number in range(50)]
     assert await socket.next() == RESTART
     socket.hang_up()
     await draining
 
 
-@pytest.mark.parametrize("consumer", [Polite, SyncPolite])
+@pytest.mark.parametrize(
+    ("consumer", "over", "code"), [(Polite, 1.0, 1012), (SyncPolite, LONG, 4000)]
+)
 async def test_saying_goodbye(
-    layer: MpxChannelLayer, install: Any, connected: Connected, consumer: Any
+    layer: MpxChannelLayer,
+    install: Any,
+    connected: Connected,
+    consumer: Any,
+    over: float,
+    code: int,
 ) -> None:
     install(layer)
     socket = await connected(consumer)
-    draining = asyncio.create_task(layer.drain(over=0.5))
+    draining = asyncio.create_task(layer.drain(over=over))
     assert await socket.text() == "mpx.drain 1012 True"
     # Who does not close in time, is closed.
-    assert (await socket.next())["code"] == (1012 if consumer is Polite else 4000)
+    assert (await socket.next())["code"] == code
     socket.hang_up()
     await draining
     assert [each["type"] for each in socket.sent].count("websocket.close") == 1

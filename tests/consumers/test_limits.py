@@ -148,12 +148,15 @@ async def test_a_close_that_the_client_does_not_take(
 async def test_many_short_waits_are_no_long_one(
     layer: MpxChannelLayer, install: Any, slow: Any
 ) -> None:
+    class Patient(Member):
+        send_timeout = 0.6
+
     install(layer)
-    socket = await slow(Member).connect()
+    socket = await slow(Patient).connect()
     for number in range(20):
         socket.reads.clear()
         await layer.group_send("room", {"type": "say", "text": str(number)})
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.06)
         socket.reads.set()
         assert await socket.text() == str(number)
     assert closed_slow(layer) == 0

@@ -50,7 +50,7 @@ def fresh_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def away(make_layer: MakeLayer, install: Any, restartable_server: RestartableServer) -> Any:
     """A layer whose server is not there."""
     return install(
-        make_layer(hosts=[restartable_server.url], connect_timeout=0.1, backlog_timeout=0.1)
+        make_layer(hosts=[restartable_server.url], connect_timeout=0.5, backlog_timeout=0.5)
     )
 
 

@@ -249,7 +249,7 @@ def test_a_request_to_a_name_that_may_be_a_group(project: Project, client: redis
     assert "'room-1' has no ! in it, so it is a group" in said
     assert "--channel" in said
     assert not client.keys(f"{project.config['prefix']}:*")
-    done = project.run("request", "room-1", ASK, "--channel", "--timeout", "0.1")
+    done = project.run("request", "room-1", ASK, "--channel", "--timeout", "1")
     assert "may still wait there for a worker" in refused(done, 1)
     assert client.keys(f"{project.config['prefix']}:q:*")
     worker.stop()

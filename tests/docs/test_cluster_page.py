@@ -15,7 +15,7 @@ from mpx_channels.channels.cluster_names import ClusterNames
 from mpx_channels.channels.partitions import DEFAULT_PARTITIONS
 from mpx_channels.layer import MpxChannelLayer
 from tests.clusters import Cluster
-from tests.conftest import eventually, missing
+from tests.conftest import PATIENCE, eventually, missing
 
 from .conftest import Read
 from .pages import PAGES, blocks
@@ -46,7 +46,7 @@ async def test_redis_cli_publishes_to_a_group(cluster: Cluster) -> None:
     )
     output, _ = await process.communicate()
     assert output.strip() == b"1", output
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         message = await layer.receive(channel)
     assert message == {"type": "chat.message", "text": "hello"}
     await layer.close()

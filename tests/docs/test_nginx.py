@@ -133,7 +133,7 @@ async def test_a_site_behind_it(port: int, certificates: Certificates) -> None:
     assert len({server for _, (server, _, _) in guests}) == 2
     assert {(address, scheme) for _, (_, address, scheme) in guests} == {("127.0.0.1", "wss")}
     await guests[0][0].send('"hello"')
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert {await websocket.recv() for websocket, _ in guests} == {'"hello"'}
     with pytest.raises(InvalidStatus) as refused:
         await client.connect(url, ssl=trusts, origin="https://elsewhere.example")

@@ -125,7 +125,7 @@ class Site:
         return WebSocket("127.0.0.1", self.port, f"/ws/chat/tea/?name={name}")
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
             text: str = response.read().decode()
         return text
 

@@ -53,14 +53,14 @@ async def open_socket() -> AsyncIterator[Open]:
 
     async def open_socket(path: str, name: str | None = None) -> WebsocketCommunicator:
         communicator = socket(path, name)
-        connected, _ = await communicator.connect(timeout=10)
+        connected, _ = await communicator.connect(timeout=30)
         assert connected
         opened.append(communicator)
         return communicator
 
     yield open_socket
     for communicator in opened:
-        await communicator.disconnect(timeout=10)
+        await communicator.disconnect(timeout=30)
 
 
 @pytest.fixture

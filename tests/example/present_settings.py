@@ -3,4 +3,4 @@
 from example_project import settings
 from example_project.settings import *  # noqa: F403  # settings are a module's names
 
-settings.CHANNEL_LAYERS["default"]["CONFIG"] |= {"presence_linger": 4, "presence_lease": 24}
+settings.CHANNEL_LAYERS["default"]["CONFIG"] |= {"presence_linger": 6, "presence_lease": 32}

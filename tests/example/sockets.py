@@ -23,7 +23,7 @@ def in_room(room: str) -> str:
 
 
 async def heard(communicator: WebsocketCommunicator) -> dict[str, Any]:
-    frame: dict[str, Any] = await communicator.receive_json_from(timeout=10)
+    frame: dict[str, Any] = await communicator.receive_json_from(timeout=30)
     return frame
 
 

@@ -29,7 +29,22 @@ from django.conf import settings
 REPORT_EVERY = 0.05
 # Seconds between two rounds of sending.
 TICK = 0.02
+# Seconds that a worker has to begin, before anything is broken.
+PATIENCE = 60.0
 HOOKED = ("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",), ("mpx.gap",)
+
+
+async def patiently(call: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
+    """Call again while there is no answer in the layer's time, which is short, on a busy machine."""
+    from mpx_channels.layer import NotConnected
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await call(*args, **options)
+        except NotConnected:
+            if time.monotonic() > deadline:
+                raise
 
 
 class Worker:
@@ -63,16 +78,17 @@ class Worker:
         The ``idle`` groups are for a channel of their own, which hears nothing.
         """
         for receiver, groups in receivers.items():
-            mailbox = await self.layer.open_channel(hooks=self.hooks)
+            mailbox = await patiently(self.layer.open_channel, hooks=self.hooks)
             for group in groups:
-                await self.layer.group_add(group, mailbox.channel)
+                await patiently(self.layer.group_add, group, mailbox.channel)
             self.read(self.receive(receiver, mailbox.get))
         for queue in queues:
             get = functools.partial(self.layer.receive, queue)
             self.read(self.receive(f"{self.name}/{queue}", get))
         if idle:
-            channel = await self.layer.new_channel()
-            await asyncio.gather(*[self.layer.group_add(group, channel) for group in idle])
+            channel = await patiently(self.layer.new_channel)
+            adds = [patiently(self.layer.group_add, group, channel) for group in idle]
+            await asyncio.gather(*adds)
             get = functools.partial(self.layer.receive, channel)
             self.read(self.receive(f"{self.name}/idle", get))
 

@@ -25,7 +25,7 @@ from mpx_channels.multiplexer.topology import Node
 from mpx_channels.multiplexer.wire import Wire
 from tests.inside import counters_of, is_watched, refusable_in, waits_until, watched_by
 
-from ..conftest import RestartableServer, eventually
+from ..conftest import PATIENCE, RestartableServer, eventually
 from ..proxy import Proxy
 from .raw_server import RawServer
 
@@ -179,7 +179,9 @@ async def test_a_burst_that_meets_a_dead_socket_loses_what_the_kernel_took(
 async def test_what_the_kernel_did_not_take_goes_to_the_next_connection(
     new_publisher: NewPublisher, proxy: Proxy, client: redis.Redis
 ) -> None:
-    publisher = await connected(new_publisher(proxy.url))
+    # So much takes a busy machine a while.
+    patient = {"connect_timeout": PATIENCE, "backlog_timeout": PATIENCE}
+    publisher = await connected(new_publisher(proxy.url, **patient))
     client.delete("test:list")
     proxy.to_server.freeze()
     size = 1_000_000

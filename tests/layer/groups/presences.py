@@ -11,8 +11,8 @@ from typing import Any
 from mpx_channels.layer import Hooks, Mailbox, MpxChannelLayer
 
 LISTENS = Hooks(presence=("mpx.presence",))
-# Short, where the end of something is waited for.
-QUICK = {"presence_linger": 0.2, "presence_lease": 1.5}
+# Short, where the end of something is waited for; a loaded machine may stand still for a second.
+QUICK = {"presence_linger": 0.2, "presence_lease": 3.0}
 
 MEMBER = """
 import asyncio, json, sys

@@ -9,7 +9,7 @@ import pytest
 
 from mpx_channels.layer import Hooks, InvalidConfig, Mailbox, MpxChannelLayer
 from mpx_channels.multiplexer import SubscriptionRefused
-from tests.conftest import RestartableServer, eventually
+from tests.conftest import PATIENCE, RestartableServer, eventually
 from tests.layer.conftest import MakeLayer
 from tests.over import Outside
 from tests.proxy import Proxy
@@ -26,7 +26,7 @@ async def heard(mailbox: Mailbox, count: int) -> list[str]:
     """The next events of a channel, in short."""
     events = []
     for _ in range(count):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             event = await mailbox.get()
         kind = event["type"].removeprefix("mpx.")
         events.append(f"{kind} {event['kind']} {event['name']}" if kind == "activation" else kind)

@@ -12,7 +12,7 @@ from tests.conftest import eventually
 from tests.layer.conftest import MakeLayer
 from tests.over import CLASSIC, Outside
 
-from .presences import LISTENS, QUICK, change, listener, members, next_of
+from .presences import LISTENS, change, listener, members, next_of
 
 
 @pytest.mark.everywhere
@@ -63,7 +63,8 @@ async def test_several_connections_are_one_member(
 
 
 async def test_who_ends_lingers(make_layer: MakeLayer) -> None:
-    layer, other = make_layer(**QUICK), make_layer(**QUICK)
+    # For as long as a loaded machine may take to look at it.
+    layer, other = make_layer(presence_linger=2), make_layer(presence_linger=2)
     hears = await listener(other)
     mailbox = await layer.open_channel()
     await layer.presence_join("room", mailbox.channel, "ann")
@@ -89,7 +90,7 @@ async def test_who_lingers_leaves_in_time(make_layer: MakeLayer) -> None:
 
 
 async def test_who_is_back_stays(make_layer: MakeLayer) -> None:
-    layer = make_layer(**QUICK)
+    layer = make_layer(presence_linger=2)
     hears = await listener(layer)
     for id in ("ann", "bob"):
         mailbox = await layer.open_channel()
@@ -105,7 +106,7 @@ async def test_who_is_back_stays(make_layer: MakeLayer) -> None:
 
 async def test_a_reload_is_not_seen(make_layer: MakeLayer) -> None:
     """The second connection is another process', as in a deployment."""
-    layer, other = make_layer(presence_linger=1), make_layer(presence_linger=1)
+    layer, other = make_layer(presence_linger=2), make_layer(presence_linger=2)
     hears = await listener(other)
     for _ in range(4):
         mailbox = await layer.open_channel()
@@ -156,7 +157,8 @@ async def test_coming_and_going_in_one_moment_is_nothing(layer: MpxChannelLayer)
 async def test_a_large_group_is_told_numbers(make_layer: MakeLayer) -> None:
     layer, other = make_layer(presence_events=3), make_layer(presence_events=3)
     hears = await listener(other)
-    channel = await layer.new_channel()
+    channel, loop = await layer.new_channel(), asyncio.get_running_loop()
+    began = loop.time()
     for number in range(20):
         await layer.presence_join("room", channel, f"user-{number}")
     for number in range(3):
@@ -166,14 +168,15 @@ async def test_a_large_group_is_told_numbers(make_layer: MakeLayer) -> None:
         seen.append(await next_of(hears))
     # A second after the last one, and without names.
     assert seen[-1] == change(20)
-    assert len(seen) <= 2
+    assert len(seen) <= 1 + loop.time() - began
+    began = loop.time()
     for number in range(18):
         await layer.presence_leave("room", channel, f"user-{number}")
     last = [await next_of(hears)]
     while last[-1]["members"] > 2:
         last.append(await next_of(hears))
     assert last[-1] == change(2, left={"user-17": "left"})
-    assert len(last) <= 3
+    assert len(last) <= 3 + loop.time() - began
 
 
 async def test_pages(layer: MpxChannelLayer, other_layer: MpxChannelLayer) -> None:

@@ -59,7 +59,7 @@ async def test_a_killed_process(make_layer: MakeLayer, redis_url: str, prefix: s
         assert await two.presence_count("room") == PresenceCount(1, 1)
         assert await members(two) == {"ann": {}}
         # It is told once, and forgotten.
-        await asyncio.sleep(2 * QUICK["presence_lease"])
+        await asyncio.sleep(1.2 * QUICK["presence_lease"])
         assert [each.unread for each in heard] == [0, 0]
 
 
@@ -107,15 +107,18 @@ async def test_whoever_reads_sees_no_dead(
 
 async def test_a_process_that_ends_well(make_layer: MakeLayer, redis_url: str, prefix: str) -> None:
     """As in a deployment: its members linger, and who finds another one has not left."""
-    layer = make_layer(presence_linger=1, presence_lease=1.5)
-    hears = await listener(layer)
-    config = {"hosts": [redis_url], "prefix": prefix, "presence_linger": 1}
+    layer = make_layer(**QUICK)
+    hears, channel = await listener(layer), await layer.new_channel()
+    config = {"hosts": [redis_url], "prefix": prefix, "presence_linger": 2}
     async with process(json.dumps(config), json.dumps(["ann", "bob"])) as other:
         assert await next_of(hears) == change(2, {"ann": {}, "bob": {}})
-        _, _ = await other.communicate(b"\n")
-    assert await layer.presence_count("room") == PresenceCount(2, 0)
-    channel = await layer.new_channel()
-    await layer.presence_join("room", channel, "ann")
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdin.write(b"\n")
+        assert await other.stdout.readline() == b"closed\n"
+        assert await layer.presence_count("room") == PresenceCount(2, 0)
+        await layer.presence_join("room", channel, "ann")
+        await other.wait()
     assert await next_of(hears) == change(1, left={"bob": "timeout"})
     assert await layer.presence_count("room") == PresenceCount(1, 1)
 
@@ -209,11 +212,11 @@ async def test_a_server_that_was_away_is_no_crash(
         assert await next_of(each) == change(1, {"ann": {}})
         assert await next_of(each) == change(2, {"bob": {}})
     restartable_server.freeze()
-    await asyncio.sleep(2 * QUICK["presence_lease"])
+    await asyncio.sleep(1.2 * QUICK["presence_lease"])
     restartable_server.thaw()
-    await one.connect(10)
-    await two.connect(10)
-    await asyncio.sleep(2 * QUICK["presence_lease"])
+    await one.connect(30)
+    await two.connect(30)
+    await asyncio.sleep(1.2 * QUICK["presence_lease"])
     await all_there(one, {"ann", "bob"})
     assert [each.unread for each in heard] == [0, 0]
 
@@ -269,7 +272,8 @@ async def test_flushall(make_layer: MakeLayer, restartable_server: RestartableSe
 @pytest.mark.parametrize("kind", list("uzlvoekd"))
 async def test_evicted(make_layer: MakeLayer, client: redis.Redis, prefix: str, kind: str) -> None:
     """Full servers throw away what they like."""
-    one, two = make_layer(**QUICK), make_layer(**QUICK)
+    # Who lingers still does when the keys are deleted.
+    one, two = make_layer(**QUICK | {"presence_linger": 1.0}), make_layer(**QUICK)
     for layer, ids in ((one, ("ann", "bob")), (two, ("carl", "dora"))):
         channel = await layer.new_channel()
         for id in ids:
@@ -282,7 +286,7 @@ async def test_evicted(make_layer: MakeLayer, client: redis.Redis, prefix: str, 
     client.delete(*client.scan_iter(f"{prefix}:{kind}:*"))
     await one.presence_join("room", await one.new_channel(), "eve")
     await all_there(two, {"ann", "bob", "carl", "dora", "eve"})
-    await asyncio.sleep(QUICK["presence_lease"])
+    await asyncio.sleep(QUICK["presence_lease"] / 2)  # they have renewed it, and looked, meanwhile
     await all_there(two, {"ann", "bob", "carl", "dora", "eve"})
 
 
@@ -345,7 +349,8 @@ async def test_a_failover_that_lost_the_last_writes(
 
 async def test_sentinel(make_layer: MakeLayer) -> None:
     with Sentinels() as sentinels:
-        one, two = [make_layer(hosts=[sentinels.host], **QUICK) for _ in range(2)]
+        # Both have a lease for as long as that may take.
+        one, two = [make_layer(hosts=[sentinels.host], presence_lease=12) for _ in range(2)]
         hears = await listener(two)
         await one.presence_join("room", await one.new_channel(), "ann")
         await two.presence_join("room", await two.new_channel(), "bob")
