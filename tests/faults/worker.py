@@ -35,7 +35,7 @@ HOOKED = ("mpx.activation",), ("mpx.disconnect",), ("mpx.reconnect",), ("mpx.gap
 
 
 async def patiently(call: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
-    """Call again while there is no answer in the layer's time, which is short, on a busy machine."""
+    """Call again while there is no answer in the layer's time, which is short: it may be busy."""
     from mpx_channels.layer import NotConnected
 
     deadline = time.monotonic() + PATIENCE
