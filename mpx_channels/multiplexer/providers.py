@@ -25,13 +25,13 @@ class NoCredentials(NotConnected):
 def asked(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Options of connections, with their provider, if there is one, as `Asked`.
 
-    Raises `TypeError` where there is a user or a password besides.
+    Raises `ValueError` where there is a user or a password besides.
     """
     provider = options.get("credential_provider")
     if provider is None:
         return dict(options)
     if options.get("username") or options.get("password"):
-        raise TypeError(
+        raise ValueError(
             "a credential_provider stands instead of a user and a password: leave these out"
         )
     return {**options, "credential_provider": Asked(provider, where)}
