@@ -22,11 +22,12 @@ NODE_TIMEOUT = 1500
 
 
 class Row(NamedTuple):
-    """A line of CLUSTER NODES."""
+    """A line of CLUSTER NODES; ``linked``: whether it can be told something over the bus."""
 
     id: str
     flags: frozenset[str]
     master: str
+    linked: bool
     slots: frozenset[int]
 
 
@@ -157,13 +158,14 @@ class Node(RestartableServer):
         """The cluster as it sees it, by id; without those that it has only heard of."""
         rows = {}
         for line in self.ask("CLUSTER NODES").decode().splitlines():
-            name, _, flags, master, _, _, _, _, *ranges = line.split()
+            name, _, flags, master, _, _, _, link, *ranges = line.split()
             slots: set[int] = set()
             for span in ranges:
                 if not span.startswith("["):
                     first, _, last = span.partition("-")
                     slots.update(range(int(first), int(last or first) + 1))
-            row = Row(name, frozenset(flags.split(",")) - {"myself"}, master, frozenset(slots))
+            known = frozenset(flags.split(",")) - {"myself"}
+            row = Row(name, known, master, link == "connected", frozenset(slots))
             if not row.flags & {"handshake", "noaddr"}:
                 rows[name] = row
         return rows

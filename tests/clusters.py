@@ -367,7 +367,7 @@ class Cluster:
             len(owners) == 1
             and all(table.keys() == members for table in tables)
             and all(
-                not row.flags & {"fail", "fail?"} or row.id in dead
+                (row.linked and not row.flags & {"fail", "fail?"}) or row.id in dead
                 for table in tables
                 for row in table.values()
             )
