@@ -17,6 +17,7 @@ from mpx_channels.multiplexer.cluster import scout
 from tests.clusters import Cluster, one_by_one, slot_of
 from tests.conftest import PATIENCE, eventually
 from tests.diagnostics.doctor.examine import complaints, examine, examine_patiently, of, worst
+from tests.users import needs_more
 
 from .test_acl import HISTORY, groups, histories, operations, presences, queues
 from .test_tls import known, looks_as_long_as_it_takes
@@ -111,6 +112,7 @@ async def test_a_slot_moves(new_layer: NewLayer, tls_cluster: Cluster) -> None:
         assert [(await mailbox.get())["n"] for _ in range(sent)] == list(range(sent))
 
 
+@needs_more
 async def test_the_doctor(config: Config, tls_cluster: Cluster) -> None:
     rows = await examine_patiently(config)
     assert complaints(rows) == []
