@@ -136,6 +136,9 @@ class Reader:
         """Return once nothing of this name, that nobody waits for any more, is on its way."""
         raise NotImplementedError
 
+    def _take_back(self, name: str) -> None:
+        """Ask for nothing of this name that was not asked yet, as there was no connection."""
+
     async def _end(self, timeout: float) -> None:
         """Read no more; what comes in so many seconds is kept."""
         raise NotImplementedError
@@ -149,7 +152,10 @@ class Reader:
         and what it holds ends with it. This takes a round trip; no longer than `LAST_WORD`.
         """
         multiplexer = self._multiplexer
-        if self._closing or not multiplexer.is_up(multiplexer.node_of(name)):
+        if self._closing:
+            return
+        if not multiplexer.is_reached(multiplexer.node_of(name)):
+            self._take_back(name)
             return
         with contextlib.suppress(TimeoutError, MpxError):
             async with asyncio.timeout(LAST_WORD):

@@ -78,6 +78,12 @@ class WokenReader(Reader):
         if popping is not None:
             await asyncio.wait([popping])
 
+    def _take_back(self, name: str) -> None:
+        # Else it leaves with the next connection, which may come while the event loop ends.
+        popping = self._popping.pop(name, None)
+        if popping is not None:
+            popping.cancel()
+
     async def _end(self, timeout: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -123,8 +129,11 @@ class WokenReader(Reader):
         popping.add_done_callback(functools.partial(self._popped, name))
 
     def _popped(self, name: str, popping: asyncio.Future[Any]) -> None:
-        if self._popping.pop(name, None) is None or popping.cancelled():
-            return  # abandoned
+        if self._popping.get(name) is not popping:
+            return  # abandoned, or taken back
+        del self._popping[name]
+        if popping.cancelled():
+            return
         error = popping.exception()
         if error is not None:
             self._failed(name, error)

@@ -222,6 +222,11 @@ class Multiplexer:
         """Whether the subscribing connection to a node stands."""
         return self._subscribers.of_node(node).up.is_set()
 
+    def is_reached(self, node: Node) -> bool:
+        """Whether a command may be on its way to a node: what is sent waits for a connection."""
+        publishers = (*self._publishers.all, *self._publishers.blocking)
+        return any(each.link.wire is not None for each in publishers if each.link.node is node)
+
     async def start(self) -> None:
         """Begin to connect and return at once, even if the server is down."""
         if self.running:

@@ -24,7 +24,7 @@ from tests.inside import (
     queue_reader,
 )
 from tests.layer.conftest import MakeLayer
-from tests.proxy import Proxy
+from tests.proxy import Proxy, free_port
 from tests.servers import major_version
 
 from .test_queues import (
@@ -247,6 +247,18 @@ async def test_what_was_popped_for_a_cancelled_reader_goes_to_the_next(
     assert (await asyncio.wait_for(second, PATIENCE))["type"] == "in the air"
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_a_reader_that_is_cancelled_before_there_is_a_connection_asks_for_nothing(
+    make_layer: MakeLayer,
+) -> None:
+    """It might leave while the event loop ends, and nobody would be there for the answer."""
+    layer = make_layer(hosts=[f"redis://127.0.0.1:{free_port()}"])
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await layer.receive("jobs")
+        assert not popped_from(queue_reader(layer, "jobs"))
 
 
 async def test_what_was_popped_for_a_cancelled_reader_goes_to_other_processes(
