@@ -149,6 +149,10 @@ class ClusterMultiplexer(Multiplexer):
     def error_of(self, node: Node) -> Exception | None:
         return self._subscribers.of_node(node).link.last_error or self._guide.last_error
 
+    def is_reached(self, node: Node) -> bool:
+        """As `Multiplexer.is_reached`, of any node: what is for one may be with another."""
+        return any(publisher.link.wire is not None for publisher in self._publishers.all)
+
     async def start(self) -> None:
         """Begin to ask which node has which slots; return at once, even if all nodes are down."""
         if self.running:
