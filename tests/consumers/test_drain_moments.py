@@ -116,6 +116,21 @@ async def test_taken_back_and_begun_again_in_one_moment(
     assert doors.draining
 
 
+async def refused_now_and_done_beside(
+    layer: MpxChannelLayer, connected: Connected, restarts: Any, says: str
+) -> None:
+    """A consumer's handler `now` waits for a drain; `beside` has it done elsewhere."""
+    socket = await connected(restarts)
+    await layer.group_send("room", {"type": "now"})
+    with pytest.raises(RuntimeError, match=says):
+        await socket.ended()
+    assert not doors.draining
+    socket = await connected(restarts)
+    await layer.group_send("room", {"type": "beside"})
+    assert await socket.next() == RESTART
+    await socket.disconnect(1012)
+
+
 async def test_a_handler_cannot_wait_for_its_own_end(
     layer: MpxChannelLayer, install: Any, connected: Connected
 ) -> None:
@@ -127,15 +142,9 @@ async def test_a_handler_cannot_wait_for_its_own_end(
             self.start_task(self.channel_layer.drain(over=0))
 
     install(layer)
-    socket = await connected(Restarts)
-    await layer.group_send("room", {"type": "now"})
-    with pytest.raises(RuntimeError, match=r"self\.start_task\(layer\.drain\(\)\)"):
-        await socket.ended()
-    assert not doors.draining
-    socket = await connected(Restarts)
-    await layer.group_send("room", {"type": "beside"})
-    assert await socket.next() == RESTART
-    await socket.disconnect(1012)
+    await refused_now_and_done_beside(
+        layer, connected, Restarts, r"self\.start_task\(layer\.drain\(\)\)"
+    )
 
 
 async def test_nor_can_the_handler_of_a_sync_consumer(
@@ -153,13 +162,5 @@ async def test_nor_can_the_handler_of_a_sync_consumer(
 
     threads: list[threading.Thread] = []
     install(layer)
-    socket = await connected(Restarts)
-    await layer.group_send("room", {"type": "now"})
-    with pytest.raises(RuntimeError, match=r"target=layer\.sync\.drain"):
-        await socket.ended()
-    assert not doors.draining
-    socket = await connected(Restarts)
-    await layer.group_send("room", {"type": "beside"})
-    assert await socket.next() == RESTART
-    await socket.disconnect(1012)
+    await refused_now_and_done_beside(layer, connected, Restarts, r"target=layer\.sync\.drain")
     await asyncio.to_thread(threads[0].join)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -58,40 +58,53 @@ async def all_answered(layer: MpxChannelLayer) -> None:
         await asyncio.sleep(0)
 
 
+async def has_it_before_it_leaves(
+    layer: MpxChannelLayer,
+    cluster: Cluster,
+    apart: tuple[str, Node, Node],
+    channel: str,
+    sender: MpxChannelLayer,
+    leave: Callable[[], Awaitable[None]],
+) -> None:
+    """What is sent before the channel is to leave is on its way from node to node meanwhile."""
+    group, node, home = apart
+    cluster.partition(node, home)
+    try:
+        await sender.group_send(group, MESSAGE)
+        leaving = asyncio.ensure_future(leave())
+        if sender is not layer:
+            await eventually(lambda: hub_of(layer).groups.leaving or leaving.done())
+        await all_answered(layer)
+        assert not leaving.done()
+    finally:
+        cluster.heal()
+    async with asyncio.timeout(PATIENCE):
+        await leaving
+    assert len(mailbox_of(layer, channel)) == 1
+
+
 @pytest.mark.parametrize("how", ["group", "wildcard"])
 async def test_send_then_leave(
     make: Callable[..., MpxChannelLayer], parted: Cluster, how: str
 ) -> None:
     layer = make(connect_timeout=PATIENCE)
-    group, node, home = await connected_apart(layer, parted)
-    channel = await layer.new_channel()
-    if how == "group":
-        await layer.group_add(group, channel)
-    else:
-        await layer.group_pattern_add("room*", channel)
-    parted.partition(node, home)
-    try:
-        await layer.group_send(group, MESSAGE)
-        leave = (
-            layer.group_discard(group, channel)
-            if how == "group"
-            else layer.group_pattern_discard("room*", channel)
-        )
-        leaving = asyncio.ensure_future(leave)
-        await all_answered(layer)
-        assert not leaving.done()
-    finally:
-        parted.heal()
-    async with asyncio.timeout(PATIENCE):
-        await leaving
-    assert len(mailbox_of(layer, channel)) == 1
+    apart = await connected_apart(layer, parted)
+    channel, add, discard = await layer.new_channel(), layer.group_add, layer.group_discard
+    name = apart[0]
+    if how == "wildcard":
+        name, add, discard = "room*", layer.group_pattern_add, layer.group_pattern_discard
+    await add(name, channel)
+    await has_it_before_it_leaves(
+        layer, parted, apart, channel, layer, lambda: discard(name, channel)
+    )
 
 
 async def test_another_process_is_asked_to_leave(
     make: Callable[..., MpxChannelLayer], parted: Cluster
 ) -> None:
     layer = make(connect_timeout=PATIENCE)
-    group, node, home = await connected_apart(layer, parted)
+    apart = await connected_apart(layer, parted)
+    group, node, _ = apart
     while True:
         # One whose question comes through.
         other = make(connect_timeout=PATIENCE)
@@ -100,18 +113,9 @@ async def test_another_process_is_asked_to_leave(
             break
     channel = await layer.new_channel()
     await layer.group_add(group, channel)
-    parted.partition(node, home)
-    try:
-        await other.group_send(group, MESSAGE)
-        leaving = asyncio.ensure_future(other.group_discard(group, channel))
-        await eventually(lambda: hub_of(layer).groups.leaving or leaving.done())
-        await all_answered(layer)
-        assert not leaving.done()
-    finally:
-        parted.heal()
-    async with asyncio.timeout(PATIENCE):
-        await leaving
-    assert len(mailbox_of(layer, channel)) == 1
+    await has_it_before_it_leaves(
+        layer, parted, apart, channel, other, lambda: other.group_discard(group, channel)
+    )
 
 
 async def test_a_layer_that_is_closed_leaves(

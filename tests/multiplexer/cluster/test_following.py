@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from mpx_channels.multiplexer import ConnectionLost, commands
-from mpx_channels.multiplexer.cluster import detours, leaving, pace, topology
+from mpx_channels.multiplexer.cluster import pace, topology
 from mpx_channels.multiplexer.cluster.multiplexer import ClusterMultiplexer
 from tests.clusters import Cluster, Node, slot_of
 from tests.conftest import PATIENCE, eventually
@@ -28,17 +28,8 @@ def parted() -> Iterator[Cluster]:
         yield running
 
 
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Options of traffic where all nodes answer: on a busy machine they may take their time.
-
-    So may the cluster's bus, by which comes what a master that was demoted has still taken: what
-    goes over the new one waits for longer than it does elsewhere, or would come before it.
-    """
-    monkeypatch.setattr(detours, "BUS", 2.0)
-    for module in (detours, leaving):
-        monkeypatch.setattr(module, "SETTLING", PATIENCE)
-    return {"connect_timeout": PATIENCE}
+# Of traffic where all nodes answer: on a busy machine they may take their time.
+PATIENT = {"connect_timeout": PATIENCE}
 
 
 def another(cluster: Cluster, master: Node) -> Node:
@@ -57,10 +48,8 @@ def names_at(cluster: Cluster, master: Node) -> set[str]:
     return {name for name in NAMES if slot_of(name) in slots}
 
 
-async def test_a_slot_migrates_and_comes_back(
-    cluster: Cluster, traffic: Start, how: str, patience: dict[str, float]
-) -> None:
-    running: Traffic = await traffic(cluster, NAMES, **patience)
+async def test_a_slot_migrates_and_comes_back(cluster: Cluster, traffic: Start, how: str) -> None:
+    running: Traffic = await traffic(cluster, NAMES, **PATIENT)
     slot = slot_of(NAMES[0])
     moving = {name for name in NAMES if slot_of(name) == slot}
     source = cluster.master_of(slot)
@@ -143,11 +132,9 @@ async def test_a_master_is_killed(own_cluster: Cluster, traffic: Start) -> None:
     assert {str(node) for node in running.sender.nodes} == urls
 
 
-async def test_a_manual_failover(
-    own_cluster: Cluster, traffic: Start, patience: dict[str, float]
-) -> None:
+async def test_a_manual_failover(own_cluster: Cluster, traffic: Start) -> None:
     """The master that was takes SPUBLISH as before, until we hear of it."""
-    running: Traffic = await traffic(own_cluster, NAMES, **patience)
+    running: Traffic = await traffic(own_cluster, NAMES, **PATIENT)
     master = own_cluster.master_of(NAMES[0])
     there = names_at(own_cluster, master)
     replica = own_cluster.replica_of(master)
@@ -195,10 +182,8 @@ async def test_a_master_is_stopped_and_wakes(own_cluster: Cluster, traffic: Star
     await eventually(lambda: clients(master) == 0)
 
 
-async def test_a_node_is_added_and_removed(
-    own_cluster: Cluster, traffic: Start, patience: dict[str, float]
-) -> None:
-    running: Traffic = await traffic(own_cluster, NAMES, **patience)
+async def test_a_node_is_added_and_removed(own_cluster: Cluster, traffic: Start) -> None:
+    running: Traffic = await traffic(own_cluster, NAMES, **PATIENT)
     slots = [slot_of(name) for name in NAMES[:6]]
     added = await asyncio.to_thread(own_cluster.add_node)
     for slot in slots:
@@ -222,12 +207,10 @@ async def all_followed(running: Traffic, masters: int) -> dict[str, int]:
     return dict(running.sent)
 
 
-async def test_a_node_that_was_removed_lives_on(
-    own_cluster: Cluster, traffic: Start, patience: dict[str, float]
-) -> None:
+async def test_a_node_that_was_removed_lives_on(own_cluster: Cluster, traffic: Start) -> None:
     """As a cluster of its own without slots, and it is the first of the seeds."""
     gone = own_cluster.nodes[0]
-    running: Traffic = await traffic(own_cluster, NAMES, **patience)
+    running: Traffic = await traffic(own_cluster, NAMES, **PATIENT)
     await asyncio.to_thread(own_cluster.remove_node, gone, kill=False)
     await running.end(excused=await all_followed(running, 2))
     assert not running.failures
